@@ -433,14 +433,36 @@ def test_a_stream_to_what_no_router_forwards_is_refused(group: str) -> None:
     assert read_control(frame) is None
 
 
-@pytest.mark.parametrize(
-    "source", ["0.0.0.0", "127.0.0.1", "169.254.7.7", "239.1.1.1", "::", "::1", "fe80::1"]
-)
+NO_SOURCES = [
+    *("0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.7.7", "239.1.1.1", "255.255.255.255"),
+    *("::", "::1", "fe80::1", "ff0e::1", "::ffff:10.1.0.2", "::ffff:127.0.0.1"),
+]
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+@pytest.mark.parametrize("source", NO_SOURCES)
+def test_a_filter_of_sources_that_none_can_have_is_read_without_them(source: str, exclude: bool) -> None:
+    address = ip_address(source)
+    group, other = (G4, S4) if address.version == 4 else (G6, S6)
+    want = GroupWant(ip_network(group), SourceFilter(exclude, (address, other)), 0)
+    (frame,) = control.build_wanted(1, [want], ROOM)
+    assert read_control(frame).wants == (want._replace(sources=SourceFilter(exclude, (other,))),)
+
+
+@pytest.mark.parametrize("source", NO_SOURCES)
 def test_a_stream_of_a_source_that_no_router_forwards_is_refused(source: str) -> None:
     address = ip_address(source)
     stream = STREAM_4 if address.version == 4 else STREAM_6
     (frame,) = control.build_streams([(1, stream._replace(source=address))], ROOM)
     assert read_control(frame) is None
+
+
+@pytest.mark.parametrize("source", ["1.0.0.0", "255.255.255.254", "240.0.0.1", "::1:0:1", "2001:db8::1"])
+def test_a_stream_of_a_source_beside_those_is_read(source: str) -> None:
+    address = ip_address(source)
+    stream = (STREAM_4 if address.version == 4 else STREAM_6)._replace(source=address)
+    (frame,) = control.build_streams([(1, stream)], ROOM)
+    assert read_control(frame) == StreamsAnnounced({1: stream})
 
 
 @pytest.mark.parametrize("groups", ["10.0.0.0/8", "0.0.0.0/0", "224.0.0.0/3", "fe00::/7", "2001:db8::/32"])

@@ -233,11 +233,52 @@ def test_parts_are_put_together_in_any_order() -> None:
 
 def test_parts_take_bounded_memory() -> None:
     assembly = PartAssembly()
-    for sequence in range(1000):
-        assembly.take(part(sequence, 0, b"x", 65_000), 1.0)
-    assert assembly.dropped == 1000 - parts.HELD_MAX_BYTES // 65_000
+    each = 1 + parts.PIECE_OVERHEAD_BYTES + parts.DATAGRAM_OVERHEAD_BYTES
+    for sequence in range(20_000):
+        assembly.take(part(sequence, 0, b"x", 2 if sequence % 2 else 65_000), 1.0)
+    assert assembly.dropped == 20_000 - parts.HELD_MAX_BYTES // each
     assert assembly.take(part(5, 0, b"y", 2), 1.0) is None
     assert assembly.take(part(5, 0, b"z", 1), 1.0) == DatagramRun(3, 5, 8, 60, [b"z"])
+
+
+def test_a_datagram_in_very_many_parts_takes_bounded_memory() -> None:
+    assembly = PartAssembly()
+    size = 65_507
+    for offset in range(size):
+        assert assembly.take(part(1, offset, b"x", size), 1.0) is None
+        assert assembly._bytes <= parts.HELD_MAX_BYTES
+    assert assembly.dropped > 0
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [(0, b"abc"), (1, b"bcd")],
+        [(0, b"abcd"), (2, b"cdef")],
+        [(2, b"cdef"), (0, b"abc")],
+        [(0, b"ab"), (0, b"abcd")],
+    ],
+)
+def test_parts_that_overlap_are_no_datagram(pieces: list[tuple[int, bytes]]) -> None:
+    """As many bytes as it has may come without those in a hole."""
+    assembly = PartAssembly()
+    for offset, piece in pieces:
+        assert assembly.take(part(1, offset, piece), 1.0) is None
+    assert assembly.dropped == 1
+    assembly.expire(1.0 + parts.WHOLE_SECONDS)
+    assert (assembly.deadline, assembly._bytes) == (math.inf, 0)
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_whatever_parts_come_a_datagram_is_whole_or_not_at_all(data: st.DataObject) -> None:
+    payload = bytes(range(1, 13))
+    assembly = PartAssembly()
+    for _ in range(data.draw(st.integers(1, 12))):
+        offset = data.draw(st.integers(0, 11))
+        stop = data.draw(st.integers(offset + 1, 12))
+        whole = assembly.take(part(1, offset, payload[offset:stop], 12), 1.0)
+        assert whole is None or whole.payloads == [payload]
 
 
 # -- streams
@@ -249,7 +290,7 @@ def test_streams_keep_their_numbers_until_others_take_their_place() -> None:
     others = [outgoing.number(STREAM._replace(port=5 + n)) for n in range(streams.STREAMS_MAX - 1)]
     assert outgoing.number(STREAM) == number
     outgoing.number(STREAM._replace(port=50_000))
-    assert outgoing.asked([number, others[0], 77_777], 1.0) == [(number, STREAM)]
+    assert outgoing.asked([number, others[0], number, 77_777], 1.0) == [(number, STREAM)]
     assert outgoing.number(STREAM._replace(port=5)) not in {number, *others}
 
 
@@ -284,6 +325,33 @@ def test_datagrams_of_an_unknown_stream_wait_in_bounded_memory() -> None:
     incoming.expire(2.0 + streams.WAIT_SECONDS)
     assert incoming.dropped == 30
     assert incoming.deadline == math.inf
+
+
+def test_empty_datagrams_of_unknown_streams_take_bounded_memory() -> None:
+    """Each stream is asked for, too."""
+    incoming = IncomingStreams()
+    for number in range(10_000):
+        incoming.wait(DatagramRun(number, 0, 8, 60, [b""]), 1.0)
+    assert len(incoming.ask(1.0, 0.1)) < 1024
+    assert len(incoming.ask(9.0, 0.1)) == 10_000 - incoming.dropped
+    same = IncomingStreams()
+    for _ in range(20_000):
+        same.wait(DatagramRun(9, 0, 8, 60, [b""]), 1.0)
+    waited = same.learn(StreamsAnnounced({9: STREAM}))
+    assert len(waited) == 20_000 - same.dropped < 8192
+    assert same._held == 0
+
+
+def test_a_stream_that_waits_is_dropped_as_a_whole() -> None:
+    incoming = IncomingStreams()
+    for number, now in ((7, 1.0), (8, 1.5), (7, 2.5)):
+        incoming.wait(DatagramRun(number, 0, 8, 60, [b"x"] * number), now)
+    incoming.expire(1.0 + streams.WAIT_SECONDS)
+    assert incoming.dropped == 14
+    incoming.wait(DatagramRun(7, 0, 8, 60, [b"y"]), 3.0)
+    incoming.forget()
+    assert incoming.dropped == 14 + 8 + 1
+    assert (incoming._held, incoming.deadline) == (0, math.inf)
 
 
 def test_streams_of_a_peer_take_bounded_memory() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from mcastd.protocols.link_control import CarriedStream, StreamsAnnounced
 from mcastd.protocols.link_frames import DatagramRun
@@ -13,8 +14,10 @@ from mcastd.protocols.link_frames import DatagramRun
 STREAMS_MAX = 4096
 # A stream is announced twice, so that it is known although the first time was lost.
 AGAIN_SECONDS = 0.25
-# Datagrams of streams that are unknown still wait for so long, in so many bytes.
+# Datagrams of streams that are unknown still wait for so long, in so many bytes. So much goes for each stream,
+# run and datagram: beside payloads that may be empty, Python takes much for the rest, and each stream is asked for.
 WAIT_SECONDS, WAITING_MAX_BYTES = 2.0, 4 << 20
+STREAM_OVERHEAD_BYTES, RUN_OVERHEAD_BYTES, DATAGRAM_OVERHEAD_BYTES = 4096, 512, 64
 # Such a stream is asked for again after so long, and no sooner than after two round trips.
 ASK_SECONDS = 0.1
 
@@ -61,8 +64,8 @@ class OutgoingStreams:
         return [(number, self._streams[number]) for number in due]
 
     def asked(self, numbers: Iterable[int], now: float) -> list[tuple[int, CarriedStream]]:
-        """Those that the peer asks for, as far as there are such."""
-        return self._announce([number for number in numbers if number in self._streams], now)
+        """Those that the peer asks for, each once, as far as there are such."""
+        return self._announce([one for one in dict.fromkeys(numbers) if one in self._streams], now)
 
     def announce_all_again(self) -> None:
         """The peer knows none of them: each is announced when it is used next."""
@@ -82,72 +85,84 @@ class OutgoingStreams:
         return [(number, self._streams[number]) for number in numbers]
 
 
+@dataclass(slots=True)
+class _Unknown:
+    """Datagrams of a stream that was not announced yet."""
+
+    until: float  # monotonic seconds: then they are dropped
+    ask_at: float  # monotonic seconds
+    runs: list[DatagramRun] = field(default_factory=list)
+    datagrams: int = 0
+    held: int = STREAM_OVERHEAD_BYTES
+
+
 class IncomingStreams:
     """What the peer sends, by its numbers; and datagrams of streams that it has not announced yet."""
 
     def __init__(self) -> None:
         self.dropped = 0  # datagrams of streams that were not announced in time
         self._streams: OrderedDict[int, CarriedStream] = OrderedDict()
-        self._waiting: list[tuple[float, DatagramRun]] = []  # since when, in monotonic seconds
-        self._waiting_bytes = 0
-        self._ask_at: dict[int, float] = {}  # by number, in monotonic seconds
+        self._unknown: dict[int, _Unknown] = {}  # by number, in the order of their ends
+        self._held = 0  # bytes
 
     def get(self, number: int) -> CarriedStream | None:
         return self._streams.get(number)
 
     def wait(self, run: DatagramRun, now: float) -> None:
         """Keep datagrams until their stream is known."""
-        size = sum(map(len, run.payloads))
-        if self._waiting_bytes + size > WAITING_MAX_BYTES:
-            self.dropped += len(run.payloads)
+        count = len(run.payloads)
+        size = sum(map(len, run.payloads)) + RUN_OVERHEAD_BYTES + count * DATAGRAM_OVERHEAD_BYTES
+        unknown = self._unknown.get(run.stream)
+        if unknown is None:
+            size += STREAM_OVERHEAD_BYTES
+        if self._held + size > WAITING_MAX_BYTES:
+            self.dropped += count
             return
-        self._waiting.append((now, run))
-        self._waiting_bytes += size
-        self._ask_at.setdefault(run.stream, now)
+        if unknown is None:
+            unknown = self._unknown[run.stream] = _Unknown(now + WAIT_SECONDS, now)
+            self._held += unknown.held
+            size -= unknown.held
+        unknown.runs.append(run)
+        unknown.datagrams += count
+        unknown.held += size
+        self._held += size
 
     def learn(self, announced: StreamsAnnounced) -> list[DatagramRun]:
         """Returns datagrams that have waited for it."""
+        known: list[DatagramRun] = []
         for number, stream in announced.streams.items():
             self._streams.pop(number, None)
             self._streams[number] = stream
-            self._ask_at.pop(number, None)
+            if number in self._unknown:
+                known += self._forget(number).runs
             if len(self._streams) > STREAMS_MAX:
                 self._streams.popitem(last=False)
-        if not self._waiting:
-            return []
-        known = [run for _, run in self._waiting if run.stream in self._streams]
-        self._keep([pair for pair in self._waiting if pair[1].stream not in self._streams])
         return known
 
     def ask(self, now: float, round_trip: float) -> list[int]:
         """Numbers that the peer is to be asked for now."""
-        due = [number for number, at in self._ask_at.items() if at <= now]
+        due = [number for number, unknown in self._unknown.items() if unknown.ask_at <= now]
         for number in due:
-            self._ask_at[number] = now + max(ASK_SECONDS, 2 * round_trip)
+            self._unknown[number].ask_at = now + max(ASK_SECONDS, 2 * round_trip)
         return due
 
     def expire(self, now: float) -> None:
         """Drop what has waited too long."""
-        over = [pair for pair in self._waiting if pair[0] + WAIT_SECONDS <= now]
-        if over:
-            self.dropped += sum(len(run.payloads) for _, run in over)
-            self._keep([pair for pair in self._waiting if pair[0] + WAIT_SECONDS > now])
-            waited_for = {run.stream for _, run in self._waiting}
-            self._ask_at = {number: at for number, at in self._ask_at.items() if number in waited_for}
+        while self._unknown and (first := next(iter(self._unknown.items())))[1].until <= now:
+            self.dropped += self._forget(first[0]).datagrams
 
     def forget(self) -> None:
         """Another peer is there, which has other numbers."""
-        self.dropped += sum(len(run.payloads) for _, run in self._waiting)
-        self._keep([])
+        while self._unknown:
+            self.dropped += self._forget(next(iter(self._unknown))).datagrams
         self._streams.clear()
-        self._ask_at.clear()
 
     @property
     def deadline(self) -> float:
         """When :meth:`ask` or :meth:`expire` is due, in monotonic seconds; ``inf``: never."""
-        over = self._waiting[0][0] + WAIT_SECONDS if self._waiting else math.inf
-        return min(over, min(self._ask_at.values(), default=math.inf))
+        return min((min(one.until, one.ask_at) for one in self._unknown.values()), default=math.inf)
 
-    def _keep(self, waiting: list[tuple[float, DatagramRun]]) -> None:
-        self._waiting = waiting
-        self._waiting_bytes = sum(len(payload) for _, run in waiting for payload in run.payloads)
+    def _forget(self, number: int) -> _Unknown:
+        unknown = self._unknown.pop(number)
+        self._held -= unknown.held
+        return unknown
