@@ -363,6 +363,19 @@ def test_an_address_that_is_not_there_yet_is_waited_for(monkeypatch: pytest.Monk
         wait_for(lambda: one.running("two").socket is not None and one.running("two").hindrance == "")
 
 
+def test_each_address_of_a_name_is_tried_until_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is at the first one, and to the second one there is no way."""
+    addresses = [*map(ip_address, ("198.51.100.99", "2001:db9::1", "2001:db8::99", "198.51.100.1"))]
+    monkeypatch.setattr(links, "addresses_of", lambda name: addresses)
+    with Switch() as switch, sites_on(switch, 2) as (one, two):
+        one.link("two", listen=(ip_address("0.0.0.0"), PORT))
+        two.link("one", connect=("hub.example.net", PORT))
+        wait_for(lambda: one.is_up("two") and two.is_up("one"))
+        assert two.running("one").end.peer == (addresses[-1], PORT)
+        one.stream(20)
+        await_numbers(two, 20)
+
+
 def test_what_one_link_does_wrong_costs_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with Switch() as switch, sites_on(switch, 2) as (one, two):
         one.link("two", listen=(ip_address("0.0.0.0"), PORT))

@@ -42,8 +42,9 @@ from mcastd.tunnel.link.step import EndSettings
 # A peer whose name could not be resolved, or that does not answer there, is looked for again after so long;
 # so is a socket that could not be had.
 LOOK_SECONDS = 10.0
-# Hellos without a welcome after which a name may mean another address by now.
-TRIES_MAX = 4
+# Hellos without a welcome after which a name may mean another address by now; and after which its next one is
+# tried, if it has several, of which so many are.
+TRIES_MAX, TRIES_EACH, ADDRESSES_MAX = 4, 2, 8
 # After an error that is no link's and no network's.
 CRASH_SECONDS = 1.0
 OpenLocal = Callable[[str], LocalNetwork]
@@ -328,14 +329,16 @@ class Links:
         if link.crashed and now >= link.look_at:
             link.crashed, self._exchange.wants_changed = False, True
         if link.resolving is not None and link.resolving.done():
-            self._resolved(link, link.resolving)
+            self._resolved(link, link.resolving, now)
+        elif link.untried and link.end.sessions.unanswered(now) >= TRIES_EACH:
+            self._meet_next(link, now)
         elif _is_to_look(link) and now >= link.look_at:
             link.look_at = now + LOOK_SECONDS
-            self._look(link)
+            self._look(link, now)
         if link.end.deadline <= now:
             self._exchange.after(link, link.end.tick(now), now)
 
-    def _look(self, link: RunningLink) -> None:
+    def _look(self, link: RunningLink, now: float) -> None:
         """Have a socket, and find the peer's address: if it has a name, that may take long."""
         plan = link.plan
         if plan.listen is not None and link.socket is None:
@@ -344,7 +347,7 @@ class Links:
             return
         peer = plan.connect[0]
         with suppress(ValueError):
-            self._met(link, ip_address(peer))
+            self._meet(link, ip_address(peer), now)
             return
         try:
             link.resolving = begin(lambda: addresses_of(peer), "resolve-peer")
@@ -353,25 +356,35 @@ class Links:
         else:
             link.resolving.add_done_callback(lambda _: self._command(lambda now: None))
 
-    def _resolved(self, link: RunningLink, answer: Future[list[Address]]) -> None:
+    def _resolved(self, link: RunningLink, answer: Future[list[Address]], now: float) -> None:
         link.resolving = None
         assert link.plan.connect is not None
         try:
-            address = answer.result()[0]
+            link.untried = answer.result()[:ADDRESSES_MAX]
         except OSError as error:
             link.hindrance = f"cannot resolve the peer {link.plan.connect[0]}: {reason_of(error)}"
             return
         link.hindrance = ""
-        self._met(link, address)
+        self._meet_next(link, now)
 
-    def _met(self, link: RunningLink, address: Address) -> None:
+    def _meet_next(self, link: RunningLink, now: float) -> None:
+        """Look for the peer at the next of its addresses for which there is a socket."""
+        while link.untried:
+            self._meet(link, link.untried.pop(0), now)
+            if link.socket is not None:
+                return
+
+    def _meet(self, link: RunningLink, address: Address, now: float) -> None:
         assert link.plan.connect is not None
         if link.plan.listen is None and link.socket is not None and link.socket.version != address.version:
             link.close_socket()
         if link.plan.listen is None and link.socket is None:
             self._open(link, address.version, None, 0)
         if link.socket is not None:
-            link.end.meet((address, link.plan.connect[1]))
+            peer = address, link.plan.connect[1]
+            if link.end.peer not in (None, peer):
+                link.end.sessions.call_anew(now)
+            link.end.meet(peer)
 
 
 def _is_to_look(link: RunningLink) -> bool:

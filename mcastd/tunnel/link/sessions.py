@@ -169,6 +169,15 @@ class LinkSessions:
         if self._connects and self._pending is None:
             self._hello_at = min(self._hello_at, now)
 
+    def call_anew(self, now: float) -> None:
+        """The peer is looked for at another address: hellos that went elsewhere do not count."""
+        if self._connects:
+            self._pending, self.tries, self._hello_at = None, 0, now
+
+    def unanswered(self, now: float) -> int:
+        """Hellos in a row that were given their time, and got no welcome."""
+        return self.tries if now >= self._hello_at else max(0, self.tries - 1)
+
     def forget(self) -> None:
         """The peer says that it is gone."""
         self.current = self._former = self._next = None
