@@ -9,7 +9,7 @@ from mcastd.tunnel.inner import MALFORMED as MALFORMED_PACKET
 from mcastd.tunnel.link.interface_network import GONE_ROUND
 from mcastd.tunnel.link.local import NO_INTERFACE, QUEUE_FULL, REFUSED
 from mcastd.tunnel.link.sessions import OWN, REPLAYED, TOO_MANY, UNEXPECTED, WRONG_KEY
-from mcastd.tunnel.link.site import DUPLICATE, OF_THIS_LINK, OWN_STREAM, TOO_FAR, TTL_TOO_LOW
+from mcastd.tunnel.link.site import AHEAD, DUPLICATE, OF_THIS_LINK, OWN_STREAM, TOO_FAR, TTL_TOO_LOW
 from mcastd.tunnel.link.step import (
     BEYOND_RATE,
     DOWN,
@@ -26,7 +26,7 @@ from mcastd.tunnel.link.step import (
 
 # Of datagrams that came from the peer.
 DROP_REASONS = (
-    *(QUEUE_FULL, TOO_FAR, INCOMPLETE, NO_INTERFACE, DUPLICATE, OWN_STREAM, REFUSED, TTL_TOO_LOW),
+    *(AHEAD, QUEUE_FULL, TOO_FAR, INCOMPLETE, NO_INTERFACE, DUPLICATE, OWN_STREAM, REFUSED, TTL_TOO_LOW),
     *(UNKNOWN_STREAM, UNWANTED),
 )
 # Of datagrams that the network here does not take, though they went on by another link.

@@ -401,7 +401,7 @@ def test_a_long_gap_is_several_messages() -> None:
     ],
 )
 def test_records_that_are_asked_for_in_no_order_or_too_many_are_none(ranges: list[tuple[int, int]]) -> None:
-    """A message of 912 bytes would ask for three million. The last one has counters that there are none of."""
+    """A message of 912 bytes would ask for three million. The last one has counters that cannot be."""
     head = bytes([control.ControlKind.MISSING, 0, 0, 0]) + (COUNTERS - 2**32).to_bytes(8)
     asked = head + b"".join(first.to_bytes(4) + count.to_bytes(2) for first, count in ranges)
     if ranges == [(2**32 - 1, 1)]:

@@ -52,6 +52,19 @@ def test_a_window_takes_each_number_once(ranges: list[tuple[int, int]]) -> None:
         assert window.top == top
 
 
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.integers(0, 9000), st.integers(1, 2500)), min_size=1, max_size=20))
+def test_what_a_window_has_not_seen(ranges: list[tuple[int, int]]) -> None:
+    size = 2048
+    window, seen = ReplayWindow(size), set()
+    for first, count in ranges:
+        expected = [n for n in range(first, first + count) if n not in seen or n <= window.top - size]
+        top = window.top
+        assert [n for at, number in window.unseen(first, count) for n in range(at, at + number)] == expected
+        assert window.top == top, "it takes no note of what it is asked for"
+        seen |= {n for at, number in window.admit(first, count) for n in range(at, at + number)}
+
+
 def test_a_window_with_a_jump() -> None:
     window = ReplayWindow(1024)
     assert window.admit(0, 3) == [(0, 3)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from ipaddress import ip_address, ip_network
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from mcastd.ip import ANY_SOURCE, Prefix, SourceFilter
 from mcastd.protocols.link_control import DISTANCE_MAX, CarriedStream, GroupWant
 from mcastd.protocols.link_frames import SEQUENCES
 from mcastd.tunnel.link.site import (
+    AHEAD,
     DUPLICATE,
+    HOME_SECONDS,
     HOPS_MAX,
     OF_THIS_LINK,
     OWN_STREAM,
@@ -62,7 +65,7 @@ class Site:
 
     def after(self, name: str, step: LinkStep) -> None:
         for run in step.runs:
-            for new in self.site.admitted(run, self.dropped):
+            for new in self.site.admitted(run, name, self.dropped, self.wire.now):
                 self.given += new.payloads
                 self.ttls[new.ttl] += len(new.payloads)
                 self.forward(new, name)
@@ -234,7 +237,7 @@ def test_what_has_come_back_is_dropped() -> None:
     site = LinkSite(origin=5)
     run = site.taken((SENDER, 1), (GROUP, 2), 5, [b"x", b"y"])
     dropped: Counter[str] = Counter()
-    assert site.admitted(run, dropped) == []
+    assert site.admitted(run, "link", dropped, 1.0) == []
     assert dropped == {OWN_STREAM: 2}
 
 
@@ -274,16 +277,82 @@ def carried(sequence: int, *payloads: bytes, number: int = 1) -> CarriedRun:
 def test_numbers_that_have_come_are_dropped_though_they_go_round() -> None:
     site = LinkSite(origin=5)
     dropped: Counter[str] = Counter()
+
+    def admitted(run: CarriedRun, came_by: str = "one") -> list[CarriedRun]:
+        return site.admitted(run, came_by, dropped, 1.0)
+
     first = carried(SEQUENCES - 2, b"a", b"b", b"c")
-    assert site.admitted(first, dropped) == [first]
-    assert site.admitted(carried(0, b"c", b"d", b"e"), dropped) == [carried(1, b"d", b"e")]
-    assert site.admitted(carried(SEQUENCES - 3, b"before", b"a"), dropped) == [
-        carried(SEQUENCES - 3, b"before")
-    ]
+    assert admitted(first) == [first]
+    assert admitted(carried(0, b"c", b"d", b"e")) == [carried(1, b"d", b"e")]
+    assert admitted(carried(SEQUENCES - 3, b"before", b"a")) == [carried(SEQUENCES - 3, b"before")]
     other = carried(1, b"d", number=2)
-    assert site.admitted(other, dropped) == [other]
-    assert site.admitted(carried(0, b"at first", number=2), dropped) == [carried(0, b"at first", number=2)]
+    assert admitted(other) == [other]
+    assert admitted(carried(0, b"at first", number=2)) == [carried(0, b"at first", number=2)]
     assert dropped == {DUPLICATE: 2}
+    assert admitted(carried(SEQUENCES - 4, b"more", b"before", b"a", b"b"), "two") == [
+        carried(SEQUENCES - 4, b"more")
+    ]
+    assert admitted(carried(1, b"d", b"e", b"f"), "three") == [carried(3, b"f")]
+    assert admitted(carried(0, b"c", b"d", b"e", b"f", b"g"), "two") == [carried(4, b"g")]
+    assert dropped == {DUPLICATE: 2 + 3 + 2 + 4}
+
+
+def test_a_number_far_ahead_by_one_link_makes_those_of_another_none_too_old() -> None:
+    """A peer may make it up, to have what another one brings dropped."""
+    site, dropped = LinkSite(origin=5), Counter[str]()
+    for came_by, run in (
+        ("true", carried(7, b"a")),
+        ("false", carried(7 + 2**30, b"x")),
+        ("true", carried(8, b"b", b"c")),
+        ("false", carried(2**31 + 6, b"y")),
+        ("true", carried(10, b"d")),
+    ):
+        assert site.admitted(run, came_by, dropped, 1.0) == [run]
+    assert site.admitted(carried(8, b"b"), "false", dropped, 1.0) == []
+    assert dropped == {DUPLICATE: 1}
+
+
+def site_with(**origins: int | None) -> LinkSite:
+    """With links whose peers say to be these sites; None: they are not connected."""
+    site = LinkSite(origin=5)
+    for name, origin in origins.items():
+        end: Any = SimpleNamespace(peer_origin=origin)
+        site.links[name] = SiteLink(end, ALL, transit=True)
+    return site
+
+
+def test_what_a_site_sends_by_its_own_link_others_bring_only_where_it_is_lost() -> None:
+    """So nobody sends in the name of another site what that is about to send."""
+    site = site_with(home=9, other=10, late=None)
+    dropped: Counter[str] = Counter()
+
+    def admitted(came_by: str, run: CarriedRun, now: float = 1.0) -> list[bytes]:
+        return [payload for one in site.admitted(run, came_by, dropped, now) for payload in one.payloads]
+
+    assert admitted("other", carried(SEQUENCES - 2, b"first")) == [b"first"], "the stream is new"
+    assert admitted("home", carried(SEQUENCES - 1, b"a", b"b", b"c")) == [b"a", b"b", b"c"]
+    assert admitted("other", carried(5, b"f")) == []
+    assert admitted("other", carried(2**30, b"x")) == []
+    assert dropped == {AHEAD: 2}
+    assert admitted("home", carried(3, b"e")) == [b"e"]
+    assert admitted("other", carried(1, b"c", b"d", b"e", b"f")) == [b"d"]
+    assert dropped == {AHEAD: 3, DUPLICATE: 2}
+    site.links["late"].end.peer_origin = 9
+    assert admitted("late", carried(4, b"false")) == [], "it may be anybody that has seen the number"
+    assert admitted("home", carried(4, b"f")) == [b"f"]
+    assert admitted("other", carried(SEQUENCES - 70_000, b"of long ago")) == []
+    assert dropped == {AHEAD: 4, DUPLICATE: 3}
+    silent = 1.0 + HOME_SECONDS
+    assert admitted("other", carried(5, b"g"), silent) == [b"g"]
+    assert admitted("home", carried(5, b"g", b"h"), silent) == [b"h"]
+
+
+def test_two_links_to_one_site_both_bring_what_it_sends() -> None:
+    site, dropped = site_with(one=9, two=9), Counter[str]()
+    for came_by, run in (("one", carried(1, b"a")), ("two", carried(2, b"b")), ("one", carried(3, b"c"))):
+        assert site.admitted(run, came_by, dropped, 1.0) == [run]
+    assert site.admitted(carried(2, b"b"), "one", dropped, 1.0) == []
+    assert dropped == {DUPLICATE: 1}
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,12 @@ class LinkEnd:
         return self.sessions.current is not None and not self.heartbeat.is_lost
 
     @property
+    def peer_origin(self) -> int | None:
+        """The site that the peer says to be; None: nobody is connected."""
+        session = self.sessions.current
+        return None if session is None else session.peer.origin
+
+    @property
     def deadline(self) -> float:
         """When :meth:`tick` is due, in monotonic seconds; ``inf``: never."""
         if self.peer is None:

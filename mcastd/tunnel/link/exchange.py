@@ -86,7 +86,7 @@ class Exchange:
         if step.runs:
             link.carried_at = now
         for run in step.runs:
-            for new in self._site.admitted(run, link.end.counts.dropped):
+            for new in self._site.admitted(run, link.name, link.end.counts.dropped, now):
                 self._hand_on(link, new, now)
 
     def send(self, link: RunningLink, step: LinkStep) -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import count, islice
 
 from mcastd.counters import LinkCounters
+from mcastd.tunnel.link.window import ranges_of
 
 # Records that only overtook each other come by themselves within this share of the time that is waited; or
 # within so many seconds, if that is shorter.
@@ -122,7 +123,7 @@ class RecordReception:
         self._asked |= due
         counters = sorted(due)
         self._ask_at(now + max(ASK_MIN_SECONDS, ASK_ROUND_TRIPS * round_trip), counters)
-        return _ranges(counters)
+        return ranges_of(counters)
 
     @property
     def held(self) -> int:
@@ -197,14 +198,3 @@ class RecordReception:
         self._next = at
         self._held_bytes -= sum(map(len, onward)) + len(onward) * _FRAME_OVERHEAD_BYTES
         return onward
-
-
-def _ranges(counters: Iterable[int]) -> list[tuple[int, int]]:
-    """Ascending counters as ranges: the first of each, and how many."""
-    ranges: list[tuple[int, int]] = []
-    for counter in counters:
-        if ranges and sum(ranges[-1]) == counter:
-            ranges[-1] = ranges[-1][0], ranges[-1][1] + 1
-        else:
-            ranges.append((counter, 1))
-    return ranges

@@ -43,7 +43,7 @@ class RunningLink:
     not_given: str = ""  # why the network here did not take the last datagrams, in words; "": it did
     carried_at: float | None = None  # monotonic seconds of the last datagram, sent or received
     resolving: Future[list[Address]] | None = None
-    untried: list[Address] = field(default_factory=list)  # of the peer: for when the one in use does not answer
+    untried: list[Address] = field(default_factory=list)  # of the peer, for if the one in use is silent
     look_at: float = 0.0  # monotonic seconds
     crashed: bool = False  # nothing is asked of it until then
     told: LinkSight | None = None

@@ -12,17 +12,19 @@ takes one off the hops and the TTL. So two links with the same peer are two legs
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import TypeVar
 
 from mcastd.ip import Address, Prefix, merged, stays_on_link
 from mcastd.protocols.link_control import DISTANCE_MAX, CarriedStream, GroupWant, stays_at_home
 from mcastd.protocols.link_frames import SEQUENCES
 from mcastd.tunnel.link.end import LinkEnd
 from mcastd.tunnel.link.step import HOPS_MAX, CarriedRun
-from mcastd.tunnel.link.window import ReplayWindow
+from mcastd.tunnel.link.window import WINDOW_NUMBERS, ReplayWindow
 
 # Streams that are known: of more, those that were used last.
 STREAMS_MAX = 4096
@@ -33,6 +35,13 @@ TOO_FAR = "hops"
 # Reasons to drop a datagram that came by a link.
 OWN_STREAM = "own"  # it has come back here
 DUPLICATE = "other-link"  # which has brought it already
+AHEAD = "ahead"  # the link to its site, which brings that stream, has not brought it yet
+# What a site sends by its own link to here is taken from others where that has lost it; and all of it once it
+# brings none for so long.
+HOME_SECONDS = 0.5
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 @dataclass(slots=True)
@@ -50,6 +59,22 @@ class SiteLink:
 
 
 @dataclass(slots=True)
+class _Seen:
+    """What has come of one stream."""
+
+    # By link, so that a number far ahead, which one of them makes up, makes none of another one old
+    windows: dict[str, ReplayWindow] = field(default_factory=dict)
+    home_at: float = -math.inf  # monotonic seconds when a link to its site brought some last
+    home_top: int = 0  # the highest number that such a one has brought, modulo SEQUENCES
+
+    def brought_home(self, top: int, now: float) -> None:
+        """A link to its site brought some; ``top`` is the highest number of that link."""
+        if self.home_at == -math.inf or _distance(self.home_top, top) > 0:
+            self.home_top = top % SEQUENCES
+        self.home_at = now
+
+
+@dataclass(slots=True)
 class _Numbered:
     stream: CarriedStream
     sequence: int = 0  # of the next datagram
@@ -64,7 +89,8 @@ class LinkSite:
         self.links: dict[str, SiteLink] = {}  # by name
         self._own: OrderedDict[tuple[Address, int, Address, int], _Numbered] = OrderedDict()
         self._last_number = 0
-        self._seen: OrderedDict[tuple[int, int], ReplayWindow] = OrderedDict()  # by origin and number
+        self._seen: OrderedDict[tuple[int, int], _Seen] = OrderedDict()  # by origin and number
+        self._homes: OrderedDict[int, frozenset[str]] = OrderedDict()  # by origin: the links to that site
 
     # -- datagrams
 
@@ -93,27 +119,54 @@ class LinkSite:
         numbered.sequence = (numbered.sequence + len(payloads)) % SEQUENCES
         return run
 
-    def admitted(self, run: CarriedRun, dropped: Counter[str]) -> list[CarriedRun]:
+    def admitted(
+        self, run: CarriedRun, came_by: str, dropped: Counter[str], now: float
+    ) -> list[CarriedRun]:
         """What of a run that came by a link has not come before; the rest is counted in ``dropped``."""
-        count = len(run.payloads)
-        if run.stream.origin == self.origin:
+        stream, count = run.stream, len(run.payloads)
+        if stream.origin == self.origin:
             dropped[OWN_STREAM] += count
             return []
-        key = run.stream.origin, run.stream.number
-        if (window := self._seen.get(key)) is None:
-            window = self._seen[key] = ReplayWindow()
-            if len(self._seen) > STREAMS_MAX:
-                self._seen.popitem(last=False)
-        self._seen.move_to_end(key)
+        seen = _recent(self._seen, (stream.origin, stream.number), _Seen)
+        homes = _recent(self._homes, stream.origin, lambda: self._links_to(stream.origin))
+        window = seen.windows.setdefault(came_by, ReplayWindow())
+        if came_by not in homes and now < seen.home_at + HOME_SECONDS:
+            behind = _distance(run.sequence, seen.home_top)
+            if behind >= WINDOW_NUMBERS:  # so old that it is not known any more
+                dropped[DUPLICATE] += count
+                return []
+            if (ahead := min(count, count - 1 - behind)) > 0:
+                dropped[AHEAD] += ahead
+                if not (count := count - ahead):
+                    return []
         first = _unwrapped(run.sequence, window.top)
         new = window.admit(first, count)
-        if new == [(first, count)]:
+        if came_by in homes:
+            seen.brought_home(window.top, now)
+        for other in seen.windows.values():
+            if other is not window:
+                there = _unwrapped(run.sequence, other.top) - first
+                new = [
+                    (at - there, number)
+                    for start, length in new
+                    for at, number in other.unseen(start + there, length)
+                ]
+        if new == [(first, len(run.payloads))]:
             return [run]
-        dropped[DUPLICATE] += count - sum(number for _, number in new)
+        if (known := count - sum(number for _, number in new)) > 0:
+            dropped[DUPLICATE] += known
         return [
             run._replace(sequence=at % SEQUENCES, payloads=run.payloads[at - first : at - first + number])
             for at, number in new
         ]
+
+    def _links_to(self, origin: int) -> frozenset[str]:
+        """The links whose peers say that they are a site.
+
+        That is asked once, when the first datagram of its run comes: no other site can know before then by
+        which number it goes.
+        """
+        return frozenset(name for name, link in self.links.items() if link.end.peer_origin == origin)
 
     def onward(self, run: CarriedRun) -> CarriedRun | str:
         """A run that came by a link, as it goes by others; or why it goes no further."""
@@ -216,9 +269,24 @@ def _in_turn(several: Iterable[Iterable[GroupWant]]) -> Iterator[GroupWant]:
         yield from (want for want in together if want is not None)
 
 
+def _recent(known: OrderedDict[K, V], key: K, new: Callable[[], V]) -> V:
+    """What is known by a key; of more than STREAMS_MAX what was used last."""
+    if (found := known.get(key)) is None:
+        found = known[key] = new()
+        if len(known) > STREAMS_MAX:
+            known.popitem(last=False)
+    known.move_to_end(key)
+    return found
+
+
+def _distance(start: int, end: int) -> int:
+    """From one number to another, modulo SEQUENCES; less than 0 if that is before."""
+    half = SEQUENCES // 2
+    return (end - start + half) % SEQUENCES - half
+
+
 def _unwrapped(sequence: int, top: int) -> int:
     """The number that ends in these 32 bits and is nearest to ``top``; -1: there is none yet."""
     if top < 0:
         return sequence + SEQUENCES  # so that what comes late is no less than 0
-    half = SEQUENCES // 2
-    return top + (sequence - top + half) % SEQUENCES - half
+    return top + _distance(top, sequence)

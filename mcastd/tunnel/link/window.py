@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 # Python's numbers are as wide as they have to be. Wide words are fewer objects for a busy stream.
 _WORD_BITS = 1024
 # Numbers that are told apart: at 50,000 records a second what comes in 1.3 s, so that each may be repaired.
@@ -31,14 +33,19 @@ class ReplayWindow:
             self._advance(first + count - 1)
             self._mark(max(first, self.top - self._size + 1), self.top)
             return [(first, count)]
-        new: list[tuple[int, int]] = []
-        for number in range(first, first + count):
-            if self._take(number):
-                if new and sum(new[-1]) == number:
-                    new[-1] = new[-1][0], new[-1][1] + 1
-                else:
-                    new.append((number, 1))
-        return new
+        return ranges_of(number for number in range(first, first + count) if self._take(number))
+
+    def unseen(self, first: int, count: int) -> list[tuple[int, int]]:
+        """Of ``count`` numbers from ``first`` on those that are not known to have come, as ranges."""
+        if first > self.top or first + count <= self.top - self._size:
+            return [(first, count)]
+        return ranges_of(number for number in range(first, first + count) if not self._has(number))
+
+    def _has(self, number: int) -> bool:
+        if not self.top - self._size < number <= self.top:
+            return False
+        word, bit = divmod(number, _WORD_BITS)
+        return bool(self._words[word % len(self._words)] >> bit & 1)
 
     def _take(self, number: int) -> bool:
         """Return True if a number is new, and take note of it."""
@@ -67,3 +74,14 @@ class ReplayWindow:
             low = max(first - word * _WORD_BITS, 0)
             high = min(last - word * _WORD_BITS, _WORD_BITS - 1)
             self._words[word % len(self._words)] |= (1 << high + 1) - (1 << low)
+
+
+def ranges_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as ranges: the first of each, and how many."""
+    ranges: list[tuple[int, int]] = []
+    for number in numbers:
+        if ranges and sum(ranges[-1]) == number:
+            ranges[-1] = ranges[-1][0], ranges[-1][1] + 1
+        else:
+            ranges.append((number, 1))
+    return ranges
