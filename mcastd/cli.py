@@ -192,8 +192,8 @@ def doctor(path: Path, as_json: bool, watch: float | None, probe: bool, name: st
 def keygen(sign: bool, file: Path) -> None:
     """Make a key in a new FILE that its owner alone may read.
 
-    It is the key of a group, which seals what is sent to it, or with --sign the pair by which a sender signs
-    what it sends. What is in FILE already is never overwritten. Exit status: 0 if it is made, 1 if not.
+    It is the key of a group, which seals the files that are sent to it, or of a link, which both ends have; or
+    with --sign the pair by which a sender signs the files that it sends. What is in FILE already is never overwritten. Exit status: 0 if it is made, 1 if not.
     """
     from mcastd.delivery import keys  # noqa: PLC0415
 
@@ -209,9 +209,10 @@ def keygen(sign: bool, file: Path) -> None:
         else:
             key = keys.make_group_key(file)
             told = (
-                f"made {quoted}, a group key (id {key.id.hex()})",
-                "Who has it reads what it seals: copy it to each host of the group by a way that nobody else",
-                "reads, as scp. The sender names it as key, receivers in keys, by its path.",
+                f"made {quoted}, a group key (id {key.id.hex()}), for a group or for a link",
+                "Who has it reads what it seals: copy it, by a way that nobody else reads, as scp,",
+                "- for files to a group, to each host of it: the sender names it as key, receivers in keys;",
+                "- for a link, to the other end: both name it as key in their [link.NAME]. Another link gets another.",
             )
     except McastdError as error:
         sys.exit(f"mcastd: {printable(error)}")

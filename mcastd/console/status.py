@@ -33,6 +33,8 @@ OPTIONAL = {
     *("connected", "engine", "missing", "reception", "repaired"),
     *("announcement", "jitter", "kept", "payload_type", "seconds_left", "sequence", "stream", "tree", "ts"),
 }
+# Kinds of workers of which datagrams that go are not those that come.
+BOTH_WAYS = {"link"}
 # Seconds since 1970, of which people want to know the date.
 TIMES = {"expires", "issued"}
 # Bytes of which people want to know the magnitude.
@@ -99,11 +101,16 @@ def overview(daemon: DaemonView, workers: Sequence[WorkerView], width: int | Non
 
 def row(worker: WorkerView) -> tuple[str, ...]:
     count, lost = datagrams(worker.status)
+    if worker.kind in BOTH_WAYS:
+        own = as_kind(Totals, worker.status).counters
+        shown = f"{own.sent} out, {own.received} in"
+    else:
+        shown = str(count)
     return (
         printable(worker.name),
         printable(worker.state),
         span(worker.since),
-        str(count),
+        shown,
         str(lost),
         printable(worker.detail),
     )

@@ -37,6 +37,19 @@ def test_a_table_fits_its_terminal_and_cuts_nothing() -> None:
     assert len(list(overview(daemon, views, None))) == 4  # in a pipe, one line each
 
 
+def test_of_a_link_both_ways_are_shown() -> None:
+    counters = {"sent": 71, "received": 72}
+    rows = [
+        {"name": name, "kind": name.partition("/")[0], "status": {"counters": counters}}
+        for name in ("gateway/tv", "link/office")
+    ]
+    daemon = from_json(DaemonView, {"summary": "well"})
+    _, _, gateway, link = overview(daemon, [from_json(WorkerView, one) for one in rows], None)
+    assert "71 out, 72 in" in link
+    assert "71" in gateway
+    assert "72" not in gateway
+
+
 def test_a_file_is_a_line_and_what_does_not_apply_is_left_out() -> None:
     """An output of files has no format, a channel of files no framing, and a raw one no files."""
     first = ObjectStatus(

@@ -294,7 +294,8 @@ def test_the_command_makes_a_group_key_and_says_what_to_do_with_it(tmp_path: Pat
     status, output = keygen(str(path))
     key = read_key(GroupKey, str(path))
     assert status == 0
-    assert output.startswith(f"made {path}, a group key (id {key.id.hex()})\n")
+    assert output.startswith(f"made {path}, a group key (id {key.id.hex()}), for a group or for a link\n")
+    assert "both name it as key in their [link.NAME]" in output
     assert key.text not in output
     assert ("chown mcastd" in output) == (os.geteuid() == 0)
     again = keygen(str(path))
