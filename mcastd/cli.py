@@ -192,8 +192,9 @@ def doctor(path: Path, as_json: bool, watch: float | None, probe: bool, name: st
 def keygen(sign: bool, file: Path) -> None:
     """Make a key in a new FILE that its owner alone may read.
 
-    It is the key of a group, which seals the files that are sent to it, or of a link, which both ends have; or
-    with --sign the pair by which a sender signs the files that it sends. What is in FILE already is never overwritten. Exit status: 0 if it is made, 1 if not.
+    It is the key of a group, which seals the files that are sent to it, or of a link, which both ends have;
+    or with --sign the pair by which a sender signs the files that it sends. What is in FILE already is never
+    overwritten. Exit status: 0 if it is made, 1 if not.
     """
     from mcastd.delivery import keys  # noqa: PLC0415
 
@@ -201,7 +202,7 @@ def keygen(sign: bool, file: Path) -> None:
     try:
         if sign:
             public = keys.make_signing_pair(file)
-            told = (
+            told: tuple[str, ...] = (
                 f"made {quoted}, which signs: it stays on the host that sends, as sign_key",
                 f"made {quoted}{keys.PUBLIC_SUFFIX}, which verifies: everybody may have it; it goes into",
                 f"verify_keys by its path, or as this text: {public.text}",
@@ -212,7 +213,7 @@ def keygen(sign: bool, file: Path) -> None:
                 f"made {quoted}, a group key (id {key.id.hex()}), for a group or for a link",
                 "Who has it reads what it seals: copy it, by a way that nobody else reads, as scp,",
                 "- for files to a group, to each host of it: the sender names it as key, receivers in keys;",
-                "- for a link, to the other end: both name it as key in their [link.NAME]. Another link gets another.",
+                "- for a link, to the other end: both name it as key in their [link.NAME].",
             )
     except McastdError as error:
         sys.exit(f"mcastd: {printable(error)}")

@@ -79,7 +79,7 @@ class SourceCounts:
 
 
 # Reasons for which nothing is lost: a subscription's protocol drops what is there already, or has served its
-# purpose; a bridge, what nobody wants; a link, what another link has brought or brings, or what has come back.
+# purpose; a bridge, what nobody wants; a link, what another link has brought or brings, or what came back.
 EXPECTED_REASONS = frozenset({"other-leg", "fec", "unwanted", "other-link", "ahead", "own"})
 
 

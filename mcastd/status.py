@@ -661,8 +661,8 @@ class LinkStatus(Status):
     rests: bool  # another link to the same site is in use, so that nothing goes by this one
     send: tuple[str, ...]  # groups or prefixes that the peer may have
     wants: tuple[str, ...]  # some of what is wanted of the peer, with the filter of sources, in words
-    wants_widened: int  # groups that the peer is asked for from any source: for their filters there is no room
-    wants_left_out: int  # groups that are wanted, and that it is not asked for: for so many there is no room
+    wants_widened: int  # groups that the peer is asked for from any source: their filters have no room
+    wants_left_out: int  # groups that are wanted, and that it is not asked for: so many have no room
     peer_wants: tuple[str, ...]  # some of what the peer wants, in the same words
     refused_wants: tuple[str, ...]  # of these, some that it may not have
     round_trip_ms: float | None  # to the peer and back, smoothed; None: it was not measured

@@ -323,8 +323,7 @@ def fitting_wants(wants: Sequence[GroupWant], room: int) -> FittingWants:
     """
     for most in _SOURCES_OF_EACH:
         told = [
-            want if len(want.sources.sources) <= most else want._replace(sources=ANY_SOURCE)
-            for want in wants
+            want if len(want.sources.sources) <= most else want._replace(sources=ANY_SOURCE) for want in wants
         ]
         if (count := _count_that_fits(told, room - _WANTS.size)) == len(told):
             break

@@ -494,3 +494,33 @@ def test_a_link_in_clear(tmp_path: Path) -> None:
         stream(one.talker(), range(100), heard)
         assert heard.wait(100) == [*range(100)]
         assert two.status("one")["security"] == "none"
+
+
+def test_a_hub_that_is_killed_comes_back(tmp_path: Path) -> None:
+    """It knows nothing of before; its peers find it again by themselves, and tell it what they want."""
+    with sites(3, tmp_path) as (hub, sender, member):
+        config = "".join(
+            table(name, f'listen = "0.0.0.0:{9470 + number}"', hub.key(name, number), transit="true")
+            for name, number in (("sender", 2), ("member", 3))
+        )
+        hub.start(config)
+        for site in (sender, member):
+            where = f'connect = "198.51.100.1:{9470 + site.number}"'
+            site.start(table("hub", where, site.key("key", site.number), keepalive='"1s"'))
+        member.listen()
+        heard, talker = Heard(member), sender.talker()
+        for run in (1, 2):
+            hub.wait_up("sender", "member")
+            hub.wait_wanted("member", GROUPS[4])
+            for site in (sender, member):
+                wait_for(lambda site=site, run=run: site.status("hub")["counters"]["handshakes"] == run)
+            sender.wait_taken("hub", GROUPS[4])
+            stream(talker, range(100 * run, 100 * run + 100), heard)
+            assert heard.wait(100 * run) == [*range(100, 100 * run + 100)]
+            assert_accounted(hub, "sender")
+            if run == 1:
+                hub.daemon.send(signal.SIGKILL)
+                hub.daemon.process.wait()
+                wait_for(lambda: not sender.status("hub")["up"] and not member.status("hub")["up"])
+                assert sender.worker("hub")["troubled"]
+                hub.start(config)

@@ -174,7 +174,7 @@ def test_two_sites_by_each_ip_version(version: int) -> None:
         assert numbers(one) == [*range(1000, 1030)]
         assert two.network.ttls == {TTL - 1}
         assert two.network.sources == {(ip_address("10.1.0.9"), 4001)}
-        assert [want.groups for want in one.network.followed] == [WANT[0].groups]
+        wait_for(lambda: [want.groups for want in one.network.followed] == [WANT[0].groups])
         one.links.dismiss("two")
         wait_for(lambda: not two.running("one").end.is_up)
 

@@ -45,9 +45,7 @@ class SentRecords:
         most = max(AGAIN_BYTES, AGAIN_TIMES * self._bytes)
         self._again_bytes = min(most, self._again_bytes + AGAIN_TIMES * size)
 
-    def again(
-        self, ranges: Sequence[tuple[int, int]], now: float, allow: MayGo | None = None
-    ) -> list[bytes]:
+    def again(self, ranges: Sequence[tuple[int, int]], now: float, allow: MayGo | None = None) -> list[bytes]:
         """Those of these counters that are kept still, as far as they may go by now; what may not is counted.
 
         ``ranges`` ascend, and do not overlap.

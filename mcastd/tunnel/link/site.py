@@ -59,7 +59,7 @@ class SiteLink:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _SeenStream:
     """What has come of one stream."""
 
     # By link, so that a number far ahead, which one of them makes up, makes none of another one old
@@ -89,7 +89,7 @@ class LinkSite:
         self.links: dict[str, SiteLink] = {}  # by name
         self._own: OrderedDict[tuple[Address, int, Address, int], _Numbered] = OrderedDict()
         self._last_number = 0
-        self._seen: OrderedDict[tuple[int, int], _Seen] = OrderedDict()  # by origin and number
+        self._seen: OrderedDict[tuple[int, int], _SeenStream] = OrderedDict()  # by origin and number
         self._homes: OrderedDict[int, frozenset[str]] = OrderedDict()  # by origin: the links to that site
 
     # -- datagrams
@@ -119,15 +119,13 @@ class LinkSite:
         numbered.sequence = (numbered.sequence + len(payloads)) % SEQUENCES
         return run
 
-    def admitted(
-        self, run: CarriedRun, came_by: str, dropped: Counter[str], now: float
-    ) -> list[CarriedRun]:
+    def admitted(self, run: CarriedRun, came_by: str, dropped: Counter[str], now: float) -> list[CarriedRun]:
         """What of a run that came by a link has not come before; the rest is counted in ``dropped``."""
         stream, count = run.stream, len(run.payloads)
         if stream.origin == self.origin:
             dropped[OWN_STREAM] += count
             return []
-        seen = _recent(self._seen, (stream.origin, stream.number), _Seen)
+        seen = _recent(self._seen, (stream.origin, stream.number), _SeenStream)
         homes = _recent(self._homes, stream.origin, lambda: self._links_to(stream.origin))
         window = seen.windows.setdefault(came_by, ReplayWindow())
         if came_by not in homes and now < seen.home_at + HOME_SECONDS:

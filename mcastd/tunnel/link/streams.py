@@ -14,8 +14,8 @@ from mcastd.protocols.link_frames import DatagramRun
 STREAMS_MAX = 4096
 # A stream is announced twice, so that it is known although the first time was lost.
 AGAIN_SECONDS = 0.25
-# Datagrams of streams that are unknown still wait for so long, in so many bytes. Beside payloads, which may be
-# empty, so much is counted for each stream, which is asked for as well, each run, and each datagram.
+# Datagrams of streams that are unknown still wait for so long, in so many bytes. Beside payloads, which may
+# be empty, so much is counted for each stream, which is asked for as well, each run, and each datagram.
 WAIT_SECONDS, WAITING_MAX_BYTES = 2.0, 4 << 20
 STREAM_OVERHEAD_BYTES, RUN_OVERHEAD_BYTES, DATAGRAM_OVERHEAD_BYTES = 4096, 512, 64
 # Such a stream is asked for again after so long, and no sooner than after two round trips.
