@@ -70,6 +70,7 @@ class Player:
         self._answered = Counter[str]() if answered is None else answered
         self._reader = HttpRequestReader()
         self._start: StreamStart | None = None  # None: the stream has begun, or there is none yet
+        self._is_behind = False  # something of the stream has waited since it was last sent to
 
     @property
     def path(self) -> str:
@@ -143,5 +144,6 @@ class Player:
             return
         if not len(self.queue):
             self.deadline = now + HALF_CLOSED_SECONDS if self.is_half_closed else math.inf
-        elif size or self.deadline == math.inf:
+        elif size or not self._is_behind:
             self.deadline = now + stall
+        self._is_behind = len(self.queue) > 0

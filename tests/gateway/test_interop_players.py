@@ -17,8 +17,14 @@ from support.wait import wait_for
 PLAYED_BYTES = 200_000
 
 
+TOKEN = "correct-horse-battery"
+
+
 @contextmanager
-def serving(directory: Path) -> Iterator[Host]:
+def serving(directory: Path, *, with_token: bool = False) -> Iterator[Host]:
+    token = directory / "tv.token"
+    token.write_text(f"{TOKEN}\n")
+    token.chmod(0o600)
     config = f"""
 [outbound.tv]
 source = "{film(directory / "film.ts")}"
@@ -40,6 +46,7 @@ output = "/dev/null"
 listen = "127.0.0.1:4022"
 allow_groups = ["239.255.0.0/16"]
 interface = "lo"
+{f'token = "{token}"' if with_token else ""}
 """
     with Host() as host:
         host.ip("route add 224.0.0.0/4 dev lo")
@@ -68,12 +75,21 @@ def test_ffmpeg_plays_without_an_error(tmp_path: Path, path: str) -> None:
 
 
 @pytest.mark.root
-def test_vlc_plays(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "with_token"),
+    [
+        ("/rtp/239.255.4.1:5004", False),
+        ("/playlist.m3u", False),
+        (f"/playlist.m3u?token={TOKEN}", True),
+    ],
+)
+def test_vlc_plays(tmp_path: Path, path: str, with_token: bool) -> None:
+    """A stream, or the first one of a playlist, whose URLs have the token that it was asked for with."""
     played = tmp_path / "played.ts"
     to_file = f"#std{{access=file,mux=ts,dst={played}}}"
-    with serving(tmp_path) as host, (tmp_path / "vlc.log").open("wb") as log:
+    with serving(tmp_path, with_token=with_token) as host, (tmp_path / "vlc.log").open("wb") as log:
         command = [*AS_SOMEBODY, f"HOME={tmp_path}", program("cvlc"), "--no-color", "-v", "-I", "dummy"]
-        url = "http://127.0.0.1:4022/rtp/239.255.4.1:5004"
+        url = f"http://127.0.0.1:4022{path}"
         process = host.start(*command, "--sout", to_file, url, stdout=log, stderr=log)
         try:
             wait_for(lambda: played.exists() and played.stat().st_size > PLAYED_BYTES, "some seconds of it")

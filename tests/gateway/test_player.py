@@ -55,7 +55,7 @@ def test_one_that_sends_nothing_more_has_to_be_sent_something() -> None:
     assert player.deadline == 103.0 + HALF_CLOSED_SECONDS
     player.take([b"more"], StreamBlock(b"more", 1), 104.0)
     player.went(0, 104.0, STALL)
-    assert player.deadline == 103.0 + HALF_CLOSED_SECONDS, "it has not taken it yet"
+    assert player.deadline == 104.0 + STALL, "something waits for it"
     player.queue.went(4)
     player.went(4, 105.0, STALL)
     assert player.deadline == 105.0 + HALF_CLOSED_SECONDS
