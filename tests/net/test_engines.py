@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from support.engines import EngineServer, Kept, NatsServer, RedisServer
 from support.host import Host, connect
 from support.inside import sender
 from support.mounts import tmpfs
+from support.switch import Switch
 from support.wait import wait_for
 
 GROUP, PORT = "239.255.9.7", 9190
@@ -381,3 +383,55 @@ def certificates(directory: Path) -> Certificates:
         ran = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
     return found
+
+
+def test_three_hosts_record_groups_of_their_own_into_one_stream_and_two_consumers_have_all(
+    tmp_path: Path,
+) -> None:
+    """As in the cookbook: "More than one machine can take"."""
+    count = 200
+    with contextlib.ExitStack() as stack:
+        switch = stack.enter_context(Switch())
+        hosts = [stack.enter_context(Host()) for _ in range(5)]
+        *recorders, talker, keeper = hosts
+        for number, host in enumerate(hosts, 1):
+            switch.plug(host, "eth0", f"10.73.0.{number}/24")
+        server = NatsServer(keeper, tmp_path, address="10.73.0.5")
+        server.start()
+        server.api("STREAM.CREATE.MCAST", {"name": "MCAST", "storage": "file", "subjects": ["mcast.>"]})
+        daemons = []
+        for number, host in enumerate(recorders, 1):
+            directory = tmp_path / f"host{number}"
+            directory.mkdir()
+            output = f'kind = "nats", servers = "{server.url}", stream = "MCAST", spool = "{directory}/spool"'
+            config = (
+                f'[inbound.a]\ngroup = "239.255.9.{number}"\nport = {PORT}\ninterface = "eth0"\n'
+                f"output = {{ {output} }}\n"
+            )
+            running = RunningDaemon(directory, config, enter=host.enter([]))
+            daemons.append(stack.enter_context(running))
+        all_of_them = 3 * count
+        consumers = [
+            server.consumer(talker, "archive", "mcast.>", all_of_them),
+            server.consumer(recorders[0], "watch", "mcast.>", all_of_them),
+            server.consumer(keeper, "one", "mcast.239_255_9_2.>", count),
+        ]
+        sock = stack.enter_context(sender(talker, "eth0", "10.73.0.4"))
+        for number in range(count):
+            for group in (1, 2, 3):
+                sock.sendto(b"%d" % number, (f"239.255.9.{group}", PORT))
+            if number % 20 == 0:
+                time.sleep(0.01)
+        expected = {
+            f"mcast.239_255_9_{group}.{PORT}": [str(number) for number in range(count)] for group in (1, 2, 3)
+        }
+        for consumer, subjects in zip(consumers, (expected, expected, [[*expected][1]]), strict=True):
+            text, _ = consumer.communicate(timeout=120)
+            found: dict[str, list[str]] = {}
+            for line in text.splitlines():
+                subject, data = json.loads(line)
+                found.setdefault(subject, []).append(data)
+            assert found == {subject: expected[subject] for subject in subjects}
+        for daemon in daemons:
+            (output,) = daemon.worker("inbound/a")["status"]["outputs"]
+            assert output["counters"]["dropped"] == {}

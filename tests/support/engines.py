@@ -27,8 +27,10 @@ class Kept(NamedTuple):
 class EngineServer(ABC):
     """One that can be killed, and started again with what it had."""
 
-    def __init__(self, host: Host, directory: Path, *options: str, port: int = PORT) -> None:
-        self.port = port
+    def __init__(
+        self, host: Host, directory: Path, *options: str, port: int = PORT, address: str = "127.0.0.1"
+    ) -> None:
+        self.port, self.address = port, address
         self._host = host
         self._directory = directory / f"{type(self).__name__}-{port}"
         self._directory.mkdir()
@@ -37,7 +39,7 @@ class EngineServer(ABC):
 
     @property
     def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}"
+        return f"{self.scheme}://{self.address}:{self.port}"
 
     scheme = ""
 
@@ -74,7 +76,7 @@ class EngineServer(ABC):
         return [Kept(bytes.fromhex(one["data"]), one["facts"]) for one in found]
 
     def _is_there(self) -> bool:
-        probe = f"import socket; socket.create_connection(('127.0.0.1', {self.port}), 5)"
+        probe = f"import socket; socket.create_connection(({self.address!r}, {self.port}), 5)"
         command = self._host.enter([sys.executable, "-c", probe])
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
@@ -91,11 +93,16 @@ class NatsServer(EngineServer):
     login = ""  # of the reader, as arguments of nats.connect()
 
     def command(self, directory: Path) -> Sequence[str]:
-        ports = "-a", "127.0.0.1", "-p", str(self.port)
+        ports = "-a", self.address, "-p", str(self.port)
         return program("nats-server"), *ports, "-js", "-sd", str(directory / "store")
 
     def reader(self, of: str) -> str:
         return _NATS_READER.format(url=self.url, subject=of, login=self.login)
+
+    def consumer(self, host: Host, name: str, subject: str, count: int) -> subprocess.Popen[str]:
+        """A program that takes so many messages of a subject, and prints a line of JSON for each."""
+        text = _NATS_CONSUMER.format(url=self.url, name=name, subject=subject, count=count)
+        return host.python("-c", text, stdout=subprocess.PIPE, text=True)
 
     def api(self, what: str, question: Any) -> Any:
         """Ask JetStream for something."""
@@ -110,11 +117,11 @@ class RedisServer(EngineServer):
     scheme = "redis"
 
     def command(self, directory: Path) -> Sequence[str]:
-        where = "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(directory)
+        where = "--bind", self.address, "--port", str(self.port), "--dir", str(directory)
         return program("redis-server"), *where, "--save", "", "--appendonly", "yes", "--appendfsync", "always"
 
     def reader(self, of: str) -> str:
-        return _REDIS_READER.format(port=self.port, key=of)
+        return _REDIS_READER.format(host=self.address, port=self.port, key=of)
 
 
 _NATS_READER = """
@@ -131,6 +138,20 @@ async def main():
     await client.close()
 asyncio.run(main())
 """
+_NATS_CONSUMER = """
+import asyncio, json, nats
+async def main():
+    client = await nats.connect({url!r})
+    taken = await client.jetstream().pull_subscribe({subject!r}, durable={name!r})
+    left = {count}
+    while left:
+        for one in await taken.fetch(min(left, 100), timeout=60):
+            print(json.dumps([one.subject, one.data.decode()]), flush=True)
+            await one.ack()
+            left -= 1
+    await client.close()
+asyncio.run(main())
+"""
 _NATS_API = """
 import asyncio, nats
 async def main():
@@ -141,7 +162,7 @@ asyncio.run(main())
 """
 _REDIS_READER = """
 import json, redis
-for _, fields in redis.Redis(port={port}).xrange({key!r}):
+for _, fields in redis.Redis({host!r}, {port}).xrange({key!r}):
     data = fields.pop(b"data")
     print(json.dumps(dict(data=data.hex(), facts={{k.decode(): v.decode() for k, v in fields.items()}})))
 """
