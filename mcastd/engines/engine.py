@@ -7,7 +7,7 @@ connection. The rest, what is held meanwhile, sent again and counted, is the sam
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mcastd.engines.segments import KeptMessage
@@ -39,13 +39,20 @@ class HandedOver(NamedTuple):
         return len(self.payloads)
 
 
-class MessageFate(NamedTuple):
-    """What became of a message that was sent."""
+class RefusedMessage(NamedTuple):
+    """A message that the server never takes."""
 
     number: int
-    is_duplicate: bool = False  # the server had it before
-    reason: str = ""  # why the server never takes it; "": it has it
-    cause: str = ""  # the same in words
+    reason: str  # to drop it
+    cause: str  # the same in words
+
+
+class ServerAnswers(NamedTuple):
+    """What a server has said of messages."""
+
+    kept: Sequence[int] = ()  # numbers of those that it has
+    duplicates: int = 0  # of them: it had them before
+    refused: Sequence[RefusedMessage] = ()
 
 
 class Encoder(ABC):
@@ -89,8 +96,8 @@ class Engine(ABC):
         """Send what is held, as far as it goes."""
 
     @abstractmethod
-    def receive(self) -> Iterable[MessageFate]:
-        """What the server says meanwhile."""
+    def receive(self) -> ServerAnswers:
+        """What the server has said meanwhile."""
 
     @abstractmethod
     def close(self) -> None:

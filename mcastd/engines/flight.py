@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 
 from mcastd.engines.segments import KeptMessage
 
@@ -29,27 +30,22 @@ class Flight:
         answered = self._answered
         return [one for one in self._messages if one[0] not in answered]
 
-    def answer(self, number: int) -> list[KeptMessage]:
-        """A message has its answer. Returns all that are answered without one before them that is not.
+    def answer(self, numbers: Sequence[int]) -> list[KeptMessage]:
+        """Messages have their answers. Returns all that are answered without one before them that is not.
 
         An answer to no message, or a second one, changes nothing.
         """
         messages, answered = self._messages, self._answered
-        if messages and number != messages[0][0]:
-            if number not in answered and any(number == each for each, _ in messages):
-                answered.add(number)
-            return []
-        done: list[KeptMessage] = []
-        while messages and (messages[0][0] == number or messages[0][0] in answered):
-            one = messages.popleft()
-            answered.discard(one[0])
-            self.size -= len(one[1])
-            done.append(one)
-        return done
-
-    def answer_up_to(self, number: int) -> list[KeptMessage]:
-        """All messages up to a number have their answer. Returns what :meth:`answer` does."""
-        done: list[KeptMessage] = []
-        while self._messages and self._messages[0][0] <= number:
-            done += self.answer(self._messages[0][0])
-        return done
+        done = 0
+        if not answered and [number for number, _ in islice(messages, len(numbers))] == numbers:
+            done = len(numbers)  # in order, as a rule
+        else:
+            answered |= {number for number, _ in messages}.intersection(numbers)
+            for number, _ in messages:
+                if number not in answered:
+                    break
+                answered.remove(number)
+                done += 1
+        first = [messages.popleft() for _ in range(done)]
+        self.size -= sum(len(message) for _, message in first)
+        return first

@@ -18,7 +18,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,15 @@ from mcastd import clock
 from mcastd.bell import Bell
 from mcastd.bounded import begin
 from mcastd.engines.backlog import MESSAGE_OVERHEAD_BYTES, Backlog, BacklogBounds
-from mcastd.engines.engine import UNREACHABLE, Encoder, Engine, HandedOver, KeptStream, MessageFate
+from mcastd.engines.engine import (
+    UNREACHABLE,
+    Encoder,
+    Engine,
+    HandedOver,
+    KeptStream,
+    RefusedMessage,
+    ServerAnswers,
+)
 from mcastd.engines.flight import Flight
 from mcastd.engines.segments import KeptMessage, Segments
 from mcastd.errors import McastdError, SinkError, reason_of
@@ -128,7 +136,8 @@ class HandOver:
         self._engine: Engine | None = None
         self._connecting: Future[tuple[Engine, int]] | None = None
         self._flight = Flight()
-        self._refused: dict[int, MessageFate] = {}  # messages of the flight that the server does not take
+        self._known = 0  # the server had all messages up to this number when it was connected
+        self._refused: dict[int, RefusedMessage] = {}  # messages of the flight that the server does not take
         self._answer_by = 0.0  # monotonic seconds
         self._retry_at = 0.0  # of a connection, in monotonic seconds
         self._open_at = 0.0  # of the spool, the same
@@ -301,12 +310,18 @@ class HandOver:
         self._poll.register(engine, select.POLLIN)
         self._trouble = None
         self._log.info("engine.connected", server=engine.server, waiting=self._waiting() + len(self._flight))
-        self._settle(
-            [MessageFate(number, is_duplicate=True) for number, _ in self._flight.left() if number <= known]
-        )
-        if again := self._flight.left():
+        self._known = known
+        if again := self._unknown(self._flight.left()):
             self._answer_by = clock.monotonic() + ANSWER_SECONDS
             engine.send(again)
+
+    def _unknown(self, messages: Sequence[KeptMessage]) -> Sequence[KeptMessage]:
+        """Those of the flight that the server may not have; the others are settled."""
+        if not messages or messages[0][0] > self._known:
+            return messages
+        known = [number for number, _ in messages if number <= self._known]
+        self._settle(ServerAnswers(known, duplicates=len(known)))
+        return messages[len(known) :]
 
     def _connect(self) -> tuple[Engine, int]:
         engine = self._plan.engine(self._stream)
@@ -323,31 +338,29 @@ class HandOver:
             if not self._flight:
                 self._answer_by = now + ANSWER_SECONDS
             self._flight.add(messages)
-            engine.send(messages)
+            if unknown := self._unknown(messages):
+                engine.send(unknown)
         self._poll.modify(engine, select.POLLIN | (select.POLLOUT if engine.is_full else 0))
 
-    def _settle(self, fates: Iterable[MessageFate]) -> None:
+    def _settle(self, answers: ServerAnswers) -> None:
         """Count what became of messages."""
-        done: list[KeptMessage] = []
-        for fate in fates:
-            if fate.reason:
-                self._refused[fate.number] = fate
-            self._duplicates += fate.is_duplicate
-            done += self._flight.answer(fate.number)
+        self._duplicates += answers.duplicates
+        self._refused.update([(one.number, one) for one in answers.refused])
+        done = self._flight.answer([*answers.kept, *(one.number for one in answers.refused)])
         if not done:
             return
         self._answer_by = clock.monotonic() + ANSWER_SECONDS
         assert self._backlog is not None
         self._backlog.forget(done[-1][0])
-        ours = [one for one in done if one[0] >= (self.counted_from or 0)]
-        taken = [message for number, message in ours if number not in self._refused]
+        begin = self.counted_from or 0
+        taken = [len(one) for number, one in done if number >= begin and number not in self._refused]
         with self._lock:
             self._results.written += len(taken)
-            self._results.written_bytes += sum(map(len, taken))
-        for number, _ in done:
+            self._results.written_bytes += sum(taken)
+        for number, _ in done if self._refused else ():
             if (refused := self._refused.pop(number, None)) is not None:
                 error = self._error(refused.cause, refused.reason)
-                self._drop(1 if number >= (self.counted_from or 0) else 0, error)
+                self._drop(int(number >= begin), error)
         self._trouble, self._pause = None, RETRY_SECONDS
 
     def _lose(self, error: McastdError | OSError) -> None:
@@ -371,6 +384,8 @@ class HandOver:
     def _end(self) -> None:
         """Leave what has no answer in the spool; without one it is lost."""
         lost = 0
+        if self._connecting is not None:
+            self._connecting.add_done_callback(_close)
         try:
             self._take_in()
         except Exception:
@@ -421,6 +436,12 @@ class HandOver:
     def _of_spool(self, error: OSError) -> SinkError:
         what = f"cannot use the spool {self._plan.spool}"
         return SinkError(what, reason_of(error), reason=SPOOL, errno=error.errno or 0)
+
+
+def _close(connecting: Future[tuple[Engine, int]]) -> None:
+    """A connection that nobody waits for any more."""
+    if connecting.exception() is None:
+        connecting.result()[0].close()
 
 
 def _memory_of(taken: HandedOver) -> int:

@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -20,9 +20,18 @@ from typing import Any
 
 from mcastd import __version__
 from mcastd.engines.connected import ConnectedEngine, EngineServer
-from mcastd.engines.engine import REFUSED, TOO_BIG, Encoder, HandedOver, KeptStream, MessageFate
+from mcastd.engines.engine import (
+    REFUSED,
+    TOO_BIG,
+    Encoder,
+    HandedOver,
+    KeptStream,
+    RefusedMessage,
+    ServerAnswers,
+)
 from mcastd.engines.segments import KeptMessage
 from mcastd.errors import SinkError
+from mcastd.net.link import Origin
 from mcastd.net.server_connection import ServerConnection, TlsFiles
 from mcastd.printable import printable
 from mcastd.protocols import nats
@@ -32,7 +41,7 @@ API = "$JS.API"
 # Seconds that a server is given for an answer of JetStream.
 ANSWER_SECONDS = 5.0
 SUBSCRIPTION = 1
-ID = b"Nats-Msg-Id"
+ID = "Nats-Msg-Id"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -66,28 +75,36 @@ class NatsEncoder(Encoder):
     """HPUB of each datagram: ready to be sent, also after a restart."""
 
     def __init__(self, subject: str, stream: KeptStream) -> None:
-        self._begin = f"HPUB {subject} {inbox_of(subject, stream)}.".encode()
-        self._writer = stream.writer.encode()
+        # Both go into a form, in which a % means a value
+        self._begin = f"HPUB {subject} {inbox_of(subject, stream)}.".replace("%", "%%")
+        self._writer = stream.writer.replace("%", "%%")
 
     def encode(self, taken: HandedOver, stream: KeptStream, numbers: Sequence[int]) -> list[KeptMessage]:
         found: list[KeptMessage] = []
         rows = iter(zip(numbers, taken.payloads, taken.times, strict=True))
-        begin = self._begin
         for origin, run in groupby(taken.origins):
-            same = (
-                f"Mcast-Group:{stream.group}\r\nMcast-Port:{stream.port}\r\nMcast-Sender:{origin.source}\r\n"
-                f"Mcast-Sender-Port:{origin.port}\r\nMcast-TTL:{origin.ttl}\r\n"
-            ).encode()
-            head = b"%b%b:%b/" % (nats.HEAD, ID, self._writer)
-            fixed = len(head) + len(same) + len(b"\r\nMcast-Time:\r\n\r\n")
+            digits = size = 0
+            form = b""
             for number, payload, stamp in islice(rows, sum(1 for _ in run)):
-                mine, when = b"%d" % number, b"%d" % stamp
-                size = fixed + len(mine) + len(when)
-                message = b"%b%b %d %d\r\n%b%b\r\n%bMcast-Time:%b\r\n\r\n%b\r\n" % (
-                    *(begin, mine, size, size + len(payload), head, mine, same, when, payload),
-                )
+                if (here := len(f"{number}{stamp}")) != digits:  # the first; and where the kernel has no time
+                    digits = here
+                    form, size = self._form(stream, origin, digits)
+                message = form % (number, size + len(payload), number, stamp, payload)
                 found.append((number, message))
         return found
+
+    def _form(self, stream: KeptStream, origin: Origin, digits: int) -> tuple[bytes, int]:
+        """A message in which numbers and payload are left out, and the bytes of its head.
+
+        ``digits`` is how many the number and the time have together.
+        """
+        head = (
+            f"{nats.HEAD}{ID}:{self._writer}/%d\r\n"
+            f"Mcast-Group:{stream.group}\r\nMcast-Port:{stream.port}\r\nMcast-Sender:{origin.source}\r\n"
+            f"Mcast-Sender-Port:{origin.port}\r\nMcast-TTL:{origin.ttl}\r\nMcast-Time:%d\r\n\r\n"
+        )
+        size = len(head.replace("%%", "%").encode()) - 2 * len("%d") + digits
+        return f"{self._begin}%d {size} %d\r\n{head}%b\r\n".encode(), size
 
 
 class NatsEngine(ConnectedEngine):
@@ -114,7 +131,8 @@ class NatsEngine(ConnectedEngine):
         self._plan = plan
         self._reader = nats.NatsReader()
         self._max_payload = nats.PAYLOAD_MAX_BYTES
-        self._refused: list[MessageFate] = []  # which were not sent
+        self._refused: list[RefusedMessage] = []  # since receive() was called last
+        self._stored = nats.StoredScanner(self._prefix)
 
     # -- while the connection is made
 
@@ -230,24 +248,32 @@ class NatsEngine(ConnectedEngine):
         if any(len(message) > most for _, message in messages):
             fits = [payload_bytes(message) <= most for _, message in messages]
             self._refused += [
-                MessageFate(number, reason=TOO_BIG, cause=f"{self.server} takes no more than {most} bytes")
+                RefusedMessage(number, TOO_BIG, f"{self.server} takes no more than {most} bytes")
                 for (number, _), fit in zip(messages, fits, strict=True)
                 if not fit
             ]
             messages = [one for one, fit in zip(messages, fits, strict=True) if fit]
         self.write(b"".join([message for _, message in messages]))
 
-    def receive(self) -> Iterable[MessageFate]:
-        fates, self._refused = self._refused, []
+    def receive(self) -> ServerAnswers:
+        kept: list[int] = []
+        duplicates = 0
         while data := self.read():
-            for one in self._parsed(data):
-                if isinstance(one, nats.NatsMessage) and one.subject.startswith(self._prefix):
-                    fates.append(self._fate(one))
-                else:
+            data = self._reader.take_rest() + data
+            numbers, again, end = self._stored.scan(data)  # as a rule there is nothing else
+            kept += numbers
+            duplicates += again
+            for one in self._parsed(data[end:]):
+                if not isinstance(one, nats.NatsMessage) or not one.subject.startswith(self._prefix):
                     self._note(one)
-        return fates
+                elif (stored := self._answer(one)) is not None:
+                    kept.append(stored[0])
+                    duplicates += stored[1]
+        refused, self._refused = self._refused, []
+        return ServerAnswers(kept, duplicates, refused)
 
-    def _fate(self, message: nats.NatsMessage) -> MessageFate:
+    def _answer(self, message: nats.NatsMessage) -> tuple[int, bool] | None:
+        """The number of a message that is kept, and whether it was before; None: it is refused for good."""
         if message.status:
             cause = f"no stream of it takes {self._subject}"
             raise self._useless(cause, f"add the subject to the stream {self._plan.name}")
@@ -257,11 +283,11 @@ class NatsEngine(ConnectedEngine):
             if not number.isdigit() or len(number) > 20:
                 raise nats.NatsError("an answer is to no message of ours")
         if isinstance(stored, nats.StoredMessage):
-            return MessageFate(int(number), is_duplicate=stored.is_duplicate)
+            return int(number), stored.is_duplicate
         if stored.is_final:
-            return MessageFate(
-                int(number), reason=TOO_BIG, cause=f"the stream {self._plan.name} says {stored.description}"
-            )
+            cause = f"the stream {self._plan.name} says {stored.description}"
+            self._refused.append(RefusedMessage(int(number), TOO_BIG, cause))
+            return None
         raise self._useless(f"the stream {self._plan.name} does not take messages: {stored.description}")
 
     def _parsed(self, data: bytes) -> list[nats.NatsMessage | nats.NatsLine]:
@@ -311,6 +337,6 @@ def number_of(message: Mapping[str, Any], writer: str) -> int:
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
         of, _, number = value.strip().rpartition(b"/")
-        if name == ID and of == writer.encode() and number.isdigit() and len(number) <= 20:
+        if name == ID.encode() and of == writer.encode() and number.isdigit() and len(number) <= 20:
             return int(number)
     return 0

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
 
 from mcastd.engines.connected import ConnectedEngine, EngineServer
-from mcastd.engines.engine import REFUSED, Encoder, HandedOver, KeptStream, MessageFate
+from mcastd.engines.engine import REFUSED, Encoder, HandedOver, KeptStream, RefusedMessage, ServerAnswers
 from mcastd.engines.segments import KeptMessage
 from mcastd.errors import SinkError
+from mcastd.net.link import Origin
 from mcastd.net.server_connection import ServerConnection, TlsFiles
 from mcastd.protocols import resp
 
@@ -50,24 +51,32 @@ class RedisEncoder(Encoder):
         rows = iter(zip(numbers, taken.payloads, taken.times, strict=True))
         self._last = now = max(self._last, time.time_ns() // 1_000_000)
         for origin, run in groupby(taken.origins):
-            fields = {
-                WRITER: self._writer,
-                b"group": stream.group.encode(),
-                b"port": b"%d" % stream.port,
-                b"sender": origin.source.encode(),
-                b"sender_port": b"%d" % origin.port,
-                b"ttl": b"%d" % origin.ttl,
-            }
-            before = b"*%d\r\n" % (len(self._words) + 1 + 2 * len(fields) + 4) + resp.strings(self._words)
-            same = resp.strings([word for pair in fields.items() for word in pair]) + resp.strings([b"time"])
-            data = resp.strings([b"data"])
+            digits = 0, 0
+            form = b""
             for number, payload, stamp in islice(rows, sum(1 for _ in run)):
-                mine, when = b"%d-%d" % (now, number), b"%d" % stamp
-                message = b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (
-                    *(before, len(mine), mine, same, len(when), when, data, len(payload), payload),
-                )
+                if (here := (len(f"{now}-{number}"), len(str(stamp)))) != digits:
+                    digits = here
+                    form = self._form(stream, origin, *digits)
+                message = form % (now, number, stamp, len(payload), payload)
                 found.append((number, message))
         return found
+
+    def _form(self, stream: KeptStream, origin: Origin, id_size: int, time_size: int) -> bytes:
+        """A message in which the id, the time and the payload are left out."""
+        fields = {
+            WRITER: self._writer,
+            b"group": stream.group.encode(),
+            b"port": b"%d" % stream.port,
+            b"sender": origin.source.encode(),
+            b"sender_port": b"%d" % origin.port,
+            b"ttl": b"%d" % origin.ttl,
+        }
+        count = len(self._words) + 1 + 2 * (len(fields) + 2)
+        before = resp.strings(self._words).replace(b"%", b"%%")
+        same = resp.strings([word for pair in fields.items() for word in pair]).replace(b"%", b"%%")
+        return b"*%d\r\n%b$%d\r\n%%d-%%d\r\n%b%b$%d\r\n%%d\r\n%b$%%d\r\n%%b\r\n" % (
+            *(count, before, id_size, same, resp.strings([b"time"]), time_size, resp.strings([b"data"])),
+        )
 
 
 class RedisEngine(ConnectedEngine):
@@ -105,38 +114,31 @@ class RedisEngine(ConnectedEngine):
         self._asked.extend(messages)
         self.write(b"".join([message for _, message in messages]))
 
-    def receive(self) -> Iterable[MessageFate]:
-        fates: list[MessageFate] = []
+    def receive(self) -> ServerAnswers:
+        kept: list[int] = []
+        found: list[int] = []
+        refused: list[RefusedMessage] = []
         while data := self.read():
             with self._understood():
                 replies = self._reader.feed(data)
+            if len(replies) > len(self._asked):
+                raise self._useless("it answers what was not asked")
             for reply in replies:
-                if not self._asked:
-                    raise self._useless("it answers what was not asked")
                 number, message = self._asked.popleft()
-                fate = self._fate(number, message, reply) if message else self._found(number, reply)
-                if fate is not None:
-                    fates.append(fate)
-        return fates
-
-    def _fate(self, number: int, message: bytes, reply: resp.RespReply) -> MessageFate | None:
-        """What became of a message; None: it is looked for."""
-        if not isinstance(reply, resp.RespFailure):
-            return MessageFate(number)
-        if NOT_ABOVE in reply.text:
-            mine = id_of(message)
-            self._asked.append((number, b""))
-            self.write(resp.command("XRANGE", self._key, mine, mine, "COUNT", 1))
-            return None
-        raise self._refused(reply)
-
-    def _found(self, number: int, reply: resp.RespReply) -> MessageFate:
-        """What became of a message that the server had refused since its id is not above all others."""
-        if isinstance(reply, resp.RespFailure):
-            raise self._refused(reply)
-        if reply:
-            return MessageFate(number, is_duplicate=True)
-        return MessageFate(number, reason=OVERTAKEN, cause=f"another program writes {self._key}, too")
+                if isinstance(reply, resp.RespFailure):
+                    if not message or NOT_ABOVE not in reply.text:
+                        raise self._refused(reply)
+                    mine = id_of(message)
+                    self._asked.append((number, b""))
+                    self.write(resp.command("XRANGE", self._key, mine, mine, "COUNT", 1))
+                elif message:
+                    kept.append(number)
+                elif reply:  # it was refused since it is there
+                    found.append(number)
+                else:
+                    cause = f"another program writes {self._key}, too"
+                    refused.append(RefusedMessage(number, OVERTAKEN, cause))
+        return ServerAnswers(kept + found, len(found), refused)
 
     def _ask(self, connection: ServerConnection, *words: bytes | str | int) -> resp.RespReply:
         """While it may wait. Raises SinkError if it is refused."""

@@ -29,7 +29,7 @@ PAYLOAD_MAX_BYTES = 1 << 20
 STREAM_NOT_FOUND = 10_059
 MESSAGE_EXCEEDS_MAXIMUM = 10_054
 
-HEAD = b"NATS/1.0\r\n"
+HEAD = "NATS/1.0\r\n"
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
 
@@ -64,6 +64,12 @@ class NatsReader:
     """Takes the bytes of a connection, and gives what a server has said with them."""
 
     _bytes: bytearray = field(default_factory=bytearray)
+
+    def take_rest(self) -> bytes:
+        """What it has of something that is not whole: for who reads that otherwise."""
+        rest = bytes(self._bytes)
+        self._bytes.clear()
+        return rest
 
     def feed(self, data: bytes) -> list[NatsMessage | NatsLine]:
         """What is whole by now. Raises NatsError."""
@@ -142,6 +148,25 @@ class StoredMessage(NamedTuple):
 
     sequence: int
     is_duplicate: bool  # it was there before: it is not there twice
+
+
+class StoredScanner:
+    """Reads answers in a row to messages that are stored, each to a subject that ends with a number.
+
+    It does in a few steps what NatsReader and :func:`parse_stored` do for one after the other.
+    """
+
+    def __init__(self, prefix: bytes) -> None:
+        """``prefix`` is that of the subjects, before the number."""
+        answer = rb"MSG %b([0-9]{1,20}) [0-9]+ +[0-9]+\r\n%b\r\n" % (re.escape(prefix), _STORED.pattern)
+        self._answer = re.compile(answer)
+        self._answers = re.compile(rb"(?:%b)*+" % answer)  # possessive: it never tries again
+
+    def scan(self, data: bytes) -> tuple[list[int], int, int]:
+        """The numbers, how many of them were stored before, and where the first other thing begins."""
+        end = self._answers.match(data).end()  # type: ignore[union-attr] # it matches nothing, too
+        found = self._answer.findall(data, 0, end)
+        return [int(number) for number, _, _ in found], sum(bool(again) for _, _, again in found), end
 
 
 class JetStreamRefusal(NamedTuple):

@@ -5,6 +5,7 @@ A command is an array of strings, each with its length before it; so is an answe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -14,6 +15,11 @@ ARRAY_MAX = 64
 DEPTH_MAX = 8
 # Of an answer in all.
 ANSWER_MAX_BYTES = 4 << 20
+
+
+# The answer to XADD: an id, whose length is not looked at.
+_ID = re.compile(rb"\$[0-9]{1,2}\r\n([0-9]{1,20}-[0-9]{1,20})\r\n")
+_IDS = re.compile(rb"(?:\$[0-9]{1,2}\r\n[0-9]{1,20}-[0-9]{1,20}\r\n)*+")
 
 
 class RespError(ValueError):
@@ -59,8 +65,9 @@ class RespReader:
     def feed(self, data: bytes) -> list[RespReply]:
         """The answers that are whole by now. Raises RespError."""
         self._bytes += data
-        found: list[RespReply] = []
-        at = 0
+        # A batch of XADD has nothing but ids for answers
+        at = _IDS.match(self._bytes).end()  # type: ignore[union-attr] # it matches nothing, too
+        found: list[RespReply] = [*_ID.findall(self._bytes[:at])]
         try:
             while at < len(self._bytes):
                 reply, at = self._reply(at)

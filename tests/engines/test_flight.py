@@ -8,14 +8,24 @@ from hypothesis import strategies as st
 from mcastd.engines.flight import Flight
 
 
+def test_answers_in_order() -> None:
+    flight = Flight()
+    messages = [(number, bytes(number)) for number in range(1, 11)]
+    flight.add(messages)
+    assert flight.answer([1, 2, 3]) == messages[:3]
+    assert flight.answer([]) == []
+    assert flight.answer([*range(4, 12)]) == messages[3:]
+    assert (len(flight), flight.size) == (0, 0)
+
+
 @given(st.integers(1, 30), st.data())
 def test_answers_in_any_order(count: int, data: st.DataObject) -> None:
     flight = Flight()
     flight.add([(number, bytes(number)) for number in range(1, count + 1)])
     open_, done = {*range(1, count + 1)}, []
-    for number in data.draw(st.lists(st.integers(0, count + 2), max_size=60)):
-        found = [one for one, _ in flight.answer(number)]
-        open_.discard(number)
+    for numbers in data.draw(st.lists(st.lists(st.integers(0, count + 2), max_size=5), max_size=30)):
+        found = [one for one, _ in flight.answer(numbers)]
+        open_.difference_update(numbers)
         done += found
         first = min(open_, default=count + 1)
         assert done == [*range(1, first)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from support.wait import wait_for
 from mcastd import clock, log
 from mcastd.engines import hand_over as module
 from mcastd.engines.backlog import BacklogBounds
-from mcastd.engines.engine import Encoder, Engine, HandedOver, KeptStream, MessageFate
+from mcastd.engines.engine import Encoder, Engine, HandedOver, KeptStream, RefusedMessage, ServerAnswers
 from mcastd.engines.hand_over import HandOver, HandOverPlan
 from mcastd.engines.segments import KeptMessage
 from mcastd.errors import SinkError
@@ -39,7 +39,7 @@ class Server:
 
     kept: dict[int, bytes] = field(default_factory=dict)
     away: SinkError | OSError | None = None
-    answers: Callable[[int, bytes], MessageFate | None] | None = None
+    answers: Callable[[int, bytes], str | None] | None = None  # a reason; "" keeps it; None says nothing
     forgets: bool = False  # it does not say what it has, when it is connected
     connections: int = 0
     sent: int = 0
@@ -51,7 +51,7 @@ class Memory(Engine):
     def __init__(self, server: Server) -> None:
         self.server = "memory"
         self._at = server
-        self._fates: list[MessageFate] = []
+        self._said = ServerAnswers()
         self._fd = -1
 
     def connect(self) -> int:
@@ -67,13 +67,14 @@ class Memory(Engine):
     def send(self, messages: Sequence[KeptMessage]) -> None:
         for number, message in messages:
             self._at.sent += 1
-            fate = self._at.answers(number, message) if self._at.answers else MessageFate(number)
-            if fate is None:
-                continue
-            if not fate.reason:
-                fate = fate._replace(is_duplicate=number in self._at.kept)
+            reason = self._at.answers(number, message) if self._at.answers else ""
+            said = self._said
+            if reason:
+                self._said = said._replace(refused=[*said.refused, RefusedMessage(number, reason, "no")])
+            elif reason is not None:
+                again = said.duplicates + (number in self._at.kept)
+                self._said = said._replace(kept=[*said.kept, number], duplicates=again)
                 self._at.kept[number] = message
-            self._fates.append(fate)
         os.eventfd_write(self._fd, 1)
 
     @property
@@ -82,13 +83,13 @@ class Memory(Engine):
 
     def flush(self) -> None: ...
 
-    def receive(self) -> Iterable[MessageFate]:
+    def receive(self) -> ServerAnswers:
         if self._at.away is not None:
             raise self._at.away
-        fates, self._fates = self._fates, []
-        if fates:
+        said, self._said = self._said, ServerAnswers()
+        if said != ServerAnswers():
             os.eventfd_read(self._fd)
-        return fates
+        return said
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -167,9 +168,9 @@ def test_what_has_no_answer_is_sent_again_and_kept_once(
     server.forgets = forgets
     lost = threading.Event()
 
-    def answers(number: int, message: bytes) -> MessageFate | None:
+    def answers(number: int, message: bytes) -> str | None:
         server.kept[number] = message
-        return MessageFate(number) if lost.is_set() else None
+        return "" if lost.is_set() else None
 
     server.answers = answers
     handed = start()
@@ -187,11 +188,7 @@ def test_what_has_no_answer_is_sent_again_and_kept_once(
 
 
 def test_one_that_is_refused_is_dropped_and_the_others_go_on(server: Server, start: Start) -> None:
-    def answers(number: int, message: bytes) -> MessageFate:
-        bad = message == b"bad"
-        return MessageFate(number, reason="too-big" if bad else "", cause="it is too big" if bad else "")
-
-    server.answers = answers
+    server.answers = lambda _, message: "too-big" if message == b"bad" else ""
     handed = start()
     handed.put(b"1", b"bad", b"3", b"bad", b"5")
     handed.wait_written(3)

@@ -134,3 +134,26 @@ def test_what_a_server_says_of_itself() -> None:
 def test_subjects(subject: str, is_one: bool) -> None:
     assert nats.is_subject(subject) is is_one
     assert nats.is_subject("a.*.>", wildcards=True)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1 << 63), st.booleans()), max_size=5),
+    st.sampled_from([b"", b"PING\r\n", b"MSG in.7 1 9\r\n", b"MSG in.7 1  24\r\n{"]) | st.binary(max_size=20),
+)
+def test_answers_in_a_row_are_read_as_one_after_the_other(
+    answers: list[tuple[int, bool]], rest: bytes
+) -> None:
+    said = b"".join(
+        b"MSG in.%d 1  %d\r\n%b\r\n" % (number, len(body), body)
+        for number, again in answers
+        for body in [b'{"stream":"TV", "seq":%d%b}' % (number, b', "duplicate": true' if again else b"")]
+    )
+    plain = [
+        (int(one.subject.removeprefix(b"in.")), stored.is_duplicate)
+        for one in NatsReader().feed(said)
+        if isinstance(one, NatsMessage)
+        and isinstance(stored := nats.parse_stored(one.payload), StoredMessage)
+    ]
+    assert plain == answers
+    expected = [number for number, _ in answers], sum(again for _, again in answers), len(said)
+    assert nats.StoredScanner(b"in.").scan(said + rest) == expected
