@@ -376,6 +376,18 @@ def test_what_a_peer_may_have_bounds_what_it_wants(wanted: str, sends: str, expe
     assert found == ([] if expected is None else [ip_network(expected)])
 
 
+def test_of_the_wants_of_several_peers_each_has_its_turn() -> None:
+    """So that one that wants very much leaves room for what the others want."""
+    site = site_with(one=None, two=None, resting=None)
+    names = {"one": ("239.1.0.1", "239.1.0.2", "239.1.0.3"), "two": ("239.2.0.1",), "resting": ("239.3.0.1",)}
+    for name, groups in names.items():
+        wanted = [GroupWant(ip_network(group), ANY_SOURCE, 0) for group in groups]
+        site.links[name].end.peer_wants = SimpleNamespace(wants=wanted)
+    site.links["resting"].rests = True
+    order = ["239.1.0.1", "239.2.0.1", "239.1.0.2", "239.1.0.3"]
+    assert [str(want.groups.network_address) for want in site.wanted_here(names)] == order
+
+
 def test_wants_of_several_are_one() -> None:
     other = ip_address("10.1.0.10")
     hub, *others = sites(4, [(2, 1), (3, 1), (4, 1)], transit=True)

@@ -10,7 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from itertools import groupby
+from itertools import groupby, islice
 
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import Address, SourceFilter, merged, stays_on_link
@@ -32,13 +32,14 @@ from mcastd.tunnel.link.local import (
 )
 from mcastd.tunnel.link.members import InterfaceMembers, is_about_members
 from mcastd.tunnel.link.step import CarriedRun
+from mcastd.tunnel.link.wants import WantedSources
 
 # After something that could not be had, and while the interface is not there.
 RETRY_SECONDS = 5.0
 # For so long after a stream was given, it is not taken; and so many streams are known.
 GIVEN_SECONDS, GIVEN_MAX = 10.0, 4096
-# Pairs of source and group that are known to be wanted, or not to be.
-LOOKED_UP_MAX = 4096
+# Groups that are joined: each takes a socket or more, and others need descriptors, too.
+JOINED_MAX = 4096
 RECEIVE_BUFFER_BYTES = 8 << 20
 # Batches of a tap before others have their turn.
 BATCHES_AT_ONCE = 8
@@ -86,7 +87,7 @@ class InterfaceNetwork:
         self._host = host
         self._interface: Interface | None = None
         self._senders: ForeignSenders | None = None
-        self._wants: tuple[GroupWant, ...] = ()
+        self._wanted = WantedSources()
         self._joined: dict[Address, SourceFilter] = {}
         self._memory: PacketMemory | None = None
         self._taps: dict[int, PacketTap] = {}  # by IP version
@@ -96,7 +97,6 @@ class InterfaceNetwork:
         self._members: InterfaceMembers | None = None
         self._heard = False  # that members want something else
         self._given = GivenStreams() if given is None else given
-        self._looked_up: dict[tuple[Address, Address], bool] = {}
         self._retry_at = 0.0  # monotonic seconds
 
     @property
@@ -133,8 +133,7 @@ class InterfaceNetwork:
         return () if self._members is None else [*self._members.wanted()]
 
     def follow(self, wants: Iterable[GroupWant], now: float) -> None:
-        self._wants = tuple(wants)
-        self._looked_up = {}
+        self._wanted = WantedSources(wants)
         self._settle(now)
 
     def joined(self) -> Mapping[Address, SourceFilter]:
@@ -205,14 +204,7 @@ class InterfaceNetwork:
 
     def _is_wanted(self, source: Address, group: Address) -> bool:
         """Return True if somebody far away wants it: of a prefix, much more may be taken."""
-        if (known := self._looked_up.get((source, group))) is None:
-            if len(self._looked_up) >= LOOKED_UP_MAX:
-                self._looked_up.clear()
-            known = self._looked_up[source, group] = not stays_on_link(group) and any(
-                want.groups.version == group.version and group in want.groups and want.sources.wants(source)
-                for want in self._wants
-            )
-        return known
+        return self._wanted.distance(group, source) is not None and not stays_on_link(group)
 
     def _settle(self, now: float) -> None:
         """Join and take what is wanted, on the interface as it is now."""
@@ -271,7 +263,10 @@ class InterfaceNetwork:
 
     def _join(self, interface: Interface) -> Iterator[str]:
         """Be a member of what is wanted by itself. Yields what cannot be joined, and why."""
-        wanted = _by_group(self._wants)
+        wanted = _by_group(self._wanted.wants)
+        if (excess := len(wanted) - JOINED_MAX) > 0:
+            yield f"{interface.name}: peers want {excess} groups more than the {JOINED_MAX} that are joined"
+            wanted = dict(islice(wanted.items(), JOINED_MAX))
         for group in [group for group in self._joined if group not in wanted]:
             self._joins.leave(interface.index, group)
             del self._joined[group]
@@ -290,7 +285,7 @@ class InterfaceNetwork:
 
     def _tap(self, interface: Interface) -> Iterator[str]:
         """Have the packets that are wanted. Yields what cannot be had, and why."""
-        versions: set[int] = {want.groups.version for want in self._wants}
+        versions: set[int] = {want.groups.version for want in self._wanted.wants}
         if self._asks:  # reports go to groups of their own, and older ones to any
             versions |= interface.versions
         for version in [version for version in self._taps if version not in versions]:
@@ -299,7 +294,7 @@ class InterfaceNetwork:
             del self._overflow[version]
             unwanted.close()
         for version in sorted(versions):
-            of_version = [want.groups for want in self._wants if want.groups.version == version]
+            of_version = [want.groups for want in self._wanted.wants if want.groups.version == version]
             alone = {groups.network_address for groups in of_version if groups.num_addresses == 1}
             has_prefixes = any(groups.num_addresses > 1 for groups in of_version)
             try:

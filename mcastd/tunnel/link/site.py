@@ -193,15 +193,10 @@ class LinkSite:
     # -- what is wanted
 
     def wanted_here(self, names: Iterable[str]) -> list[GroupWant]:
-        """What the peers of these links want of the network here, as far as they may have it."""
-        return [
-            want
-            for link in map(self.links.__getitem__, names)
-            if not link.rests
-            for allowed in link.send
-            for peer_want in link.end.peer_wants.wants
-            if (want := _within(peer_want, allowed)) is not None
-        ]
+        """What the peers of these links want of the network here, as far as they may have it: something of
+        each in turn, since there may not be room for all."""
+        links = map(self.links.__getitem__, names)
+        return [*_in_turn(_allowed(link) for link in links if not link.rests)]
 
     def refused_wants(self, name: str) -> list[GroupWant]:
         """What the peer of a link wants and may not have. For any thread."""
@@ -237,10 +232,17 @@ class LinkSite:
     @staticmethod
     def _wanted_behind(link: SiteLink) -> Iterator[GroupWant]:
         """What the peer of a link wants, as this site asks others for it."""
-        for allowed in link.send:
-            for peer_want in link.end.peer_wants.wants:
-                if (want := _within(peer_want, allowed)) is not None and want.distance < DISTANCE_MAX:
-                    yield want._replace(distance=want.distance + 1)
+        for want in _allowed(link):
+            if want.distance < DISTANCE_MAX:
+                yield want._replace(distance=want.distance + 1)
+
+
+def _allowed(link: SiteLink) -> Iterator[GroupWant]:
+    """What the peer of a link wants, as far as it may have it."""
+    for allowed in link.send:
+        for peer_want in link.end.peer_wants.wants:
+            if (want := _within(peer_want, allowed)) is not None:
+                yield want
 
 
 def _within(want: GroupWant, allowed: Prefix) -> GroupWant | None:

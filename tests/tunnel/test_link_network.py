@@ -1,0 +1,52 @@
+"""An interface as the network here: how much of what peers want is joined, by memberships in memory."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from mcastd.ip import ANY_SOURCE
+from mcastd.net.fake import FakeJoins
+from mcastd.net.interfaces import Host, Interface
+from mcastd.protocols.link_control import GroupWant
+from mcastd.tunnel.link import interface_network
+from mcastd.tunnel.link.interface_network import JOINED_MAX, InterfaceNetwork
+
+LAN = Interface(7, "lan", 0x1043, 0, (ip_address("10.1.0.5"),))
+
+
+class NoTap:
+    """In place of a socket of packets."""
+
+    overflow = 0
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.groups: Any = ()
+
+    def follow(self, groups: Any) -> None:
+        self.groups = groups
+
+    def close(self) -> None:
+        pass
+
+
+def wants(count: int) -> list[GroupWant]:
+    groups = (f"239.1.{number // 256}.{number % 256}" for number in range(count))
+    return [GroupWant(ip_network(group), ANY_SOURCE, 0) for group in groups]
+
+
+def test_of_more_groups_than_may_be_joined_the_first_are_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each takes a descriptor: a peer must not take those that others need."""
+    monkeypatch.setattr(interface_network, "PacketTap", NoTap)
+    joins = FakeJoins()
+    network = InterfaceNetwork("lan", joins, lambda: Host({7: LAN}, 0.0))
+    network.follow(wants(JOINED_MAX + 3), 1.0)
+    assert [*joins.joined] == [(7, want.groups.network_address) for want in wants(JOINED_MAX)]
+    assert network.troubles == (f"lan: peers want 3 groups more than the {JOINED_MAX} that are joined",)
+    network.follow(wants(JOINED_MAX)[1:], 2.0)
+    assert len(joins.joined) == JOINED_MAX - 1
+    assert network.troubles == ()
