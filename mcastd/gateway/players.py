@@ -121,6 +121,8 @@ class Players:
         """The kernel has ``events`` of poll(2) for a connection."""
         if events & READABLE:
             self._read(fd, now)
+        elif events & select.POLLRDHUP:
+            self._half_close(fd, now)
         if events & select.POLLOUT and fd in self._by_fd:
             self._send(fd, now)
 
@@ -250,8 +252,13 @@ class Players:
 
     def _settle(self, fd: int, player: Player) -> None:
         """Wait for what the player waits for, and until it has to have happened."""
-        readable = 0 if player.is_half_closed else select.POLLIN  # its end can be read for ever
-        self._interest.want(fd, readable | (select.POLLOUT if len(player.queue) else 0))
+        if player.is_half_closed:
+            events = 0  # its end could be read for ever
+        elif player.resource is None:
+            events = select.POLLIN
+        else:
+            events = select.POLLRDHUP  # what it sends behind its request is left where it is, and stops it
+        self._interest.want(fd, events | (select.POLLOUT if len(player.queue) else 0))
         self.deadline = min(self.deadline, player.deadline)
 
     def _expire(self, fd: int, now: float) -> None:

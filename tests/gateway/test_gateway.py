@@ -525,6 +525,32 @@ def test_one_that_never_takes_its_answer_is_ended(
         wait_for(lambda: tv.worker.status().connections == 0, "their end")
 
 
+def test_what_is_sent_behind_a_request_is_not_read(gateway: Callable[..., Gateway]) -> None:
+    """It costs the others nothing: it stops whoever sends it."""
+    tv = gateway()
+    with tv.ask() as player:
+        tv.wait_for_players(1)
+        player.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                player.send(bytes(65536))
+        player.settimeout(30)
+        tv.link().deliver(b"one")
+        assert read(player, 3, begun(player)[1]) == b"one"
+        tv.link().deliver(b"two")
+        assert read(player, 3) == b"two"
+        player.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            player.sendall(bytes(1 << 20))
+
+    def has_ended() -> bool:
+        """Its FIN is behind what is not read: only the answer to data tells that it has gone."""
+        tv.link().deliver(b"more")
+        return tv.worker.status().counters.ended == {"gone": 1}
+
+    wait_for(has_ended, "its end")
+
+
 def test_a_stream_has_a_head_however_little_is_held(gateway: Callable[..., Gateway]) -> None:
     tv = gateway(client_buffer=1000)
     with tv.ask() as player:
