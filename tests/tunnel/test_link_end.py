@@ -490,7 +490,7 @@ def test_under_a_flood_of_recorded_hellos_the_peer_is_heard(
 ) -> None:
     """By an end that has just begun, which takes each for the first time; or by one that lost its peer."""
     wire, computed = LinkWire(), Counter[bool]()
-    recorded = hellos(wire, 100)
+    recorded = hellos(wire, 400)
     wire.run(1)
     if is_new:
         there = wire.add(THERE)
