@@ -106,7 +106,12 @@ class ConnectedEngine(Engine):
                 reason=UNREACHABLE,
             )
         if isinstance(error, ssl.SSLError):
-            return SinkError(what, f"TLS failed: {error.reason or error}", reason=UNREACHABLE)
+            way_out = "see whether the server has TLS at this port"
+            return SinkError(what, f"TLS failed: {error.reason or error}", way_out, reason=UNREACHABLE)
         if isinstance(error, TimeoutError):
-            return SinkError(what, "it does not answer", reason=UNREACHABLE, errno=errno.ETIMEDOUT)
-        return SinkError(what, reason_of(error), reason=UNREACHABLE, errno=error.errno or 0)
+            way_out = "see whether the network leads there, and no firewall is in the way"
+            return SinkError(what, "it does not answer", way_out, reason=UNREACHABLE, errno=errno.ETIMEDOUT)
+        way_out = (
+            "start the server, or name the port that it has" if error.errno == errno.ECONNREFUSED else ""
+        )
+        return SinkError(what, reason_of(error), way_out, reason=UNREACHABLE, errno=error.errno or 0)

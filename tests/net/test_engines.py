@@ -191,7 +191,7 @@ def test_a_daemon_that_ends_while_its_server_is_away_goes_on_where_it_was(lab: L
         wait_for(lambda: output_of(daemon)["error"], "it says that there is no server")
         output = output_of(daemon)
         assert output["reason"] == "unreachable"
-        assert output["error"].startswith(f"cannot reach {lab.server.url}: connection refused")
+        assert output["error"].startswith(f"cannot reach {lab.server.url}: connection refused; start the")
         lab.send(*(b"%d" % number for number in range(50)))
         wait_for(lambda: output_of(daemon)["engine"]["waiting"] == 50, "they are held")
         daemon.write(lab.config(queue='"4MiB"'))
