@@ -184,8 +184,8 @@ def test_a_kind_of_source_and_of_protocol_runs(tmp_path: Path) -> None:
         assert (worker["state"], status["source"], status["protocol"]) == ("active", "numbers", "counted")
         assert status["pacing"] == "every 0.005 s"
         assert "counted" in daemon.ctl("status", "count").stdout
-        (sent,) = re.findall(r"^mcastd_sent_datagrams_total\{.*\} (\d+)$", scrape(metrics), re.MULTILINE)
-        assert int(sent) > 5
+        total = re.compile(r"^mcastd_sent_datagrams_total\{.*\} (\d+)$", re.MULTILINE)
+        wait_for(lambda: int(total.findall(scrape(metrics))[0]) > 5, "their count")
         report = daemon.call("Doctor", name="count", watch=0.0)
         assert not [one for one in report["findings"] if one["worker"]]
         assert [one["check"] for one in report["skipped"] if one["worker"]] == ["answers"]  # none was watched
@@ -227,8 +227,11 @@ def test_a_kind_of_protocol_of_a_subscription(tmp_path: Path) -> None:
         def counters() -> dict[str, Any]:
             return daemon.worker("inbound/news")["status"]["counters"]
 
-        wait_for(lambda: counters()["received"] == 6, "six datagrams")
-        assert (counters()["held"], counters()["dropped"]) == (2, {"empty": 1})
+        def accounts() -> tuple[int, int, dict[str, int]]:
+            now = counters()
+            return now["received"], now["held"], now["dropped"]
+
+        wait_for(lambda: accounts() == (6, 2, {"empty": 1}), "six datagrams")
         assert "held: 2" in daemon.ctl("status", "news").stdout
         assert "held 2" in daemon.ctl("top", "--once").stdout
         labels = 'worker="inbound/news",group="239.255.9.9",interface="lo"'
@@ -244,7 +247,7 @@ def test_a_kind_of_protocol_of_a_subscription(tmp_path: Path) -> None:
         daemon.write(config("2h", keep=3))
         daemon.call("Reload")
         wait_for(lambda: not counters()["held"], "what it held")
-        assert path.read_bytes() == b"acebd"
+        wait_for(lambda: path.read_bytes() == b"acebd", "all of it")
         daemon.write(config("2h").replace('"tardy"', '"tardi"'))
         assert "tardi" in check(daemon.config)
         assert daemon.stop() == 0

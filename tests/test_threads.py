@@ -194,7 +194,7 @@ def test_who_asks_for_the_load_does_not_meet_a_socket_half_closed(monkeypatch: p
 
 def reached(path: Path) -> ControlClient | None:
     with contextlib.suppress(ControlError):  # it is there for a moment before anybody listens
-        return ControlClient(path)
+        return ControlClient(path, timeout=60)
     return None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.daemon import MCASTCTL, RunningDaemon
 from support.host import Host
-from support.wait import DEADLINE_SECONDS
+from support.wait import DEADLINE_SECONDS, wait_for
 
 from mcastd.protocols import sdp
 
@@ -27,7 +27,8 @@ def announcing(tmp_path: Path) -> Iterator[Host]:
         'group = "239.255.1.2"\nport = 5004\nttl = 0\ninterface = "lo"\nrepeat = "forever"\n'
         'announce = { name = "All News", interval = "100ms" }\n'
     )
-    with Host() as host, RunningDaemon(tmp_path, config, enter=host.enter([])):
+    with Host() as host, RunningDaemon(tmp_path, config, enter=host.enter([])) as daemon:
+        wait_for(lambda: daemon.worker("outbound/news")["status"]["announcement"]["sent"], "an announcement")
         yield host
 
 

@@ -109,9 +109,11 @@ def test_what_is_not_sent_and_what_is_refused_is_named(pair: Pair, tmp_path: Pat
         result = ctl(pair.left, "send", "--flute", str(tree), TO, *ETH0, *FAST, *PLAIN)
         assert result.returncode == 1
         assert "not sent: link: it is a symbolic link\n" in result.stderr
-        wait_for(lambda: len(content(received)) == 3, "the others")
+        assert listening.process.stdout is not None
+        told = [json.loads(listening.process.stdout.readline()) for _ in range(4)]
         assert listening.interrupt() == 1
-    refused = [one for one in listening.records if "refused" in one]
+    assert content(received).keys() == {"empty", "images/lab.img", "images/ü/small"}
+    refused = [one for one in told if "refused" in one]
     assert [(one["refused"], one["reason"]) for one in refused] == [("one byte", "in-the-way")]
     assert listening.summary["refused"] == {"one byte": "in-the-way"}
     assert "refused 1 file: one byte\n" in listening.err

@@ -172,12 +172,12 @@ def test_a_signal_ends_with_the_summary(pair: Pair, listener: bytes) -> None:
 
 
 def test_nothing_received_is_told_and_what_to_do_next(pair: Pair) -> None:
-    with Listening(pair.right, GROUP, PORT, *ETH0, "--for", "3.5s") as listening:
+    with Listening(pair.right, GROUP, PORT, *ETH0, "--for", "6s") as listening:
         assert listening.wait() == 1
     assert f"joined {GROUP} port {PORT} on eth0: the kernel has it (sources: any)" in listening.err
     assert f"tcpdump -ni eth0 'dst host {GROUP} and udp port {PORT}'" in listening.err
     assert "mcastctl doctor" in listening.err
-    assert "received nothing in 3.5 s" in listening.err
+    assert re.search(r"^received nothing in [6-9]\.\d s$", listening.err, re.MULTILINE)
     assert listening.out == ""
 
 
@@ -259,13 +259,13 @@ def test_losses_are_those_that_the_network_made(pair: Pair) -> None:
             chain prerouting {{
                 type filter hook prerouting priority 0;
                 udp dport {PORT} {number} 0x{b"000000000001".hex()} accept
-                udp dport {PORT} {number} 0x{b"000000020000".hex()} accept
+                udp dport {PORT} {number} 0x{b"000000005000".hex()} accept
                 udp dport {PORT} numgen random mod 7 == 0 counter name lost drop
             }}
         }}""",
     )
     with Listening(pair.right, GROUP, PORT, *ETH0, "--json") as listening:
-        arguments = ("--numbered", "--count", "20000", "--size", "200", "--rate", "20Mbit")
+        arguments = ("--numbered", "--count", "5000", "--size", "200", "--rate", "5Mbit")
         assert ctl(pair.left, "send", TO, *ETH0, *arguments).returncode == 0
         assert listening.interrupt() == 1
     summary = listening.summary
@@ -273,10 +273,10 @@ def test_losses_are_those_that_the_network_made(pair: Pair) -> None:
     assert gone > 0
     assert summary["overflow"] == 0
     assert summary["numbered"] == {
-        "received": 20_000 - gone, "lost": gone, "duplicated": 0, "reordered": 0, "late": 0,
+        "received": 5_000 - gone, "lost": gone, "duplicated": 0, "reordered": 0, "late": 0,
     }  # fmt: skip
     (stream,) = summary["streams"]
-    assert (stream["first"], stream["last"], stream["total"]) == (1, 20_000, 20_000)
+    assert (stream["first"], stream["last"], stream["total"]) == (1, 5_000, 5_000)
     assert f"lost {gone:,} " in listening.err
     assert len(listening.records) + summary["not_shown"] == summary["received"]
 
@@ -403,7 +403,7 @@ def test_with_the_textbook_both_ways(pair: Pair, tmp_path: Path) -> None:
     (tmp_path / "news.txt").write_text("a piece of news, and another\n")
     with Listening(pair.right, GROUP, PORT, "--raw") as listening:
         command = pair.left.enter([compile_textbook("news_sender", tmp_path), GROUP, str(PORT)])
-        subprocess.run(command, cwd=tmp_path, check=True, timeout=30)
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
         assert listening.interrupt() == 0
     assert listening.out == "a piece of news, and another\n"
     receiver = subprocess.Popen(
@@ -425,7 +425,7 @@ def test_from_socat(pair: Pair) -> None:
     with Listening(pair.right, GROUP, PORT, *ETH0, "--count", "1", "--hex") as listening:
         target = f"UDP4-DATAGRAM:{TO},ip-multicast-if=10.0.0.1"
         command = pair.left.enter(["socat", "-u", "STDIN", target])
-        subprocess.run(command, input=b"\x1b[2Jnasty\n", check=True, timeout=20)
+        subprocess.run(command, input=b"\x1b[2Jnasty\n", check=True, timeout=60)
         assert listening.wait() == 0
     assert listening.out.splitlines()[1] == (
         "00000000  1b 5b 32 4a 6e 61 73 74  79 0a                    |.[2Jnasty.|"
@@ -484,7 +484,10 @@ def test_an_interface_that_goes_and_comes_back(pair: Pair) -> None:
     with Listening(pair.right, GROUP, PORT, *ETH0, "--count", "1") as listening:
         pair.right.ip("link set eth0 name eth1")
         assert listening.process.stderr is not None
-        assert b"no such interface" in listening.process.stderr.readline()
+        err = listening.process.stderr
+        wait_for(
+            lambda: b"no such interface" in err.readline(), "its trouble"
+        )  # on a loaded machine: not first
         pair.right.ip("link set eth1 name eth0")
         with Talker(pair.left, "eth0", GROUP, PORT, source="10.0.0.1") as talker:
             wait_for(lambda: talker.send() and listening.process.poll() is not None, "it hears again")
@@ -503,7 +506,7 @@ def test_a_group_comes_by_a_tunnel(pair: Pair) -> None:
         wait_for(lambda: any(kind is RecordKind.BLOCK for kind, _, _ in relay.reports), "its leave")
         relay.answers = lambda _: False
         command = pair.right.enter(
-            [*MCASTCTL, "listen", "232.1.1.1:5004", "--amt", "10.0.0.1", "--for", "4s"]
+            [*MCASTCTL, "listen", "232.1.1.1:5004", "--amt", "10.0.0.1", "--for", "6s"]
         )
         done = subprocess.run(command, capture_output=True, timeout=60, check=False)
         assert done.returncode == 1

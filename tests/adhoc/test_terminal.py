@@ -100,12 +100,12 @@ def test_nothing_from_the_network_moves_the_cursor(pair: Pair) -> None:
 
 
 def test_a_sender_shows_how_far_it_is(pair: Pair) -> None:
-    arguments = ["send", TO, "-i", "eth0", "--numbered", "--count", "100", "--interval", "20ms"]
+    arguments = ["send", TO, "-i", "eth0", "--numbered", "--count", "250", "--interval", "20ms"]
     with Terminal(pair.left.enter([*MCASTCTL, *arguments])) as terminal:
         terminal.wait(f"sending to {GROUP} port {PORT} on eth0 from 10.0.0.1, ttl 1; Ctrl-C ends it")
         terminal.wait(lambda screen: re.search(r"/s, .* sent  \d+%  .* to go", screen), "progress")
         screen = terminal.wait("ended with 0").split("\n")
-    assert re.search(r"sent 100 datagrams, 6,400 bytes in [\d.]+ s: ", screen[1])
+    assert re.search(r"sent 250 datagrams, 16,000 bytes in [\d.]+ s: ", screen[1])
     assert screen[2] == "ended with 0"
 
 

@@ -54,6 +54,10 @@ def names(screen: str) -> list[str]:
     return re.findall(r"^((?:in|out)bound/\w+)", screen, re.MULTILINE)
 
 
+def titles(screen: str) -> list[str]:
+    return (screen.split("\n") + 3 * [""])[2].split()
+
+
 def is_tidy(terminal: Terminal, status: int) -> None:
     """The command has ended, and the terminal is a shell's again."""
     screen = terminal.wait(lambda screen: screen.endswith("\n$"), "the prompt")
@@ -66,9 +70,10 @@ def test_it_shows_sorts_filters_scrolls_and_ends(daemon: RunningDaemon) -> None:
     with top(daemon) as terminal:
         # Of a loaded machine a worker may seem to hang for a moment
         first = "32 of 33 workers active, 1 in trouble; lost 0; in "
-        screen = terminal.wait(lambda screen: screen.startswith(first) and "█" in screen, "traffic")
-        _, _, titles, *rows = screen.split("\n")
-        assert titles.split() == [
+        busy = re.compile(r"^inbound/busy +active +\S+ +\S+k? .*█ +0 +0 127\.0\.0\.1 +0s$", re.MULTILINE)
+        screen = terminal.wait(lambda screen: screen.startswith(first) and busy.search(screen), "traffic")
+        _, _, _, *rows = screen.split("\n")
+        assert titles(screen) == [
             "NAME",
             "STATE",
             "PKT/S",
@@ -81,25 +86,32 @@ def test_it_shows_sorts_filters_scrolls_and_ends(daemon: RunningDaemon) -> None:
         ]
         assert len(rows) == 21
         assert max(map(len, screen.split("\n"))) <= 80
-        assert re.fullmatch(r"inbound/busy +active +\S+ +\S+k? .*█ +0 +0 127\.0\.0\.1 +0s", rows[0])
+        assert busy.fullmatch(rows[0])
         terminal.type("Down", "Down")
         terminal.wait(lambda screen: names(screen)[0] == "inbound/quiet01")
         terminal.type("End")
         assert "13-33 of 33" in terminal.wait("outbound/news")
+        # What is shown changes five times a second, and is drawn bit by bit
         terminal.type("Home", "s")
-        screen = terminal.wait("by STATE")
-        assert re.search(
-            r"^inbound/wan +auto-restart cannot .* eth7: no such interface", screen, re.MULTILINE
+        waiting = re.compile(r"^inbound/wan +auto-restart cannot .* eth7: no such interface", re.MULTILINE)
+        terminal.wait(
+            lambda screen: (
+                "by STATE" in screen and waiting.search(screen) and names(screen)[0] == "inbound/wan"
+            ),
+            "the worst first",
         )
-        assert names(screen)[0] == "inbound/wan"  # the worst first
         terminal.type("s")
-        assert set(names(terminal.wait("by PKT/S"))[:2]) == {"inbound/busy", "outbound/news"}
+        two = {"inbound/busy", "outbound/news"}
+        terminal.wait(lambda screen: "by PKT/S" in screen and set(names(screen)[:2]) == two, "the busiest")
         terminal.type("r")
-        assert "inbound/busy" not in names(terminal.wait("by PKT/S, backwards"))
+        terminal.wait(
+            lambda screen: "by PKT/S, backwards" in screen and "inbound/busy" not in names(screen), "the idle"
+        )
         terminal.type("/", "new")
-        assert names(terminal.wait("show names with: new_")) == ["outbound/news"]
+        found = ["outbound/news"]
+        terminal.wait(lambda screen: "show names with: new_" in screen and names(screen) == found, "one")
         terminal.type("Escape")
-        assert len(names(terminal.wait("1-21 of 33"))) == 21
+        terminal.wait(lambda screen: "1-21 of 33" in screen and len(names(screen)) == 21, "all again")
         terminal.type("h")
         terminal.wait("quit")
         terminal.type("x", "q")
@@ -110,15 +122,17 @@ def test_a_narrow_terminal_and_one_that_changes(daemon: RunningDaemon) -> None:
     with top(daemon, columns=60, lines=12) as terminal:
         screen = terminal.wait(lambda screen: len(screen.split("\n")) == 12)
         assert max(map(len, screen.split("\n"))) <= 60
-        assert screen.split("\n")[2].split() == ["NAME", "STATE", "PKT/S", "BIT/S", "MINUTE", "LOST", "OVFL"]
+        assert titles(screen) == ["NAME", "STATE", "PKT/S", "BIT/S", "MINUTE", "LOST", "OVFL"]
         terminal.resize(120, 40)
         screen = terminal.wait(
             lambda screen: len(names(screen)) == 33 and "no such interface (have: lo)" in screen
         )
-        assert screen.split("\n")[2].split()[-2:] == ["SOURCE", "AGE"]
+        assert titles(screen)[-2:] == ["SOURCE", "AGE"]
         terminal.resize(30, 8)
-        screen = terminal.wait(lambda screen: len(screen.split("\n")) == 8)
-        assert screen.split("\n")[2].split() == ["NAME", "STATE"]
+        terminal.wait(
+            lambda screen: len(screen.split("\n")) == 8 and titles(screen) == ["NAME", "STATE"],
+            "it is drawn anew",
+        )
         terminal.type("C-c")
         is_tidy(terminal, 0)
 
@@ -128,8 +142,10 @@ def test_a_change_of_state_shows_at_once(daemon: RunningDaemon) -> None:
     with Terminal(command) as terminal:
         terminal.wait("32 of 33 workers active")
         assert daemon.ctl("stop-worker", "inbound/busy").returncode == 0
-        screen = terminal.wait(re.compile(r"^inbound/busy +inactive", re.MULTILINE).search)
-        assert "31 of 33 workers active" in screen
+        stopped = re.compile(r"^inbound/busy +inactive", re.MULTILINE)
+        terminal.wait(
+            lambda screen: stopped.search(screen) and "31 of 33 workers active" in screen, "the stop"
+        )
 
 
 def test_it_waits_for_a_daemon_that_is_gone(daemon: RunningDaemon, tmp_path: Path) -> None:
@@ -140,7 +156,10 @@ def test_it_waits_for_a_daemon_that_is_gone(daemon: RunningDaemon, tmp_path: Pat
         terminal.type("s")
         terminal.wait("by STATE")
         with RunningDaemon(tmp_path, SUBSCRIPTION.format("new", 7, 7777, "lo", tmp_path)):
-            assert names(terminal.wait("1 of 1 workers active")) == ["inbound/new"]
+            new = ["inbound/new"]
+            terminal.wait(
+                lambda screen: "1 of 1 workers active" in screen and names(screen) == new, "another"
+            )
         terminal.wait("daemon gone")
         terminal.type("q")
         is_tidy(terminal, 0)
@@ -171,13 +190,14 @@ mcastd.ctl.main()
 
 
 def test_into_a_pipe_it_prints_lines(daemon: RunningDaemon) -> None:
-    result = daemon.ctl("top", "--interval", "100ms", "--count", "2")
+    wait_for(lambda: daemon.workers()["inbound/busy"]["status"]["counters"]["received"], "a first datagram")
+    result = daemon.ctl("top", "--interval", "100ms", "--count", "20")
     assert (result.returncode, result.stderr) == (0, "")
     title, *lines = result.stdout.splitlines()
     assert title.split() == ["TIME", "NAME", "STATE", "PKT/S", "BIT/S", "LOST", "OVERFLOW", "AGE", "SOURCE"]
-    assert len(lines) == 2 * 33
+    assert len(lines) == 20 * 33
     busy = [line.split() for line in lines if " inbound/busy " in line]
-    assert [line[2] for line in busy] == ["active", "active"]
+    assert [line[2] for line in busy] == 20 * ["active"]
     assert any(float(line[3]) > 0 for line in busy)
     assert busy[0][-1] == "127.0.0.1"
     waiting = [line for line in lines if " inbound/wan " in line]

@@ -171,4 +171,4 @@ def server(path: Path, daemon: FakeDaemon) -> Iterator[ControlServer]:
     yield server
     daemon.proceed.set()
     server.close()
-    assert set(threading.enumerate()) <= before
+    wait_for(lambda: set(threading.enumerate()) <= before, "no thread is left")

@@ -28,7 +28,7 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-def failure(path: Path, timeout: float = 10) -> str:
+def failure(path: Path, timeout: float = 60) -> str:
     with pytest.raises(ControlError) as raised, ControlClient(path, timeout) as client:
         client.call("io.mcastd.List")
     text = str(raised.value)

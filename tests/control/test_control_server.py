@@ -47,6 +47,16 @@ def names(path: Path) -> list[str]:
         return [worker["name"] for worker in client.call("io.mcastd.List")["workers"]]
 
 
+def is_served(path: Path) -> bool:
+    """Whether a client gets an answer of a server that drops who is silent, or does not read, very soon.
+
+    That may be this client, too, on a loaded machine.
+    """
+    with contextlib.suppress(ControlError):
+        return bool(names(path))
+    return False
+
+
 def is_dropped(connection: socket.socket) -> bool:
     """Wait until the server ends the connection; what it sent before is dropped too."""
     try:
@@ -444,7 +454,7 @@ def test_other_users_cannot_lock_root_out(daemon: Any, call: bytes) -> None:
         stack.callback(server.close)
         os.chmod(directory, 0o755)
         path.chmod(0o666)  # as for members of the group
-        with ControlClient(path, timeout=10) as regular, ControlClient(path, timeout=60) as silent:
+        with ControlClient(path, timeout=60) as regular, ControlClient(path, timeout=60) as silent:
             assert silent.call("io.mcastd.Describe")
             command = [sys.executable, "-c", CROWD, str(path), call[:-1].decode()]
             crowd = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -479,7 +489,7 @@ def test_a_client_that_does_not_read_is_dropped(path: Path, daemon: Any) -> None
                 with contextlib.suppress(TimeoutError):
                     sent += connection.send(LIST * 100)
         assert sent < 64 << 20
-        assert names(path)
+        wait_for(lambda: is_served(path), "others are served")
     server.close()
 
 
@@ -501,7 +511,7 @@ def test_close_lets_a_reply_go_out(server: ControlServer, path: Path, daemon: An
     with connect(path) as slow, connect(path) as silent:
         slow.sendall(Call("io.mcastd.Reload").encode())
         assert daemon.entered.acquire(timeout=60)
-        closing = threading.Thread(target=server.close, args=(10,))
+        closing = threading.Thread(target=server.close, args=(60,))
         closing.start()
         assert is_dropped(silent)
         daemon.proceed.set()

@@ -357,7 +357,7 @@ def test_close_lets_a_reader_finish(
     path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sink = make_fifo(path, queue=4 * PIPE_BYTES)
-    monkeypatch.setattr(fifo, "LINGER_SECONDS", 10.0)
+    monkeypatch.setattr(fifo, "LINGER_SECONDS", 60.0)
     data = b""
 
     def read() -> None:

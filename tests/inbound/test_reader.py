@@ -41,7 +41,7 @@ class Guest:
             self.refuses -= 1
             return None
         if self.stuck is not None:
-            self.stuck.wait(30)
+            self.stuck.wait(60)
         try:
             count = os.eventfd_read(self.fd)
         except BlockingIOError:
@@ -66,6 +66,7 @@ def reader(no_fd_leak: None) -> Iterator[Reader]:
 
 @pytest.fixture
 def guests(reader: Reader) -> Iterator[list[Guest]]:
+    reader._thread.step_max_seconds = 60  # a thread that has to wait for the processor is no long visit
     guests = [Guest(reader) for _ in range(50)]
     yield guests
     for guest in guests:
@@ -82,6 +83,7 @@ def test_one_thread_takes_what_comes_to_all(guests: list[Guest]) -> None:
 
 
 def test_what_was_there_before_is_taken(reader: Reader) -> None:
+    reader._thread.step_max_seconds = 60
     guest = Guest(reader)
     reader.remove(guest.fd, guest)
     guest.deliver(3)
@@ -110,6 +112,7 @@ def test_who_cannot_be_visited_is_visited_again(guests: list[Guest]) -> None:
 
 def test_a_long_visit_holds_nobody_up(guests: list[Guest], monkeypatch: pytest.MonkeyPatch) -> None:
     slow, *others = guests
+    slow.reader._thread.step_max_seconds = 1
     slow.stuck = threading.Event()
     for guest in others:
         guest.deliver()
@@ -131,6 +134,7 @@ def test_a_long_visit_holds_nobody_up(guests: list[Guest], monkeypatch: pytest.M
 
 def test_those_that_the_stuck_one_knew_of_are_visited_by_the_next(reader: Reader) -> None:
     """Edge-triggered: what epoll has told once, it does not tell again."""
+    reader._thread.step_max_seconds = 1
     gate = threading.Event()
     first = Guest(reader)
     first.stuck = gate
@@ -193,6 +197,7 @@ def test_one_thread_leads_although_there_was_none_to_stand_by_at_first(
             raise RuntimeError("can't start new thread")
         start(thread)
 
+    reader._thread.step_max_seconds = 60
     monkeypatch.setattr(threading.Thread, "start", refuse_the_deputy)
     refused = Guest(reader)
     monkeypatch.undo()
@@ -204,11 +209,12 @@ def test_one_thread_leads_although_there_was_none_to_stand_by_at_first(
     guest.close()
 
 
-def test_a_nap_is_no_long_visit(reader: Reader) -> None:
-    reader._thread.step_max_seconds = 0.001
-    guest = Guest(reader, max_latency=0.2)
+def test_a_nap_is_no_long_visit(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.Gather, "wait", lambda _, taken, *__: 0.8 if taken else 0.0)
+    reader._thread.step_max_seconds = 0.5
+    guest = Guest(reader)
     before_naps = reader._thread.current
-    for _ in range(5):
+    for _ in range(3):
         before = guest.taken
         guest.deliver(100)
         wait_for(lambda before=before: guest.taken > before, "taken")

@@ -297,7 +297,7 @@ class Receiver:
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
         self._sock.bind((host, 0))
-        self._sock.settimeout(5)
+        self._sock.settimeout(60)
         self.port: int = self._sock.getsockname()[1]
 
     def receive(self) -> bytes:

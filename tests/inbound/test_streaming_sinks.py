@@ -48,7 +48,7 @@ def output(no_fd_leak: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeOu
 @pytest.fixture
 def listening() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         yield sock
 
 
@@ -67,7 +67,7 @@ def ticked(sink: Sink, is_so: Callable[[], object]) -> None:
 
 def read(sock: socket.socket, size: int) -> bytes:
     """So many bytes."""
-    sock.settimeout(10)
+    sock.settimeout(60)
     found = b""
     while len(found) < size:
         more = sock.recv(size - len(found))
@@ -274,7 +274,7 @@ class UnixReceiver:
     def __init__(self, path: Path, kind: socket.SocketKind) -> None:
         self.sock = socket.socket(socket.AF_UNIX, kind)
         self.sock.bind(str(path))
-        self.sock.settimeout(10)
+        self.sock.settimeout(60)
         if kind == socket.SOCK_STREAM:
             self.sock.listen()
 

@@ -516,7 +516,7 @@ def test_an_output_that_hangs_holds_up_nobody_else(
     write = sink.write
 
     def hang(batch: Any) -> None:
-        gate.wait(30)
+        gate.wait(60)
         write(batch)
 
     monkeypatch.setattr(sink, "write", hang)

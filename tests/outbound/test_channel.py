@@ -336,7 +336,7 @@ def test_what_goes_nowhere_is_dropped_at_its_pace_and_the_channel_says_so(bench:
     it.link.carrier = False
     with it.running() as context:
         it.wait_sent(5)
-        assert context.degraded
+        wait_for(lambda: context.degraded)
         assert context.detail.endswith("; fake0 has no carrier: what is sent now is lost")
         assert it.channel.counters.sent == 0
         it.link.carrier = True
@@ -554,8 +554,8 @@ def test_another_group_begins_a_file_anew_and_goes_on_with_a_fifo(
         if fifo:
             context.send(Signal.NETWORK)
             it.wait_sent(40)
+            wait_for(lambda: it.channel.books().identity[:2] == ("239.255.9.8", 9198), "the other group")
             assert [(config.port, str(config.group)) for config in opened][1:] == [(9198, "239.255.9.8")]
-            assert it.channel.books().identity[:2] == ("239.255.9.8", 9198)
             assert it.link.sent == lines
 
 

@@ -324,7 +324,7 @@ class TestChannel:
             yield channel, context
         finally:
             context.send(Signal.STOP)
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
             channel.close()
             context.close()

@@ -326,7 +326,7 @@ class TestStreams:
             right.sendall(LENGTH.pack(5) + b"right")
             assert read(source, 1) == [b"right"]
             assert (reception(source).received, dropped(source)) == (2, {"malformed": 1})
-            wrong.settimeout(10)
+            wrong.settimeout(60)
             with contextlib.suppress(ConnectionError):
                 assert wrong.recv(1) == b"", "it is told"
 

@@ -224,7 +224,7 @@ def test_multicat_itself_has_recorded_it(tmp_path: Path, opened: Opened) -> None
     packets = b"".join(b"\x47\x1f\xff" + bytes([0x10 | n % 16]) + bytes([n]) * 184 for n in range(70))
     source.write_bytes(packets)
     source.with_suffix(".aux").write_bytes(struct.pack(">10Q", *(270_000 * n for n in range(10))))
-    subprocess.run([program("multicat"), source, path], check=True, timeout=30, capture_output=True)
+    subprocess.run([program("multicat"), source, path], check=True, timeout=60, capture_output=True)
     assert path.with_suffix(".aux").stat().st_size == 80
     assert read_all(opened(path=path)) == [packets[at : at + 1316] for at in range(0, len(packets), 1316)]
 
@@ -330,6 +330,7 @@ def test_a_channel_sends_them_as_far_apart_as_they_came(path: Path, is_shared: b
     try:
         with running(channel) as run:
             wait_for(lambda: len(link.sent) == 12, "both rounds")
+            wait_for(lambda: channel.counters.rounds == 2, "their account")
             assert not run.failures
         assert link.sent == [b"%d" % ms for ms in after] * 2
         due = [ms / 2000 for ms in after]

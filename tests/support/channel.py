@@ -39,6 +39,6 @@ def running(channel: Channel) -> Iterator[Running]:
         yield run
     finally:
         run.context.send(Signal.STOP)
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive(), "it does not stop"
         run.context.close()
