@@ -64,7 +64,7 @@ class Machine:
             )  # fmt: skip
         self.leader = 0
         try:
-            self.leader = wait_for(self._find_leader, "systemd in the container", timeout=30)
+            self.leader = wait_for(self._find_leader, "systemd in the container", timeout=60)
             self._wait_booted()
         except BaseException:
             self.power_off()
@@ -84,7 +84,7 @@ class Machine:
             result = self.run("systemctl", "is-system-running", "--wait", check=False)
             return result.stdout.strip() in ("running", "degraded")
 
-        wait_for(booted, f"{self.name} booted", timeout=60)
+        wait_for(booted, f"{self.name} booted", timeout=120)
 
     # -- commands and files
 
@@ -103,7 +103,7 @@ class Machine:
             capture_output=True,
             text=True,
             check=False,
-            timeout=90,
+            timeout=180,
             input=input,
         )
         if check:
@@ -138,7 +138,7 @@ class Machine:
             state = self.show("ActiveState", "SubState", unit=unit)
             return state == {"ActiveState": "active", "SubState": "running"}
 
-        wait_for(active, f"{unit} active", timeout=30)
+        wait_for(active, f"{unit} active", timeout=60)
 
     def journal(self, *matches: str, unit: str = UNIT) -> list[dict[str, Any]]:
         """What the journal has of the unit since boot, oldest first."""
@@ -160,7 +160,7 @@ class Machine:
             worker = self.workers().get(name)
             return worker if worker and worker["state"] == state else None
 
-        worker = wait_for(reached, f"{name} {state}", timeout=30)
+        worker = wait_for(reached, f"{name} {state}", timeout=60)
         assert worker is not None
         return worker
 
@@ -201,7 +201,7 @@ class Machine:
                     os.rmdir(directory)
             return not self._cgroup.exists()
 
-        wait_for(gone, f"{self._cgroup} empty", timeout=20)
+        wait_for(gone, f"{self._cgroup} empty")
 
 
 MANUAL = Path(__file__).parents[2] / "packaging" / "man" / "mcastd.8"

@@ -81,14 +81,14 @@ def test_the_drop_in_of_the_manual_makes_it_route_also_while_it_is_restarted(boo
         count: int = machine.workers()["bridge/numbers"]["status"]["counters"]["forwarded"]
         return count
 
-    wait_for(lambda: forwarded() > 100, "what is forwarded", timeout=60)
+    wait_for(lambda: forwarded() > 100, "what is forwarded")
     before = machine.main_pid()
     machine.run("systemctl", "restart", "mcastd")
     machine.wait_active()
     machine.wait_worker("bridge/numbers")
     assert machine.main_pid() != before
     again = forwarded()
-    wait_for(lambda: forwarded() > again + 100, "what is forwarded after it", timeout=60)
+    wait_for(lambda: forwarded() > again + 100, "what is forwarded after it")
     sent = feed.stop()
     # Of the very first ones, of which the kernel knew no route yet, it keeps four
     numbers = [number for number in member.stop() if number >= 100]
@@ -176,6 +176,6 @@ def test_the_drop_in_of_the_manual_links_it_to_another_site(boot: Boot) -> None:
     other = machine.start("ip", "netns", "exec", "right", "mcastd", "run", "--config", "/run/far/mcastd.toml")
     feed = Feed(machine, "239.255.9.9", 9999, address="10.9.1.2", ttl=8, namespace="left")
     log = machine.path("/var/log/mcastd/far/numbers.log")
-    wait_for(lambda: log.exists() and log.read_text().count("\n") > 100, "what comes by the link", timeout=60)
+    wait_for(lambda: log.exists() and log.read_text().count("\n") > 100, "what comes by the link")
     assert feed.stop() > 100
     assert other.poll() is None

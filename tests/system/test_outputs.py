@@ -29,7 +29,7 @@ def numbers(output: str) -> str:
 
 
 def wait_growing(machine: Machine, path: str) -> None:
-    wait_for(lambda: machine.path(path).exists() and machine.path(path).stat().st_size > 100, path, 30)
+    wait_for(lambda: machine.path(path).exists() and machine.path(path).stat().st_size > 100, path)
 
 
 @pytest.mark.everywhere
@@ -40,7 +40,7 @@ def test_logrotate_loses_nothing(boot: Boot) -> None:
     machine.run("logrotate", "-f", "/etc/logrotate.conf")
     wait_growing(machine, LOG)
     sent = feed.stop()
-    wait_for(lambda: machine.path(LOG).read_text().split()[-1] == str(sent - 1), "the last number", 30)
+    wait_for(lambda: machine.path(LOG).read_text().split()[-1] == str(sent - 1), "the last number")
     listed = machine.shell(f"stat -c '%n %U:%G %a' {LOG}*").splitlines()
     assert len(listed) == 2
     assert listed[0] == f"{LOG} mcastd:mcastd 640"
@@ -76,13 +76,13 @@ def test_a_pipe_and_its_reader_outlive_a_restart(boot: Boot) -> None:
     for end in ("systemctl restart mcastd", "systemctl kill --kill-whom=main --signal=KILL mcastd"):
         pid = machine.main_pid()
         machine.shell(end)
-        wait_for(lambda: machine.main_pid() not in (0, pid), "the next daemon", 30)  # noqa: B023
+        wait_for(lambda: machine.main_pid() not in (0, pid), "the next daemon")  # noqa: B023
         before = read.stat().st_size
-        wait_for(lambda: read.stat().st_size > before, "what it writes", 30)  # noqa: B023
+        wait_for(lambda: read.stat().st_size > before, "what it writes")  # noqa: B023
         assert machine.path(f"/proc/{reader}").exists()
     feed.stop()
     machine.run("systemctl", "stop", "mcastd")
-    wait_for(lambda: not machine.path(f"/proc/{reader}").exists(), "the end of file", 30)
+    wait_for(lambda: not machine.path(f"/proc/{reader}").exists(), "the end of file")
     lines = list(map(int, read.read_text().split()))
     assert lines == sorted(set(lines))
     machine.run("systemctl", "start", "mcastd")
@@ -113,14 +113,14 @@ def test_a_full_disk_is_survived(boot: Boot) -> None:
         (output,) = machine.workers()["inbound/numbers"]["status"]["outputs"]
         return {**output["counters"], "dropped": sum(output["counters"]["dropped"].values())}
 
-    wait_for(lambda: counters()["dropped"] > 100, "the disk full", 30)
+    wait_for(lambda: counters()["dropped"] > 100, "the disk full")
     full = counters()["written"]
     assert "no space left on device" in machine.messages()
     machine.run("mount", "-o", "remount,size=64m", "/var/log/mcastd")
-    wait_for(lambda: counters()["written"] > full + 100, "written again", 30)
+    wait_for(lambda: counters()["written"] > full + 100, "written again")
     assert machine.show("MainPID", "NRestarts") == {"MainPID": str(pid), "NRestarts": "0"}
     sent = feed.stop()
-    wait_for(lambda: sum((counters()["written"], counters()["dropped"])) == sent, "all accounted for", 30)
+    wait_for(lambda: sum((counters()["written"], counters()["dropped"])) == sent, "all accounted for")
     lines = machine.path(LOG).read_text().splitlines()
     assert len(lines) == counters()["written"]
     assert all(re.fullmatch(r"\d+ {1000}", line) for line in lines), "no torn line"

@@ -27,13 +27,13 @@ def add_other(machine: Machine) -> Feed:
 def wait_received(machine: Machine, more: int = 100) -> None:
     log = machine.path("/var/log/mcastd/other.log")
     before = log.stat().st_size
-    wait_for(lambda: log.stat().st_size > before + more, "more of the feed", timeout=30)
+    wait_for(lambda: log.stat().st_size > before + more, "more of the feed")
 
 
 def all_received(machine: Machine, feed: Feed) -> None:
     sent = feed.stop()
     log = machine.path("/var/log/mcastd/other.log")
-    wait_for(lambda: log.read_bytes().count(b"\n") >= sent, "the end of the feed", timeout=30)
+    wait_for(lambda: log.read_bytes().count(b"\n") >= sent, "the end of the feed")
     assert log.read_text().split() == list(map(str, range(sent)))
 
 
@@ -50,7 +50,7 @@ def test_what_changed_is_new_and_the_rest_loses_nothing(machine: Machine) -> Non
     assert after["inbound/other"]["since"] > before["since"]
     wait_received(machine)
     all_received(machine, feed)
-    wait_for(lambda: machine.wait_worker("inbound/news")["status"]["counters"]["received"], timeout=30)
+    wait_for(lambda: machine.wait_worker("inbound/news")["status"]["counters"]["received"])
 
 
 @pytest.mark.everywhere

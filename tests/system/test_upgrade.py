@@ -78,7 +78,7 @@ def prepare(machine: Machine) -> Feed:
 def wait_more(machine: Machine) -> None:
     log = machine.path("/var/log/mcastd/other.log")
     size = log.stat().st_size if log.exists() else 0
-    wait_for(lambda: log.exists() and log.stat().st_size > size + 100, "more in the log", 30)
+    wait_for(lambda: log.exists() and log.stat().st_size > size + 100, "more in the log")
 
 
 def gaps(numbers: list[int]) -> Iterator[int]:
