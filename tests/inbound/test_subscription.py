@@ -171,6 +171,7 @@ class Queue:
     may_queue = True
     problem = ""
     objects = None
+    engine = None
     awaits: tuple[int, int] | None = None
 
     def __init__(self, *, timed: bool = False) -> None:
@@ -363,6 +364,7 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
                 "reason": None,
                 "received_before": 0,
                 "objects": None,
+                "engine": None,
             }
         ],
         "closed_outputs": {"dropped": {}},
