@@ -50,7 +50,7 @@ test-kernel: programs
 	@$(PYTHON) packaging/kernel.py
 
 # As root, some 45 minutes; BENCH="--quick --rows raw,send" for less, BENCH=--help for all options.
-bench: $(VENV)/installed
+bench: $(VENV)/installed-dev
 	PYTHONPATH=tests:packaging $(BIN)/python -m bench $(BENCH)
 
 # `python3 -m venv`, which Ctrl-C ends without a traceback.

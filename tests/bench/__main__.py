@@ -21,6 +21,7 @@ from bench import (
     rows_beside,
     rows_churn,
     rows_cost,
+    rows_engines,
     rows_file,
     rows_hosts,
     rows_links,
@@ -76,6 +77,7 @@ ROWS: dict[str, Callable[[Bench], list[report.Result]]] = {
     "legs": rows_sequence.legs,
     "ts-checks": rows_analysis.checks,
     "links": rows_links.links,
+    "engines": rows_engines.engines,
 }
 
 
