@@ -14,6 +14,9 @@ class Flight:
 
     def __init__(self) -> None:
         self.size = 0  # bytes
+        self.last = 0  # number of the last message that was ever sent
+        # Up to this number what the server has last does not tell what it has before
+        self.doubted = 0
         self._messages: deque[KeptMessage] = deque()
         self._answered: set[int] = set()  # behind the first that is not
 
@@ -23,7 +26,18 @@ class Flight:
 
     def add(self, messages: Sequence[KeptMessage]) -> None:
         self._messages.extend(messages)
+        self.last = messages[-1][0] if messages else self.last
         self.size += sum(len(message) for _, message in messages)
+
+    @property
+    def is_out_of_order(self) -> bool:
+        """The server has a message, and said nothing of one before it: it may never have had that."""
+        return bool(self._answered)
+
+    def doubt(self) -> None:
+        """The server may have some of these, and not have others before them."""
+        if self._messages:
+            self.doubted = self._messages[-1][0]
 
     def left(self) -> list[KeptMessage]:
         """Those without an answer."""

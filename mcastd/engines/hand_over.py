@@ -30,6 +30,7 @@ from mcastd.bell import Bell
 from mcastd.bounded import begin
 from mcastd.engines.backlog import MESSAGE_OVERHEAD_BYTES, Backlog, BacklogBounds
 from mcastd.engines.engine import (
+    REFUSED,
     UNREACHABLE,
     Encoder,
     Engine,
@@ -310,18 +311,21 @@ class HandOver:
         self._poll.register(engine, select.POLLIN)
         self._trouble = None
         self._log.info("engine.connected", server=engine.server, waiting=self._waiting() + len(self._flight))
-        self._known = known
+        # A number that was never sent is of a clock that was set back since, or of another with our name
+        assert self._backlog is not None
+        self._known = known if known <= max(self._flight.last, self._backlog.first - 1) else 0
         if again := self._unknown(self._flight.left()):
             self._answer_by = clock.monotonic() + ANSWER_SECONDS
             engine.send(again)
 
     def _unknown(self, messages: Sequence[KeptMessage]) -> Sequence[KeptMessage]:
         """Those of the flight that the server may not have; the others are settled."""
-        if not messages or messages[0][0] > self._known:
+        begin, end = self._flight.doubted, self._known
+        known = [number for number, _ in messages if begin < number <= end]
+        if not known:
             return messages
-        known = [number for number, _ in messages if number <= self._known]
         self._settle(ServerAnswers(known, duplicates=len(known)))
-        return messages[len(known) :]
+        return [one for one in messages if not begin < one[0] <= end]
 
     def _connect(self) -> tuple[Engine, int]:
         engine = self._plan.engine(self._stream)
@@ -365,6 +369,10 @@ class HandOver:
 
     def _lose(self, error: McastdError | OSError) -> None:
         """There is no connection, or no longer one."""
+        was_refused = isinstance(error, SinkError) and error.reason == REFUSED
+        if self._engine is not None and (was_refused or self._flight.is_out_of_order):
+            # What was sent behind what it did not take may be there
+            self._flight.doubt()
         self._disconnect()
         if isinstance(error, SinkError):
             self._trouble = error

@@ -265,3 +265,41 @@ def test_more_than_the_queue_holds_is_given_up(server: Server, start: Start, tmp
     first.it.stop(clock.monotonic())
     handed.wait_written(10)
     assert server.kept
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_what_a_server_has_last_says_nothing_of_what_it_did_not_take_before(
+    server: Server, start: Start, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """As while a cluster elects a leader, or a full stream gets room: the second is taken, the first was not."""
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
+    handed = start()
+    handed.put(b"0")
+    handed.wait_written(1)
+
+    def answers(number: int, message: bytes) -> str | None:
+        if server.connections > 1:
+            return ""
+        if message == b"1":
+            if refused:
+                server.away = SinkError("cannot send to memory", "it is full", reason="refused")
+            return None
+        return ""
+
+    server.answers = answers
+    handed.put(b"1", b"2", b"3")
+    if refused:
+        wait_for(lambda: handed.it.picture.trouble is not None, "it is refused")
+        server.away = None
+    handed.wait_written(4)
+    assert {*server.kept.values()} == {b"0", b"1", b"2", b"3"}
+
+
+def test_a_number_that_was_never_sent_is_not_believed(server: Server, start: Start) -> None:
+    """An earlier run has sent it, by a clock that was set back since."""
+    server.kept[1 << 62] = b"before"
+    handed = start(spool=False)
+    handed.put(b"1")
+    handed.wait_written(1)
+    assert [*server.kept.values()] == [b"before", b"1"]
+    assert handed.it.picture.duplicates == 0
