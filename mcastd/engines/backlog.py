@@ -41,9 +41,12 @@ class Backlog:
         self._bounds = bounds
         self._segments = segments
         self._numbers = count(self.first)
+        self._counted_from = 0
         self._memory: deque[KeptMessage] = deque()
         self._memory_bytes = 0
         self._retry_at = 0.0  # monotonic seconds
+        self._lost_up_to = 0  # the last number of the files that were given up
+        self._unspooled: set[int] = set()  # numbers that were taken and are not on the disk
 
     @property
     def waiting(self) -> int:
@@ -58,8 +61,12 @@ class Backlog:
         """Numbers for new messages."""
         return [next(self._numbers) for _ in range(many)]
 
-    def add(self, messages: Sequence[KeptMessage]) -> int:
-        """Returns how many were given up, of these or others, since there is no room."""
+    def add(self, messages: Sequence[KeptMessage], counted_from: int = 0) -> int:
+        """Returns how many were given up, of these or others, since there is no room.
+
+        Those with numbers below ``counted_from`` are not among them.
+        """
+        self._counted_from = counted_from
         self._memory.extend(messages)
         self._memory_bytes += sum(len(one) for _, one in messages) + len(messages) * MESSAGE_OVERHEAD_BYTES
         dropped = self._spool()
@@ -79,10 +86,18 @@ class Backlog:
                 return []
         taken, self._memory = [*self._memory], deque()
         self._memory_bytes = 0
+        if self._segments is not None:
+            self._unspooled.update([number for number, _ in taken])
         return taken
+
+    def is_kept(self, number: int) -> bool:
+        """Return True if a message that was taken, and not forgotten, is on the disk."""
+        return self._segments is not None and number > self._lost_up_to and number not in self._unspooled
 
     def forget(self, number: int) -> None:
         """The engine has all messages up to this one."""
+        if self._unspooled:
+            self._unspooled = {one for one in self._unspooled if one > number}
         if self._segments is not None:
             try:
                 self._segments.forget(number)
@@ -92,10 +107,10 @@ class Backlog:
     def close(self) -> int:
         """Returns how many messages are lost with it: those that were not taken, and are in memory alone."""
         self._retry_at = 0.0
-        self._spool()
+        dropped = self._spool()
         if self._segments is not None:
             self._segments.close()
-        return len(self._memory)
+        return dropped + len(self._memory)
 
     def _spool(self) -> int:
         """Move what is in memory to the disk. Returns how many messages were given up for that."""
@@ -110,7 +125,9 @@ class Backlog:
             while segments.size + self._memory_bytes > self._bounds.spool and segments.size:
                 if not self._bounds.drop_oldest:
                     return dropped + self._drop_memory()
-                dropped += segments.drop_oldest()
+                unread, self._lost_up_to = segments.drop_oldest()
+                # A file has messages of one opening only, and so has what is counted
+                dropped += unread if self._lost_up_to >= self._counted_from else 0
             segments.append([*self._memory])
         except OSError as error:
             self._failed(error)

@@ -14,6 +14,7 @@ one of each.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import threading
 import time
@@ -63,6 +64,8 @@ REPAIR_SECONDS = 1.0
 LOOK_SECONDS = 0.05
 # At its end, for what cannot be interrupted.
 JOIN_SECONDS = 0.5
+# Who needs the bells no more: the one who called stop(), the thread.
+_STOPPED, _ENDED = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +122,19 @@ class HandOver:
         """
         self.picture = HandOverPicture()
         self.counted_from = counted_from
-        self.told = Bell()  # rung when the trouble changes
-        self._more = Bell()
+        with contextlib.ExitStack() as undo:
+            self.told = Bell()  # rung when the trouble changes
+            undo.callback(self.told.close)
+            self._more = Bell()
+            undo.pop_all()
         self._plan = plan
         self._stream = stream
         self._log = log.bind(output=plan.label)
-        self._lock = threading.Lock()  # of the three below
+        self._lock = threading.Lock()  # of the four below
         self._queue: deque[tuple[HandedOver, KeptStream]] = deque()
         self._queued_bytes = 0
         self._results = HandOverResults()
+        self._gone = 0  # of _STOPPED and _ENDED
         self._stop_at: float | None = None  # monotonic seconds
         # The thread's own
         self._poll = select.poll()
@@ -184,11 +191,18 @@ class HandOver:
         self._stop_at = until
         self._more.ring()
         self._thread.join(max(0.0, until - clock.monotonic()) + JOIN_SECONDS)
-        if self._thread.is_alive():
-            return False
-        self._more.close()
-        self.told.close()
-        return True
+        hangs = self._thread.is_alive()
+        self._leave(_STOPPED)
+        return not hangs
+
+    def _leave(self, who: int) -> None:
+        """The last of the two threads that goes closes the bells."""
+        with self._lock:
+            self._gone |= who
+            is_last = self._gone == _STOPPED | _ENDED
+        if is_last:
+            self._more.close()
+            self.told.close()
 
     # -- the thread
 
@@ -201,6 +215,7 @@ class HandOver:
                 self._disconnect()
                 self._retry_at = clock.monotonic() + REPAIR_SECONDS
         self._end()
+        self._leave(_ENDED)
 
     def _is_over(self) -> bool:
         stop_at = self._stop_at
@@ -259,15 +274,13 @@ class HandOver:
             taken, self._queue = self._queue, deque()
             self._queued_bytes = 0
         messages: list[KeptMessage] = []
-        while taken:
-            some, stream = taken.popleft()
+        for some, stream in taken:
             try:
                 messages += self._encoder.encode(some, stream, backlog.number(len(some)))
             except Exception:
-                lost = len(some) + sum(len(one) for one, _ in taken)
-                self._drop(lost, self._error("there is an error in the program", CRASHED))
-                raise
-        dropped = backlog.add(messages) if messages or backlog.trouble else 0
+                self._log.exception("output.crashed")
+                self._drop(len(some), self._error("there is an error in the program", CRASHED))
+        dropped = backlog.add(messages, self.counted_from or 0) if messages or backlog.trouble else 0
         self._spool_trouble = None if backlog.trouble is None else self._of_spool(backlog.trouble)
         if dropped:
             self._drop(dropped, self._spool_trouble or self._full())
@@ -399,10 +412,10 @@ class HandOver:
         except Exception:
             self._log.exception("output.crashed")
         self._disconnect()
-        if self._backlog is not None:
-            if self._plan.spool is None:
-                lost = len(self._flight)
-            lost += self._backlog.close()
+        if (backlog := self._backlog) is not None:
+            begin = self.counted_from or 0
+            flying = [number for number, _ in self._flight.left() if number >= begin]
+            lost = sum(not backlog.is_kept(number) for number in flying) + backlog.close()
         with self._lock:
             lost += sum(len(taken) for taken, _ in self._queue)
             self._queue.clear()

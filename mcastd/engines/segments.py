@@ -138,11 +138,14 @@ class Segments:
         while self._segments and self._segments[0].last <= number and not self._segments[0].unread:
             self._remove_oldest()
 
-    def drop_oldest(self) -> int:
-        """Give up the oldest file. Returns how many of its messages were not read yet. Raises OSError."""
-        unread = self._segments[0].unread
+    def drop_oldest(self) -> tuple[int, int]:
+        """Give up the oldest file. Raises OSError.
+
+        Returns how many of its messages were not read yet, and the number of the last.
+        """
+        unread, last = self._segments[0].unread, self._segments[0].last
         self._remove_oldest()
-        return unread
+        return unread, last
 
     def close(self) -> None:
         self._end_reading()

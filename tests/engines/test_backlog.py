@@ -95,3 +95,64 @@ def test_what_the_disk_does_not_take_is_lost_at_the_end(
     monkeypatch.setattr(spool, "append", fails)
     add(backlog, 3)
     assert backlog.close() == 3
+
+
+def test_what_an_earlier_run_left_is_given_up_uncounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 5 * (SIZE + 12))
+    bounds = BacklogBounds(ROOM, 25 * (SIZE + 12), drop_oldest=True)
+    before = Backlog(bounds, Segments(tmp_path / "spool"), 0)
+    for _ in range(4):
+        add(before, 5)
+    before.close()
+    backlog = Backlog(bounds, Segments(tmp_path / "spool"), 0)
+    added = lost = 0
+    for _ in range(8):
+        numbers = backlog.number(5)
+        lost += backlog.add([(number, bytes(SIZE)) for number in numbers], backlog.first)
+        added += 5
+    assert lost == added - len(taken(backlog)) > 0
+    backlog.close()
+
+
+def test_what_was_taken_and_is_on_no_disk_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 5 * (SIZE + 12))
+    spool = Segments(tmp_path / "spool")
+    backlog = Backlog(BacklogBounds(10 * ROOM, 1800, drop_oldest=True), spool, 0)
+    first, _ = add(backlog, 5)
+    assert taken(backlog) == first
+    assert all(map(backlog.is_kept, first))
+
+    def fails(_: object) -> None:
+        raise OSError(errno.EIO, "")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(spool, "append", fails)
+        second, _ = add(backlog, 5)
+        assert taken(backlog) == second
+    now = backlogs.clock.monotonic() + backlogs.RETRY_SECONDS
+    monkeypatch.setattr("mcastd.clock.monotonic", lambda: now)
+    third, _ = add(backlog, 5)
+    assert [*map(backlog.is_kept, [*first, *second, *third])] == [True] * 5 + [False] * 5 + [True] * 5
+    fourth, dropped = add(backlog, 5)
+    assert dropped == 0
+    assert not any(map(backlog.is_kept, first)), "their file is given up"
+    backlog.forget(second[-1])
+    assert all(map(backlog.is_kept, fourth))
+    backlog.close()
+
+
+def test_what_is_given_up_at_the_end_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Segments(tmp_path / "spool")
+    backlog = Backlog(BacklogBounds(10 * ROOM, 5 * (SIZE + 12), drop_oldest=False), spool, 0)
+    add(backlog, 3)
+
+    def fails(_: object) -> None:
+        raise OSError(errno.EIO, "")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(spool, "append", fails)
+        broken.setattr(backlog, "_bounds", BacklogBounds(10 * ROOM, 1 << 20, drop_oldest=False))
+        add(backlog, 4)
+    assert backlog.close() == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -271,7 +272,7 @@ def test_more_than_the_queue_holds_is_given_up(server: Server, start: Start, tmp
 def test_what_a_server_has_last_says_nothing_of_what_it_did_not_take_before(
     server: Server, start: Start, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
-    """As while a cluster elects a leader, or a full stream gets room: the second is taken, the first was not."""
+    """As while a cluster elects a leader, or a full stream gets room: the second is taken, not the first."""
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
     handed = start()
     handed.put(b"0")
@@ -303,3 +304,33 @@ def test_a_number_that_was_never_sent_is_not_believed(server: Server, start: Sta
     handed.wait_written(1)
     assert [*server.kept.values()] == [b"before", b"1"]
     assert handed.it.picture.duplicates == 0
+
+
+def test_a_fault_of_ours_costs_its_own_batch_alone(server: Server, start: Start) -> None:
+    first = start()
+    wait_for(lambda: first.it.picture.server, "it has the spool")
+    handed = start()
+    for payloads in ((b"1", b"2"), (b"broken", b"3"), (b"4",)):
+        handed.put(*payloads)
+    first.it.stop(clock.monotonic())
+    handed.wait_written(3)
+    assert handed.look().dropped == {"crashed": 2}
+    assert [*server.kept.values()] == [b"1", b"2", b"4"]
+
+
+def test_without_a_descriptor_nothing_is_left_open(
+    start: Start, monkeypatch: pytest.MonkeyPatch, no_fd_leak: None
+) -> None:
+    made: list[module.Bell] = []
+
+    def bell() -> module.Bell:
+        if made:
+            raise OSError(errno.EMFILE, "too many open files")
+        made.append(module_bell())
+        return made[0]
+
+    module_bell = module.Bell
+    monkeypatch.setattr(module, "Bell", bell)
+    with pytest.raises(OSError, match="too many"):
+        start()
+    assert made[0].fileno() < 0

@@ -149,9 +149,9 @@ def test_the_oldest_go_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         spool.append(messages(range(begin, begin + 8)))
     monkeypatch.setattr(segments, "READ_BYTES", 50)
     taken = spool.read()
-    assert spool.drop_oldest() == 8 - len(taken)
+    assert spool.drop_oldest() == (8 - len(taken), 8)
     assert all_of(spool) == messages(range(9, 25))
-    assert spool.drop_oldest() == 0
+    assert spool.drop_oldest() == (0, 16)
     spool.close()
 
 

@@ -92,9 +92,15 @@ class EngineSink(Sink):
     def go_on_from(self, before: Sink) -> None:
         """What it has left in the same spool is counted on."""
         super().go_on_from(before)
-        if isinstance(before, EngineSink) and before._settings.spool == self._settings.spool:
+        if not isinstance(before, EngineSink):
+            return
+        left, before.counters.queued = before.counters.queued, 0
+        if before._settings.spool == self._settings.spool:
             self._counted_from = before._counted_from
-            self.counters.queued, before.counters.queued = before.counters.queued, 0
+            self.counters.queued = left
+        elif left:
+            cause = f"some are left in the spool {before._settings.spool}, which it has no more"
+            self._account.drop(left, self._trouble(cause, STOPPED, "give it that spool again"))
 
     def linger(self, until: float) -> None:
         self._end(until)
@@ -126,7 +132,8 @@ class EngineSink(Sink):
             return
         has_ended = hand_over.stop(until)
         self._collect()
-        self._counted_from = hand_over.counted_from
+        # What a thread that hangs has may come into the spool yet: that is dropped below, and counts no more
+        self._counted_from = hand_over.counted_from if has_ended else None
         self._hand_over, self._last = None, hand_over.picture
         self.deadline = math.inf
         left = self.counters.queued
