@@ -15,6 +15,7 @@ from mcastd.config.explain import Complaint
 from mcastd.config.gateway import GatewaySettings
 from mcastd.config.groups import LINK_CONTROL, ethernet_address, is_bounded, is_public
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
+from mcastd.config.kept_streams import made_too_small
 from mcastd.config.link import LinkSettings
 from mcastd.config.network_sources import IpSource
 from mcastd.config.numbers import format_duration, format_rate, format_size
@@ -426,10 +427,15 @@ def _standbys(config: Config) -> Iterator[Complaint]:
             yield Complaint(("link", name, "standby_of"), why)
 
 
+def _streams_made(config: Config) -> Iterator[Complaint]:
+    yield from (Complaint(location, why) for location, why in made_too_small(config.inbound))
+
+
 BETWEEN_WORKERS: tuple[Callable[[Config], Iterator[Complaint]], ...] = (
     _senders_agree,
     _local_receivers,
     _standbys,
+    _streams_made,
 )
 
 # -- files

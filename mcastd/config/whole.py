@@ -18,6 +18,7 @@ from mcastd.config.discover import Discover
 from mcastd.config.ends import ProgramEnd
 from mcastd.config.gateway import GatewaySettings
 from mcastd.config.inbound import InboundSubscription
+from mcastd.config.kept_streams import written_twice
 from mcastd.config.link import LinkSettings, listening_twice, wrong_standbys
 from mcastd.config.loops import circles, loops
 from mcastd.config.model import Conflicts, GroupSettings, Model, WorkerSettings
@@ -145,7 +146,9 @@ class Config(Model):
             why = f"link.{first} listens there already: each link has a port of its own, at the peer as well"
             yield ("link", name, "listen"), why
         relays = {name: relay for name, relay in self.amt_relay.items() if relay.enabled}
-        yield from wanted_twice(relays, {name: one for name, one in self.inbound.items() if one.enabled})
+        subscriptions = {name: one for name, one in self.inbound.items() if one.enabled}
+        yield from wanted_twice(relays, subscriptions)
+        yield from written_twice(subscriptions)
         for name, why in wrong_standbys(self.link):
             yield ("link", name, "standby_of"), why
         for loop in loops(self.workers()):

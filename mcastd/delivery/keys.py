@@ -83,7 +83,11 @@ def read_secret(place: str, noun: str) -> str:
     """
     path = path_of(place)
     what = f"cannot read {noun} from {printable(path)}"
-    ways_out = {errno.EACCES: f"chown {_own_name()} {shlex.quote(str(path))}"}
+    quoted = shlex.quote(str(path))
+    ways_out = {
+        errno.ENOENT: f"write it there: (umask 077; cat > {quoted}), and chown {_own_name()} {quoted}",
+        errno.EACCES: f"chown {_own_name()} {quoted}",
+    }
     with _explained(what, ways_out), place_of(path) as found:
         text = _read(found, what, secret=True, most=SECRET_MAX_BYTES).strip()
     if not text:
@@ -229,7 +233,8 @@ def _instead(kind: type[WrittenKey], path: Path, error: NotAKeyError) -> str:
         return public if kind is VerifyingKey else "name the right file"
     if kind is VerifyingKey:
         return _to_have(kind, path)
-    return f"make another: {_command(kind, path.with_name(path.name + '.new'))}"
+    # What is there may be something else, that nobody wants to lose: it stays
+    return f"make another, and name that one: {_command(kind, path.with_name(path.name + '.new'))}"
 
 
 def _command(kind: type[WrittenKey], path: Path) -> str:

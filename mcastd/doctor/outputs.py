@@ -24,7 +24,7 @@ from mcastd.doctor.permits import Permit, permit, permit_directory, private_dire
 from mcastd.doctor.quoting import command, counted, toml
 from mcastd.doctor.received_files import hindered
 from mcastd.doctor.subject import Subject
-from mcastd.inbound.sinks.account import EXPECTED
+from mcastd.inbound.sinks.account import EXPECTED, UNREACHABLE
 from mcastd.inbound.sinks.returned import CIRCLE
 from mcastd.paths import KINDS
 from mcastd.status import OutputStatus, SubscriptionStatus
@@ -64,25 +64,26 @@ def _output(subject: Subject[InboundSubscription], looked: Looked) -> Iterator[S
                 yield _unseen(subject, looked, one, private)
         if check := CHECKS.get(type(looked.output)):
             findings = list(check(looked))
-    if not findings and state is not None and state.reason == CIRCLE:
-        findings = [
-            Finding(
-                "circle",
-                Severity.BROKEN,
-                state.error or "",
-                (looked.said, f"its drops: {counted(state.counters.dropped)} (status)"),
-                state.way_out,
-            )
-        ]
-    yield from findings
     if not findings and state is not None and state.error:
-        yield Finding(
-            "output-failing",
-            Severity.BROKEN,
-            state.error,
-            (looked.said, f"its error and drops: {counted(state.counters.dropped)} (status)"),
-            state.way_out or "see the log",
+        findings = [_failing(state, looked.said)]
+    yield from findings
+
+
+def _failing(state: OutputStatus, said: str) -> Finding:
+    """What an output says of itself, where nothing else explains it."""
+    error = state.error or ""
+    way_out = state.way_out
+    if not way_out and state.reason == UNREACHABLE:
+        way_out = (
+            "see whether its name resolves here (getent hosts NAME), and the network leads there (ip route)"
         )
+    return Finding(
+        "circle" if state.reason == CIRCLE else "output-failing",
+        Severity.BROKEN,
+        error.removesuffix(f"; {state.way_out}"),
+        (said, f"dropped: {counted(state.counters.dropped)} (status)"),
+        way_out or "mend the cause: the output is tried again by itself",
+    )
 
 
 def _written(subject: Subject[InboundSubscription], looked: Looked, one: OutputPath) -> list[Finding]:

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from mcastd.cli import main
 from mcastd.delivery import keys
-from mcastd.delivery.keys import KeyFileError, read_key, read_verifying_key
+from mcastd.delivery.keys import KeyFileError, read_key, read_secret, read_verifying_key
 from mcastd.keytext import AccessToken, GroupKey, SigningKey, VerifyingKey, WrittenKey
 from mcastd.protocols import crypto
 
@@ -180,7 +181,7 @@ def test_a_file_without_a_key_is_refused_by_reason(tmp_path: Path, content: byte
     place = written(tmp_path / "images.key", content)
     error = refusal(GroupKey, place)
     assert error.reason == reason
-    assert error.way_out == f"make another: mcastd keygen {place}.new"
+    assert error.way_out == f"make another, and name that one: mcastd keygen {place}.new"
 
 
 @given(st.binary(max_size=80) | st.text("AQab+/= \n\0").map(str.encode))
@@ -354,3 +355,15 @@ def test_a_token_lies_in_a_file_as_keys_do(tmp_path: Path) -> None:
     short = refusal(AccessToken, place)
     assert short.reason == "malformed"
     assert "16 to 128" in str(short)
+    assert short.way_out.startswith("make another, and name that one: ")
+    assert short.way_out.endswith(f"{path}.new)")
+
+
+def test_a_password_that_is_not_there_is_written_as_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "nats password"
+    with pytest.raises(KeyFileError) as missing:
+        read_secret(str(path), "the password")
+    make, separator, own = missing.value.way_out.removeprefix("write it there: ").partition(", and ")
+    assert separator
+    subprocess.run(["sh", "-c", f"{make} && {own}"], input=b"correct horse\n", check=True)
+    assert read_secret(str(path), "the password") == "correct horse"

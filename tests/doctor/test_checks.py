@@ -634,6 +634,34 @@ def test_a_fifo(tmp_path: Path, before: Any, now: Any, expected: list[tuple[str,
 
 
 @pytest.mark.parametrize(
+    ("error", "way_out", "reason", "problem", "fix"),
+    [
+        ("cannot send to it: no; add it", "add it", "refused", "cannot send to it: no", "add it"),
+        (
+            "cannot reach it: no route to host",
+            "",
+            "unreachable",
+            "cannot reach it: no route to host",
+            "ip route",
+        ),
+        ("cannot send to it: odd", "", "refused", "cannot send to it: odd", "by itself"),
+    ],
+)
+def test_what_an_output_says_has_its_way_out_once(
+    error: str, way_out: str, reason: str, problem: str, fix: str
+) -> None:
+    settings = inbound(output={"kind": "tcp", "to": "192.0.2.7:9000"}).settings
+    given = {"path": settings.output[0].label, "error": error, "way_out": way_out, "reason": reason}
+    counters = {"counters": {"dropped": {"full": 7}}}
+    subject = Subject("inbound/news", settings, "active", status={"outputs": [given | counters]})
+    (found,) = outputs.outputs(subject, Given())
+    assert isinstance(found, Finding)
+    assert found.what == problem
+    assert fix in found.fix
+    assert any("7" in one and "dropped" in one for one in found.evidence)
+
+
+@pytest.mark.parametrize(
     ("objects", "expected"),
     [
         ({"states": {"landed": 5, "receiving": 2}, "loss_percent": 40.0}, []),
