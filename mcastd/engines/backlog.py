@@ -14,7 +14,7 @@ from itertools import count
 from typing import NamedTuple
 
 from mcastd import clock
-from mcastd.engines.segments import KeptMessage, Segments
+from mcastd.engines.segments import READ_BYTES, KeptMessage, Segments
 
 # Memory of a message beside its content.
 MESSAGE_OVERHEAD_BYTES = 128
@@ -84,8 +84,12 @@ class Backlog:
             except OSError as error:
                 self._failed(error)
                 return []
-        taken, self._memory = [*self._memory], deque()
-        self._memory_bytes = 0
+        taken: list[KeptMessage] = []
+        room = READ_BYTES
+        while self._memory and room > 0:
+            taken.append(self._memory.popleft())
+            room -= len(taken[-1][1]) + MESSAGE_OVERHEAD_BYTES
+        self._memory_bytes -= sum(len(one) for _, one in taken) + len(taken) * MESSAGE_OVERHEAD_BYTES
         if self._segments is not None:
             self._unspooled.update([number for number, _ in taken])
         return taken

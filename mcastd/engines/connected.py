@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import ssl
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from mcastd.engines.engine import UNREACHABLE, Engine
+from mcastd.engines.engine import REFUSED, UNREACHABLE, Engine
 from mcastd.errors import SinkError, reason_of
 from mcastd.net.server_connection import ServerConnection, TlsFiles
 
 # For a connection, and for each answer while it is made.
 CONNECT_SECONDS = 5.0
+# What a server may say in one breath: its answers to all that is in flight are far below.
+SAID_MAX_BYTES = 4 << 20
 
 
 class EngineServer(NamedTuple):
@@ -84,10 +86,16 @@ class ConnectedEngine(Engine):
                 return
             self._held = self._held[taken:]
 
-    def read(self) -> bytes:
-        """What has come; empty if nothing has."""
+    def read(self) -> Iterator[bytes]:
+        """What has come, piece by piece, to its end. Raises SinkError if it has none."""
         assert self._connection is not None
-        return self._connection.receive()
+        size = 0
+        while data := self._connection.receive():
+            yield data
+            size += len(data)
+            if size > SAID_MAX_BYTES:
+                what = f"cannot send to {self.server}"
+                raise SinkError(what, "it says far more than it was asked", reason=REFUSED)
 
     def close(self) -> None:
         self._held = memoryview(b"")

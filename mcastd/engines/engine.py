@@ -17,6 +17,11 @@ from mcastd.net.link import Origin
 REFUSED = "refused"  # by the server, which says why
 TOO_BIG = "too-big"  # for the server
 UNREACHABLE = "unreachable"
+# Cause and way out, where a spool was another output's before.
+NOT_OF_THIS_KIND = (
+    "the spool has messages for another kind of engine",
+    "give this output another spool, and that one to an output of that kind",
+)
 
 
 class KeptStream(NamedTuple):

@@ -1,8 +1,8 @@
 """NATS JetStream: messages of a subject, each kept once in a stream of the server.
 
-A message has an id (``Nats-Msg-Id``: HOST/WORKER/NUMBER), by which the server knows one that comes again
-within the ``duplicate_window`` of its stream. After a longer time the last message of the subject tells which
-of ours it has. The answer to a message goes to a subject that ends with its number.
+A message has an id (``Nats-Msg-Id``: HOST/WORKER/SUBJECT/NUMBER), by which the server knows one that comes
+again within the ``duplicate_window`` of its stream. After a longer time the last message of the subject tells
+which of ours it has. The answer to a message goes to a subject that ends with its number.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 from mcastd import __version__
 from mcastd.engines.connected import ConnectedEngine, EngineServer
 from mcastd.engines.engine import (
+    NOT_OF_THIS_KIND,
     REFUSED,
     TOO_BIG,
     Encoder,
@@ -77,7 +78,7 @@ class NatsEncoder(Encoder):
     def __init__(self, subject: str, stream: KeptStream) -> None:
         # Both go into a form, in which a % means a value
         self._begin = f"HPUB {subject} {inbox_of(subject, stream)}.".replace("%", "%%")
-        self._writer = stream.writer.replace("%", "%%")
+        self._writer = writer_of(subject, stream).replace("%", "%%")
 
     def encode(self, taken: HandedOver, stream: KeptStream, numbers: Sequence[int]) -> list[KeptMessage]:
         found: list[KeptMessage] = []
@@ -125,13 +126,17 @@ class NatsEngine(ConnectedEngine):
         super().__init__(servers, files)
         self._login = login
         self._subject = subject
-        self._writer = stream.writer
+        self._name = stream.writer
+        self._writer = writer_of(subject, stream)
         self._inbox = inbox_of(subject, stream)
         self._prefix = f"{self._inbox}.".encode()
+        self._begin = f"HPUB {subject} {self._inbox}.".encode()
         self._plan = plan
         self._reader = nats.NatsReader()
         self._max_payload = nats.PAYLOAD_MAX_BYTES
         self._refused: list[RefusedMessage] = []  # since receive() was called last
+        self._owes_pong = False
+        self._earlier = ""  # another subject, for which messages were in the spool
         self._stored = nats.StoredScanner(self._prefix)
 
     # -- while the connection is made
@@ -142,6 +147,9 @@ class NatsEngine(ConnectedEngine):
         info = self._info(next(said))
         if info.needs_tls or server.is_encrypted:
             connection.encrypt(server.host, self._files)
+            # What came before may be of anybody
+            self._reader = nats.NatsReader()
+            said = self._said(connection)
         self._max_payload = info.max_payload
         if not info.has_headers:
             raise self._useless(f"it has no headers: it is version {info.version}", "use 2.2 or later")
@@ -154,7 +162,7 @@ class NatsEngine(ConnectedEngine):
             "headers": True,
             "no_responders": True,
             "tls_required": info.needs_tls,
-            "name": self._writer,
+            "name": self._name,
             **self._login.options(info.nonce),
         }
         connection.send_all(
@@ -165,7 +173,9 @@ class NatsEngine(ConnectedEngine):
                 break
             self._note(one)
         self._require_stream(connection, said)
-        return self._known(connection, said)
+        known = self._known(connection, said)
+        self._answer_ping()
+        return known
 
     def _said(self, connection: ServerConnection) -> Iterator[nats.NatsMessage | nats.NatsLine]:
         """What the server says, for as long as it is waited for."""
@@ -243,6 +253,9 @@ class NatsEngine(ConnectedEngine):
     # -- at work
 
     def send(self, messages: Sequence[KeptMessage]) -> None:
+        begin = self._begin
+        if not all(message.startswith(begin) for _, message in messages):
+            messages = [(number, self._readdressed(number, message)) for number, message in messages]
         most = self._max_payload
         # Its head and what stands before it are beside the payload: a kilobyte at most
         if any(len(message) > most for _, message in messages):
@@ -255,11 +268,28 @@ class NatsEngine(ConnectedEngine):
             messages = [one for one, fit in zip(messages, fits, strict=True) if fit]
         self.write(b"".join([message for _, message in messages]))
 
+    def _readdressed(self, number: int, message: bytes) -> bytes:
+        """A message that was made for another subject, host or worker: it is answered to us."""
+        line, end, rest = message.partition(b"\r\n")
+        words = line.split(b" ")
+        if words[0] != b"HPUB" or len(words) != 5:
+            raise self._useless(*NOT_OF_THIS_KIND)
+        if (subject := words[1].decode()) != self._subject:
+            self._earlier = subject
+        words[2] = b"%b%d" % (self._prefix, number)
+        return b" ".join(words) + end + rest
+
+    def _answer_ping(self) -> None:
+        """One PONG does for all; none is added to what the server does not take."""
+        if self._owes_pong and not self.is_full:
+            self._owes_pong = False
+            self.write(nats.PONG)
+
     def receive(self) -> ServerAnswers:
         kept: list[int] = []
         duplicates = 0
-        while data := self.read():
-            data = self._reader.take_rest() + data
+        for piece in self.read():
+            data = self._reader.take_rest() + piece
             numbers, again, end = self._stored.scan(data)  # as a rule there is nothing else
             kept += numbers
             duplicates += again
@@ -269,13 +299,15 @@ class NatsEngine(ConnectedEngine):
                 elif (stored := self._answer(one)) is not None:
                     kept.append(stored[0])
                     duplicates += stored[1]
+        self._answer_ping()
         refused, self._refused = self._refused, []
         return ServerAnswers(kept, duplicates, refused)
 
     def _answer(self, message: nats.NatsMessage) -> tuple[int, bool] | None:
         """The number of a message that is kept, and whether it was before; None: it is refused for good."""
         if message.status:
-            cause = f"no stream of it takes {self._subject}"
+            earlier = f", or {self._earlier}, for which messages were in the spool" if self._earlier else ""
+            cause = f"no stream of it takes {self._subject}{earlier}"
             raise self._useless(cause, f"add the subject to the stream {self._plan.name}")
         number = message.subject[len(self._prefix) :]
         with self._understood():
@@ -299,7 +331,7 @@ class NatsEngine(ConnectedEngine):
         if isinstance(one, nats.NatsMessage):
             return
         if one.name == "PING":
-            self.write(nats.PONG)
+            self._owes_pong = True
         elif one.name == "-ERR":
             said = printable(one.rest.decode(errors="replace").strip("'\" "))
             raise self._useless(f"it says {said}", "see what the user may there")
@@ -320,6 +352,11 @@ def inbox_of(subject: str, stream: KeptStream) -> str:
     """Where the server answers the messages of an output: at each start the same, as they may come again."""
     token = hashlib.sha256(f"{stream.writer}\n{subject}".encode()).hexdigest()[:24]
     return f"_INBOX.mcastd-{token}"
+
+
+def writer_of(subject: str, stream: KeptStream) -> str:
+    """What the ids of an output's messages begin with: a subscription may have several into one stream."""
+    return f"{stream.writer}/{subject}"
 
 
 def payload_bytes(message: bytes) -> int:

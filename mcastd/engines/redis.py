@@ -6,6 +6,7 @@ again, however long ago it came first. So a key has one writer.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,15 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 
 from mcastd.engines.connected import ConnectedEngine, EngineServer
-from mcastd.engines.engine import REFUSED, Encoder, HandedOver, KeptStream, RefusedMessage, ServerAnswers
+from mcastd.engines.engine import (
+    NOT_OF_THIS_KIND,
+    REFUSED,
+    Encoder,
+    HandedOver,
+    KeptStream,
+    RefusedMessage,
+    ServerAnswers,
+)
 from mcastd.engines.segments import KeptMessage
 from mcastd.errors import SinkError
 from mcastd.net.link import Origin
@@ -25,6 +34,8 @@ ANSWER_SECONDS = 5.0
 # A reason to drop: another writer of the same key is ahead.
 OVERTAKEN = "overtaken"
 WRITER = b"writer"
+COMMAND = b"*"
+_NAME = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
 # What a server says to an id that is not above all others of the key.
 NOT_ABOVE = "equal or smaller than the target stream top item"
 
@@ -98,6 +109,8 @@ class RedisEngine(ConnectedEngine):
         self._reader = resp.RespReader()
         # What is answered next: a message by its number; b"" if it was only looked for
         self._asked: deque[KeptMessage] = deque()
+        self._top = 0  # the number of the last entry of the key, when it was connected, if that is of ours
+        self._floor = 0  # the milliseconds of the last entry, if it is of ours: no id may have less
 
     def begin(self, connection: ServerConnection, server: EngineServer) -> int:
         self._reader = resp.RespReader()
@@ -108,17 +121,38 @@ class RedisEngine(ConnectedEngine):
             self._ask(connection, "AUTH", *words)
         self._ask(connection, "PING")
         last = self._ask(connection, "XREVRANGE", self._key, "+", "-", "COUNT", 1)
-        return number_of(last, self._writer)
+        self._floor, self._top = last_of(last, self._writer)
+        return self._top
 
     def send(self, messages: Sequence[KeptMessage]) -> None:
+        if not all(message.startswith(COMMAND) for _, message in messages):
+            # Never to be sent: the server would take what is in datagrams for commands
+            raise self._useless(*NOT_OF_THIS_KIND)
+        messages = self._ascending(messages)
         self._asked.extend(messages)
         self.write(b"".join([message for _, message in messages]))
+
+    def _ascending(self, messages: Sequence[KeptMessage]) -> Sequence[KeptMessage]:
+        """New messages with ids above those before them, also if the clock was set back since."""
+        if not messages:
+            return messages
+        if self._floor <= milliseconds_of(messages[0][1]) <= (last := milliseconds_of(messages[-1][1])):
+            self._floor = last  # as a rule
+            return messages
+        found = []
+        for number, message in messages:
+            if (here := milliseconds_of(message)) >= self._floor:
+                self._floor = here
+            elif number > self._top:
+                message = with_id(message, b"%d-%d" % (self._floor, number))  # noqa: PLW2901
+            found.append((number, message))
+        return found
 
     def receive(self) -> ServerAnswers:
         kept: list[int] = []
         found: list[int] = []
         refused: list[RefusedMessage] = []
-        while data := self.read():
+        for data in self.read():
             with self._understood():
                 replies = self._reader.feed(data)
             if len(replies) > len(self._asked):
@@ -130,7 +164,7 @@ class RedisEngine(ConnectedEngine):
                         raise self._refused(reply)
                     mine = id_of(message)
                     self._asked.append((number, b""))
-                    self.write(resp.command("XRANGE", self._key, mine, mine, "COUNT", 1))
+                    self.write(resp.command("XRANGE", key_of(message), mine, mine, "COUNT", 1))
                 elif message:
                     kept.append(number)
                 elif reply:  # it was refused since it is there
@@ -171,20 +205,42 @@ class RedisEngine(ConnectedEngine):
 def id_of(message: bytes) -> bytes:
     """The id in an XADD as it is sent."""
     words = message.split(b"\r\n", 13)
+    return words[_place_of_id(words)]
+
+
+def with_id(message: bytes, name: bytes) -> bytes:
+    """The same XADD with another id."""
+    words = message.split(b"\r\n", 13)
+    at = _place_of_id(words)
+    words[at - 1 : at + 1] = b"$%d" % len(name), name
+    return b"\r\n".join(words)
+
+
+def milliseconds_of(message: bytes) -> int:
+    """The first part of the id in an XADD."""
+    return int(id_of(message).partition(b"-")[0])
+
+
+def _place_of_id(words: Sequence[bytes]) -> int:
     # *N $4 XADD $n KEY [$6 MAXLEN $1 ~ $n COUNT] $n ID
-    return words[12] if words[6] == b"MAXLEN" else words[6]
+    return 12 if words[6] == b"MAXLEN" else 6
 
 
-def number_of(entries: resp.RespReply, writer: bytes) -> int:
-    """The number of the entry that XREVRANGE has found, if it is of this writer; else 0."""
+def key_of(message: bytes) -> bytes:
+    """The key in an XADD: what waits in a spool may be for another than is written now."""
+    return message.split(b"\r\n", 5)[4]
+
+
+def last_of(entries: resp.RespReply, writer: bytes) -> tuple[int, int]:
+    """Milliseconds and number of the entry that XREVRANGE has found; 0 and 0 if it is of another writer."""
     if not isinstance(entries, list) or not entries or not isinstance(entries[0], list):
-        return 0
+        return 0, 0
     match entries[0]:
         case [bytes(name), list(fields)]:
             of = next((b for a, b in zip(fields[::2], fields[1::2], strict=False) if a == WRITER), None)
-            _, _, number = name.partition(b"-")
-            return int(number) if of == writer and number.isdigit() and len(number) <= 20 else 0
-    return 0
+            if of == writer and (parts := _NAME.fullmatch(name)):
+                return int(parts[1]), int(parts[2])
+    return 0, 0
 
 
 _WAYS_OUT = {

@@ -213,6 +213,35 @@ def test_a_daemon_that_ends_while_its_server_is_away_goes_on_where_it_was(lab: L
         assert numbers_of(lab) == [*range(50)]
 
 
+def test_what_waits_goes_where_it_was_meant_to_after_a_reload(lab: Lab) -> None:
+    name = {"nats": "subject", "redis": "key"}[lab.kind]
+    with lab.daemon() as daemon:
+        wait_for(lambda: output_of(daemon)["error"], "it says that there is no server")
+        lab.send(b"1", b"2")
+        wait_for(lambda: output_of(daemon)["engine"]["waiting"] == 2, "they are held")
+        daemon.write(lab.config(**{name: '"mcast.other"'}))
+        assert daemon.ctl("reload").returncode == 0
+        lab.send(b"3")
+        wait_for(lambda: output_of(daemon)["engine"]["waiting"] == 3, "the third, too")
+        lab.server.start()
+        if isinstance(lab.server, NatsServer):
+            wait_for(
+                lambda: OF["nats"] in (output_of(daemon)["error"] or ""), "its stream is for the new one"
+            )
+            plan = {"name": "TV", "storage": "file", "subjects": ["mcast.>"]}
+            lab.server.api("STREAM.UPDATE.TV", plan)
+        wait_for(lambda: output_of(daemon)["engine"]["waiting"] == 0, "all are there")
+        if isinstance(lab.server, NatsServer):
+            kept = lab.server.kept("mcast.>")  # the third may have been taken while the others were not
+            kept.sort(key=lambda one: one.data)
+            assert [OF["nats"] in one.facts["Nats-Msg-Id"] for one in kept] == [True, True, False]
+        else:
+            kept = lab.kept()
+            assert len(kept) == 2
+            kept += lab.server.kept("mcast.other")
+        assert [one.data for one in kept] == [b"1", b"2", b"3"]
+
+
 def test_without_a_spool_memory_holds_what_fits_and_the_rest_is_counted(lab: Lab) -> None:
     config = lab.config(spool="", queue='"100KiB"', when_full='"drop-oldest"')
     with lab.daemon(config) as daemon:

@@ -1,0 +1,196 @@
+"""What engines make of what servers say, by a connection in memory."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+import pytest
+
+from mcastd.engines.connected import EngineServer
+from mcastd.engines.engine import Engine, HandedOver, KeptStream
+from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine, NatsLogin
+from mcastd.engines.redis import RedisEncoder, RedisEngine, RedisLogin, id_of
+from mcastd.errors import SinkError
+from mcastd.net.link import Origin
+from mcastd.net.server_connection import ServerConnection, TlsFiles
+
+STREAM = KeptStream("239.255.9.7", 9190, "host/inbound/tv")
+INFO = b'INFO {"max_payload":1048576,"headers":true}\r\n'
+
+
+class Scripted(ServerConnection):
+    """A server that says one thing after the other, and takes what it is told to."""
+
+    def __init__(self, said: Iterable[bytes], *, takes: bool = True) -> None:
+        self.said = iter(said)
+        self.taken = b""
+        self.takes = takes
+        self.calls: list[str] = []
+
+    def encrypt(self, host: str, files: TlsFiles) -> None:
+        self.calls.append(f"encrypt {host}")
+
+    def stop_waiting(self) -> None: ...
+
+    def receive(self) -> bytes:
+        return next(self.said, b"")
+
+    def send(self, data: bytes | memoryview) -> int:
+        if self.takes:
+            self.taken += data
+        return len(data) if self.takes else 0
+
+    def send_all(self, data: bytes) -> None:
+        self.taken += data
+
+    def close(self) -> None: ...
+
+
+def nats(subject: str = "mcast.a", stream: KeptStream = STREAM) -> NatsEngine:
+    plan = JetStreamPlan("TV", create=False, max_bytes=None, replicas=1, duplicate_window=120)
+    return NatsEngine(
+        [EngineServer("nats://192.0.2.1", "192.0.2.1", 4222, is_encrypted=False)],
+        TlsFiles(),
+        NatsLogin(),
+        subject=subject,
+        stream=stream,
+        plan=plan,
+    )
+
+
+def redis(key: str = "a") -> RedisEngine:
+    return RedisEngine([], TlsFiles(), RedisLogin(), key=key, stream=STREAM)
+
+
+def connected(engine: NatsEngine | RedisEngine, said: Iterable[bytes], *, takes: bool = True) -> Scripted:
+    engine._connection = found = Scripted(said, takes=takes)
+    return found
+
+
+def handed(*payloads: bytes) -> HandedOver:
+    origins = [Origin("192.0.2.1", 5000, 1, 8)] * len(payloads)
+    return HandedOver(payloads, origins, [1] * len(payloads), sum(map(len, payloads)))
+
+
+def answer(engine: NatsEngine, what: bytes, said: bytes) -> bytes:
+    """MSG to the inbox of an engine."""
+    return b"MSG %b%b 1 %d\r\n%b\r\n" % (engine._prefix, what, len(said), said)
+
+
+def test_what_a_server_says_before_tls_is_not_believed() -> None:
+    """Whoever is on the way can say it: here, that all messages are there."""
+    engine = nats()
+    head = base64.b64encode(b"NATS/1.0\r\nNats-Msg-Id: host/inbound/tv/mcast.a/9999\r\n\r\n").decode()
+    found = json.dumps({"message": {"hdrs": head}}).encode()
+    injected = b"PONG\r\n" + answer(engine, b"ask", b"{}") + answer(engine, b"ask", found)
+    none = b'{"error":{"code":404,"err_code":10037,"description":"no message found"}}'
+    by_tls = b"PONG\r\n" + answer(engine, b"ask", b"{}") + answer(engine, b"ask", none)
+    server = EngineServer("tls://192.0.2.1", "192.0.2.1", 4222, is_encrypted=True)
+    connection = connected(engine, [INFO + injected, by_tls])
+    assert engine.begin(connection, server) == 0
+    assert connection.calls == ["encrypt 192.0.2.1"]
+
+
+@pytest.mark.parametrize("stream", [STREAM, STREAM._replace(writer="renamed/inbound/tv")])
+def test_nats_answers_what_was_made_for_another_subject_or_host(stream: KeptStream) -> None:
+    (message,) = NatsEncoder("mcast.old", STREAM).encode(handed(b"1\r\n"), STREAM, [7])
+    engine = nats(stream=stream)
+    connection = connected(engine, [answer(engine, b"7", b'{"stream":"TV","seq":1}')])
+    engine.send([message])
+    assert connection.taken.startswith(b"HPUB mcast.old %b7 " % engine._prefix)
+    assert connection.taken.partition(b"\r\n")[2] == message[1].partition(b"\r\n")[2]
+    assert engine.receive().kept == [7]
+
+
+def test_nats_names_the_subject_that_no_stream_takes_any_more() -> None:
+    engine = nats()
+    none = b"HMSG %b7 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n" % engine._prefix
+    connected(engine, [none])
+    engine.send(NatsEncoder("mcast.old", STREAM).encode(handed(b"1"), STREAM, [7]))
+    with pytest.raises(SinkError, match=r"or mcast\.old"):
+        engine.receive()
+
+
+def test_what_was_made_for_another_kind_of_engine_is_never_sent() -> None:
+    payload = b"\r\nFLUSHALL\r\nPUB x 1\r\n1\r\n"
+    of_nats = NatsEncoder("mcast.a", STREAM).encode(handed(payload), STREAM, [7])
+    of_redis = RedisEncoder("a", STREAM, None).encode(handed(payload), STREAM, [7])
+    engines: Sequence[tuple[NatsEngine | RedisEngine, list[tuple[int, bytes]]]] = (
+        (nats(), of_redis),
+        (redis(), of_nats),
+    )
+    for engine, messages in engines:
+        connection = connected(engine, [])
+        with pytest.raises(SinkError, match="another kind of engine"):
+            engine.send(messages)
+        assert connection.taken == b""
+
+
+def test_redis_looks_for_a_message_under_the_key_that_it_was_made_for() -> None:
+    engine = redis("new")
+    (message,) = RedisEncoder("old", STREAM, 1000).encode(handed(b"1"), STREAM, [7])
+    above = b"-ERR The ID specified in XADD is equal or smaller than the target stream top item\r\n"
+    connection = connected(engine, [above])
+    engine.send([message])
+    connection.taken = b""
+    engine.receive()
+    assert connection.taken.startswith(b"*6\r\n$6\r\nXRANGE\r\n$3\r\nold\r\n")
+
+
+def endless(said: bytes) -> Iterator[bytes]:
+    return itertools.repeat(said * ((1 << 18) // len(said)))
+
+
+def test_a_server_that_never_stops_talking_is_given_up() -> None:
+    engines: Sequence[tuple[Engine, bytes]] = ((nats(), b"+OK\r\n"), (nats(), b"PING\r\n"))
+    for engine, said in engines:
+        assert isinstance(engine, NatsEngine)
+        connected(engine, endless(said))
+        with pytest.raises(SinkError, match="far more than it was asked"):
+            engine.receive()
+
+
+def test_a_ping_that_comes_a_thousand_times_is_answered_once_and_when_there_is_room() -> None:
+    engine = nats()
+    connection = connected(engine, [b"PING\r\n" * 1000], takes=False)
+    engine.send(NatsEncoder("mcast.a", STREAM).encode(handed(b"1"), STREAM, [7]))
+    held = len(engine._held)
+    engine.receive()
+    assert len(engine._held) == held
+    connection.takes = True
+    engine.flush()
+    engine.receive()
+    assert connection.taken.endswith(b"1\r\nPONG\r\n")
+    assert connection.taken.count(b"PONG") == 1
+
+
+def test_redis_has_ids_that_ascend_also_when_the_clock_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [2_000_000_000_000_000_000]
+    monkeypatch.setattr("mcastd.engines.redis.time.time_ns", lambda: now[0])
+    (before,) = RedisEncoder("a", STREAM, None).encode(handed(b"1"), STREAM, [7])
+    now[0] -= 3600 * 10**9
+    after = RedisEncoder("a", STREAM, 1000).encode(handed(b"2", b"3"), STREAM, [8, 9])
+    engine = redis()
+    connection = connected(engine, [])
+    engine.send([before])
+    assert connection.taken == before[1]
+    connection.taken = b""
+    engine.send(after)
+    assert [id_of(message) for _, message in engine._asked] == [
+        b"2000000000000-7",
+        b"2000000000000-8",
+        b"2000000000000-9",
+    ]
+    assert connection.taken == b"".join(message for _, message in [*engine._asked][1:])
+    # The same where the first was sent on another connection
+    entry = b"*1\r\n*2\r\n$15\r\n2000000000000-7\r\n*2\r\n$6\r\nwriter\r\n$15\r\nhost/inbound/tv\r\n"
+    again = redis()
+    connection = connected(again, [b"+PONG\r\n", entry])
+    assert (
+        again.begin(connection, EngineServer("redis://192.0.2.1", "192.0.2.1", 6379, is_encrypted=False)) == 7
+    )
+    again.send([before, *after])
+    assert [*again._asked] == [*engine._asked]
