@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
+from shlex import quote
 from typing import NamedTuple, TypeVar
 
 from mcastd.config.engine_outputs import EngineOutput, NatsOutput, RedisOutput
@@ -59,7 +60,7 @@ def made_too_small(subscriptions: Mapping[str, InboundSubscription]) -> Iterator
                 maker.location,
                 f"makes the stream {stream} for one subject alone, and then it takes nothing of"
                 f" {other.worker}; make it for all, and leave create out:"
-                f" nats stream add {stream} --subjects {show(_for_all(one.under for one in writers))}",
+                f" nats stream add {quote(stream)} --subjects {_for_all(one.under for one in writers)}",
             )
 
 
@@ -77,12 +78,18 @@ def _ends(output: EngineOutput) -> list[tuple[str, int]]:
 
 
 def _for_all(subjects: Iterable[str]) -> str:
-    """Subjects of NATS that have all of these: what they begin with, or each of them."""
-    words = [subject.split(".") for subject in subjects]
-    common = [
-        column[0] for column in takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))
-    ]
-    # ">" is for one word at least
-    if common and all(len(one) > len(common) for one in words):
-        return ".".join([*common, ">"])
-    return ",".join(dict.fromkeys(".".join(one) for one in words))
+    """Subjects of NATS that have all of these, as the shell takes them: of those with one first word, what
+    they begin with."""
+    by_word: dict[str, list[list[str]]] = defaultdict(list)
+    for words in dict.fromkeys(tuple(subject.split(".")) for subject in subjects):
+        by_word[words[0]].append(list(words))
+    found = []
+    for alike in by_word.values():
+        columns = zip(*alike, strict=False)
+        common = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+        # ">" is for one word at least
+        if all(len(words) > len(common) for words in alike):
+            found.append(".".join([*common, ">"]))
+        else:
+            found += [".".join(words) for words in alike]
+    return quote(",".join(found))

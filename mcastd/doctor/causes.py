@@ -164,6 +164,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("loss-above-protection"),
     _cause("files-refused"),
     _cause("output-failing"),
+    _cause("engine-silent"),
     # what the worker says, where nothing above explains it
     _cause("worker-waiting", "stale"),
     _cause("stale"),

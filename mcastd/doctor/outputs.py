@@ -14,8 +14,10 @@ from mcastd.config import (
     DirectoryOutput,
     FifoOutput,
     InboundSubscription,
+    NatsOutput,
     OutputPath,
     OutputSettings,
+    RedisOutput,
 )
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.files import seen
@@ -77,13 +79,12 @@ def _failing(state: OutputStatus, said: str) -> Finding:
         way_out = (
             "see whether its name resolves here (getent hosts NAME), and the network leads there (ip route)"
         )
-    return Finding(
-        "circle" if state.reason == CIRCLE else "output-failing",
-        Severity.BROKEN,
-        error.removesuffix(f"; {state.way_out}"),
-        (said, f"dropped: {counted(state.counters.dropped)} (status)"),
-        way_out or "mend the cause: the output is tried again by itself",
-    )
+    what = error.removesuffix(f"; {state.way_out}")
+    evidence = (said, f"dropped: {counted(state.counters.dropped)} (status)")
+    if state.reason == CIRCLE:
+        return Finding("circle", Severity.BROKEN, what, evidence, way_out)
+    fix = way_out or "mend the cause: the output is tried again by itself"
+    return Finding("output-failing", Severity.BROKEN, what, evidence, fix)
 
 
 def _written(subject: Subject[InboundSubscription], looked: Looked, one: OutputPath) -> list[Finding]:
@@ -241,8 +242,39 @@ def _files(looked: Looked) -> Iterator[Finding]:
         yield from hindered(output, looked.said, state, state.objects)
 
 
+def _engine(looked: Looked) -> Iterator[Finding]:
+    """Whether a server acknowledges: it is connected, and nothing is refused, or it would be an error."""
+    state, earlier = looked.state, looked.earlier
+    if state is None or earlier is None or state.error or state.engine is None or earlier.engine is None:
+        return
+    engine = state.engine
+    if engine.server is None or not (engine.in_flight and earlier.engine.in_flight):
+        return
+    before = earlier.engine
+    if (state.counters.written, engine.duplicates) == (earlier.counters.written, before.duplicates):
+        moved = (
+            "; if settings of this output were changed while something waited, give it another spool, and"
+            f" have an output with the settings of before hand over what is in {engine.spool}"
+            if engine.spool
+            else ""
+        )
+        yield Finding(
+            "engine-silent",
+            Severity.WARNING,
+            f"{engine.server} acknowledges nothing of what it was sent",
+            (
+                looked.said,
+                f"sent, and not acknowledged: {engine.in_flight} of {engine.waiting} that wait (status)",
+                "acknowledged while watched: 0 (status)",
+            ),
+            f"see whether the server is busy, or hangs{moved}",
+        )
+
+
 # By the settings of a kind of output: what its paths, and its error, do not tell.
 CHECKS: Mapping[type[OutputSettings], Callable[[Looked], Iterator[Finding]]] = {
     DirectoryOutput: _files,
     FifoOutput: _reader,
+    NatsOutput: _engine,
+    RedisOutput: _engine,
 }

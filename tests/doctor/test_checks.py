@@ -661,6 +661,43 @@ def test_what_an_output_says_has_its_way_out_once(
     assert any("7" in one and "dropped" in one for one in found.evidence)
 
 
+def handed(
+    written: int, in_flight: int, server: str | None = "nats://192.0.2.7", error: str | None = None
+) -> dict[str, Any]:
+    engine = {
+        "server": server,
+        "waiting": in_flight + 5,
+        "in_flight": in_flight,
+        "spool": "/srv/spool",
+        "spool_bytes": 0,
+        "taken_up": 0,
+        "duplicates": 0,
+    }
+    label = "nats 192.0.2.7:4222 mcast.{group}.{port}"
+    counters = {"written": written, "dropped": {}}
+    return {"outputs": [{"path": label, "error": error, "counters": counters, "engine": engine}]}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "status", "expected"),
+    [
+        (handed(3, 2), handed(3, 2), [("engine-silent", "warning")]),
+        (handed(3, 2), handed(3, 7), [("engine-silent", "warning")]),
+        (handed(3, 2), handed(4, 2), []),
+        (handed(3, 0), handed(3, 2), []),  # sent just now
+        (handed(3, 2), handed(3, 0), []),
+        (handed(3, 2), handed(3, 2, None), []),  # it is being connected
+        (handed(3, 2), handed(3, 2, error="no stream"), [("output-failing", "broken")]),
+    ],
+)
+def test_a_server_that_acknowledges_nothing(
+    earlier: dict[str, Any], status: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    settings = inbound(output={"kind": "nats", "servers": "nats://192.0.2.7", "stream": "TV"}).settings
+    subject = Subject("inbound/news", settings, "active", status=status, earlier=earlier)
+    assert said(outputs.outputs, subject, Given()) == expected
+
+
 @pytest.mark.parametrize(
     ("objects", "expected"),
     [
