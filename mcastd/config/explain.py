@@ -153,10 +153,20 @@ def _model(location: Location, data: Mapping[str, Any]) -> type[Model]:
 
 
 OF_OUTPUT = "the table of an output of kind = "
+# Where a port stands behind its host, with an example for each.
+WITH_PORT = {
+    "listen": "0.0.0.0:9000",
+    "connect": "host.example.net:9000",
+    "to": "host.example.net:9000",
+    "servers": "nats://host.example.net:9000",
+}
 
 
 def _unknown(key: str, model: type[Model]) -> str:
     known = list(model.fields_by_key())
+    if key == "port" and (ends := [end for end in WITH_PORT if end in known]):
+        examples = " or ".join(f"{end} = {show(WITH_PORT[end])}" for end in ends)
+        return f"unknown key; the port stands behind its host: {examples}"
     places: list[tuple[type[Model], str]] = [
         (DaemonSettings, "[daemon]"),
         (AmtSettings, "[amt]"),

@@ -77,7 +77,8 @@ def _failing(state: OutputStatus, said: str) -> Finding:
     way_out = state.way_out
     if not way_out and state.reason == UNREACHABLE:
         way_out = (
-            "see whether its name resolves here (getent hosts NAME), and the network leads there (ip route)"
+            "see whether it runs, its name resolves here (getent hosts NAME), and the network leads there"
+            " (ip route)"
         )
     what = error.removesuffix(f"; {state.way_out}")
     evidence = (said, f"dropped: {counted(state.counters.dropped)} (status)")

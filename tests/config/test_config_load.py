@@ -318,6 +318,14 @@ def test_a_long_array_and_a_long_string_with_one_error(refused: Refused) -> None
             'protocol = { kind = "flute", key = "/x" }',
             'did you mean "keys"? "key" belongs into [link.NAME] or protocol = {',
         ),
+        (
+            'output = { kind = "nats", port = 4222 }',
+            'the port stands behind its host: servers = "nats://host.example.net:9000"',
+        ),
+        (
+            'output = { kind = "udp", to = "192.0.2.7", port = 5000 }',
+            'the port stands behind its host: to = "host.example.net:9000"',
+        ),
         ('output = { path = "/x", when_full = "block" }', 'of an output of kind = "fifo"'),
     ],
 )
