@@ -212,6 +212,7 @@ def test_what_is_told_of_players(gateway: Callable[..., Gateway]) -> None:
         assert next(playing(one) for one in status.players if one.sent).endswith("s, 2 datagrams")
         assert status.counters.answered == {"200": 1, "404": 1}
         links["239.1.1.2"].deliver(b"x")
+        wait_for(lambda: tv.worker.status().counters.answered["200"] == 2, "it has begun")
     wait_for(lambda: tv.worker.books().gateway == GatewayBooks(players=0, groups=2, lingering=2), "no player")
     assert tv.worker.status().counters.ended == {"gone": 2}
     assert tv.worker.status().counters.answered == {"200": 2, "404": 1}
