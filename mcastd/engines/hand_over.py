@@ -213,6 +213,7 @@ class HandOver:
             except Exception:
                 self._log.exception("output.crashed")
                 self._disconnect()
+                self._trouble = self._error("there is an error in the program", CRASHED)
                 self._retry_at = clock.monotonic() + REPAIR_SECONDS
         self._end()
         self._leave(_ENDED)
@@ -258,7 +259,7 @@ class HandOver:
             until.append(now + LOOK_SECONDS if self._connecting else self._retry_at)
         elif self._flight:
             until.append(self._answer_by)
-        if self._spool_trouble is not None:
+        if self._backlog is not None and self._backlog.trouble is not None:
             until.append(now + REPAIR_SECONDS)
         return max(0.0, min(until) - now)
 
@@ -281,7 +282,7 @@ class HandOver:
                 self._log.exception("output.crashed")
                 self._drop(len(some), self._error("there is an error in the program", CRASHED))
         dropped = backlog.add(messages, self.counted_from or 0) if messages or backlog.trouble else 0
-        self._spool_trouble = None if backlog.trouble is None else self._of_spool(backlog.trouble)
+        self._look_at_spool(backlog)
         if dropped:
             self._drop(dropped, self._spool_trouble or self._full())
 
@@ -291,7 +292,7 @@ class HandOver:
             return False
         spool = self._plan.spool
         try:
-            segments = None if spool is None else Segments(spool)
+            segments = None if spool is None else Segments(spool, self._plan.bounds.spool)
         except (OSError, SinkError) as error:
             self._spool_trouble = error if isinstance(error, SinkError) else self._of_spool(error)
             self._open_at = clock.monotonic() + REPAIR_SECONDS
@@ -432,6 +433,8 @@ class HandOver:
 
     def _show(self) -> None:
         backlog, engine = self._backlog, self._engine
+        if backlog is not None:
+            self._look_at_spool(backlog)
         before, trouble = self.picture.trouble, self._spool_trouble or self._trouble
         self.picture = HandOverPicture(
             server="" if engine is None else engine.server,
@@ -453,6 +456,9 @@ class HandOver:
             return SinkError(self._trouble.what, self._trouble.cause, self._trouble.way_out, reason=FULL)
         room = "queue" if self._plan.spool is None else "spool_size"
         return self._error(f"more has come than {room} holds", FULL, f"raise {room}")
+
+    def _look_at_spool(self, backlog: Backlog) -> None:
+        self._spool_trouble = None if backlog.trouble is None else self._of_spool(backlog.trouble)
 
     def _of_spool(self, error: OSError) -> SinkError:
         what = f"cannot use the spool {self._plan.spool}"

@@ -1,7 +1,7 @@
 """Messages on disk until an engine has them: append-only files, of which whole ones are removed.
 
 ```
-   SPOOL/00000001.spool   message message ... message     up to SEGMENT_BYTES, then the next file
+   SPOOL/00000001.spool   message message ... message     up to SEGMENT_BYTES or so, then the next file
    SPOOL/00000002.spool   message message ...
    SPOOL/known            two numbers (8, 8): the engine has all up to the first; the numbers of this
                           opening begin with the second
@@ -27,6 +27,8 @@ from pathlib import Path
 from mcastd.errors import SinkError
 
 SEGMENT_BYTES = 16 << 20
+# A spool that is full has so many files at least: only whole ones make room.
+FILES = 8
 # Of one message: the longest datagram as JSON is shorter.
 MESSAGE_MAX_BYTES = 1 << 20
 # Read at once, and up to a message more.
@@ -60,10 +62,11 @@ class Segments:
     Each method may take as long as the disk hangs, and raises OSError if that fails.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, room: int = FILES * SEGMENT_BYTES) -> None:
         """Open a spool, made if it is missing. What is left in it is unread.
 
-        Raises OSError; SinkError if another output has it.
+        ``room``, in bytes, is what it is to hold: a part of that is in each file. Raises OSError; SinkError
+        if another output has it.
         """
         self.size = 0  # bytes of all segments
         self.unread = 0  # messages
@@ -71,6 +74,7 @@ class Segments:
         self.known = 0  # the engine has all messages up to this number
         self._segments: list[_Segment] = []
         self._directory = directory
+        self._file_bytes = min(SEGMENT_BYTES, room // FILES)
         self._writing: int | None = None  # the last segment, open
         self._reading: tuple[Path, int] | None = None
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -93,7 +97,7 @@ class Segments:
     def append(self, messages: Sequence[KeptMessage]) -> None:
         """Write messages, one at least: all of them, or none. Raises OSError."""
         data = b"".join([part for number, one in messages for part in (_MESSAGE.pack(len(one), number), one)])
-        if self._writing is None or self._segments[-1].size >= SEGMENT_BYTES:
+        if self._writing is None or self._segments[-1].size >= self._file_bytes:
             self._begin()
         segment, fd = self._segments[-1], self._writing
         assert fd is not None

@@ -156,3 +156,17 @@ def test_what_is_given_up_at_the_end_is_counted(tmp_path: Path, monkeypatch: pyt
         broken.setattr(backlog, "_bounds", BacklogBounds(10 * ROOM, 1 << 20, drop_oldest=False))
         add(backlog, 4)
     assert backlog.close() == 4
+
+
+def test_a_small_spool_has_room_while_the_engine_takes_all(tmp_path: Path) -> None:
+    """Something is always on its way, so no file is done with while it is written to."""
+    bounds = BacklogBounds(10 * ROOM, 20_000, drop_oldest=False)
+    backlog = Backlog(bounds, Segments(tmp_path / "spool", bounds.spool), 0)
+    before = 0
+    for _ in range(200):
+        numbers, dropped = add(backlog, 5)
+        assert dropped == 0
+        assert taken(backlog) == numbers
+        backlog.forget(before)
+        before = numbers[-1]
+    backlog.close()

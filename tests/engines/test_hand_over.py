@@ -334,3 +334,38 @@ def test_without_a_descriptor_nothing_is_left_open(
     with pytest.raises(OSError, match="too many"):
         start()
     assert made[0].fileno() < 0
+
+
+def test_a_spool_that_cannot_be_read_is_told_and_tried_again(
+    server: Server, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = threading.Event()
+    broken.set()
+    read = module.Segments.read
+
+    def fails(self: module.Segments) -> list[KeptMessage]:
+        if broken.is_set():
+            raise OSError(errno.EIO, "")
+        return read(self)
+
+    monkeypatch.setattr(module.Segments, "read", fails)
+    handed = start()
+    wait_for(lambda: handed.it.picture.server, "the connection")
+    handed.put(b"1")
+    trouble = wait_for(lambda: handed.it.picture.trouble, "it is told", timeout=30)
+    assert trouble is not None
+    assert trouble.reason == "spool"
+    broken.clear()
+    handed.wait_written(1)
+
+
+def test_a_fault_of_ours_is_shown(server: Server, start: Start) -> None:
+    server.away = ZeroDivisionError()  # type: ignore[assignment] # which nobody expects
+    handed = start()
+    trouble = wait_for(lambda: handed.it.picture.trouble, "it is shown")
+    assert trouble is not None
+    assert trouble.reason == "crashed"
+    server.away = None
+    handed.put(b"1")
+    handed.wait_written(1)
+    wait_for(lambda: handed.it.picture.trouble is None, "all is well")

@@ -36,7 +36,7 @@ class EngineSink(Sink):
 
     def __init__(self, config: EngineOutput, format: Format, account: Account, means: Means = ALONE) -> None:
         super().__init__(account)
-        self.reasons = reasons_of(config)
+        self.reasons = *reasons_of(config), NO_DESCRIPTORS
         self._settings = config
         self._format = format
         self._plan = plan_of(config)
