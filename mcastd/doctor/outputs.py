@@ -253,12 +253,6 @@ def _engine(looked: Looked) -> Iterator[Finding]:
         return
     before = earlier.engine
     if (state.counters.written, engine.duplicates) == (earlier.counters.written, before.duplicates):
-        moved = (
-            "; if settings of this output were changed while something waited, give it another spool, and"
-            f" have an output with the settings of before hand over what is in {engine.spool}"
-            if engine.spool
-            else ""
-        )
         yield Finding(
             "engine-silent",
             Severity.WARNING,
@@ -268,7 +262,7 @@ def _engine(looked: Looked) -> Iterator[Finding]:
                 f"sent, and not acknowledged: {engine.in_flight} of {engine.waiting} that wait (status)",
                 "acknowledged while watched: 0 (status)",
             ),
-            f"see whether the server is busy, or hangs{moved}",
+            "see whether the server is busy, or hangs",
         )
 
 
