@@ -19,7 +19,7 @@ from itertools import groupby, islice
 from typing import Any
 
 from mcastd import __version__
-from mcastd.engines.connected import ConnectedEngine, EngineServer
+from mcastd.engines.connected import SAID_MAX_BYTES, ConnectedEngine, EngineServer
 from mcastd.engines.engine import (
     NOT_OF_THIS_KIND,
     REFUSED,
@@ -180,8 +180,12 @@ class NatsEngine(ConnectedEngine):
     def _said(self, connection: ServerConnection) -> Iterator[nats.NatsMessage | nats.NatsLine]:
         """What the server says, for as long as it is waited for."""
         until = time.monotonic() + ANSWER_SECONDS
+        size = 0
         while time.monotonic() < until:
-            yield from self._parsed(connection.receive())
+            size += len(data := connection.receive())
+            if size > SAID_MAX_BYTES:
+                raise self._useless("it says far more than it was asked")
+            yield from self._parsed(data)
         raise TimeoutError
 
     def _info(self, line: nats.NatsMessage | nats.NatsLine) -> nats.ServerInfo:

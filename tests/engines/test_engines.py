@@ -151,6 +151,10 @@ def test_a_server_that_never_stops_talking_is_given_up() -> None:
         connected(engine, endless(said))
         with pytest.raises(SinkError, match="far more than it was asked"):
             engine.receive()
+        server = EngineServer("nats://192.0.2.1", "192.0.2.1", 4222, is_encrypted=False)
+        connection = connected(engine, itertools.chain([INFO], endless(said)))
+        with pytest.raises(SinkError, match="far more than it was asked"):
+            engine.begin(connection, server)
 
 
 def test_a_ping_that_comes_a_thousand_times_is_answered_once_and_when_there_is_room() -> None:
