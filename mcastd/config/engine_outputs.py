@@ -74,7 +74,7 @@ class EngineOutput(OutputSettings):
     # By the scheme of an URL: whether it means TLS.
     schemes: ClassVar[dict[str, bool]]
     default_port: ClassVar[int]
-    # The keys of what goes to the server as it is, and is nobody else's business.
+    # The keys of secrets that are sent to the server as they are.
     secrets: ClassVar[tuple[str, ...]] = ("password",)
 
     servers: Servers

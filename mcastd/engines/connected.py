@@ -94,14 +94,17 @@ class ConnectedEngine(Engine):
             yield data
             size += len(data)
             if size > SAID_MAX_BYTES:
-                what = f"cannot send to {self.server}"
-                raise SinkError(what, "it says far more than it was asked", reason=REFUSED)
+                raise self.useless("it says far more than it was asked")
 
     def close(self) -> None:
         self._held = memoryview(b"")
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def useless(self, cause: str, way_out: str = "") -> SinkError:
+        """The server is there, and takes no messages."""
+        return SinkError(f"cannot send to {self.server}", cause, way_out, reason=REFUSED)
 
     def unreachable(self, server: EngineServer, error: OSError) -> SinkError:
         """The same error with the server's name, and a way out."""

@@ -22,7 +22,6 @@ from mcastd import __version__
 from mcastd.engines.connected import SAID_MAX_BYTES, ConnectedEngine, EngineServer
 from mcastd.engines.engine import (
     NOT_OF_THIS_KIND,
-    REFUSED,
     TOO_BIG,
     Encoder,
     HandedOver,
@@ -31,7 +30,6 @@ from mcastd.engines.engine import (
     ServerAnswers,
 )
 from mcastd.engines.segments import KeptMessage
-from mcastd.errors import SinkError
 from mcastd.net.link import Origin
 from mcastd.net.server_connection import ServerConnection, TlsFiles
 from mcastd.printable import printable
@@ -152,7 +150,7 @@ class NatsEngine(ConnectedEngine):
             said = self._said(connection)
         self._max_payload = info.max_payload
         if not info.has_headers:
-            raise self._useless(f"it has no headers: it is version {info.version}", "use 2.2 or later")
+            raise self.useless(f"it has no headers: it is version {info.version}", "use 2.2 or later")
         options = {
             "verbose": False,
             "pedantic": False,
@@ -184,13 +182,13 @@ class NatsEngine(ConnectedEngine):
         while time.monotonic() < until:
             size += len(data := connection.receive())
             if size > SAID_MAX_BYTES:
-                raise self._useless("it says far more than it was asked")
+                raise self.useless("it says far more than it was asked")
             yield from self._parsed(data)
         raise TimeoutError
 
     def _info(self, line: nats.NatsMessage | nats.NatsLine) -> nats.ServerInfo:
         if not isinstance(line, nats.NatsLine) or line.name != "INFO":
-            raise self._useless("it is no server of NATS", "name the port of its clients: 4222 by default")
+            raise self.useless("it is no server of NATS", "name the port of its clients: 4222 by default")
         with self._understood():
             return nats.ServerInfo.parse(line.rest)
 
@@ -202,12 +200,12 @@ class NatsEngine(ConnectedEngine):
         if not isinstance(found, nats.JetStreamRefusal):
             return
         if found.error != nats.STREAM_NOT_FOUND:
-            raise self._useless(found.description, "see whether JetStream is on, and what the user may")
+            raise self.useless(found.description, "see whether JetStream is on, and what the user may")
         if not plan.create:
             way_out = (
                 f'make it (nats stream add {plan.name} --subjects "{self._subject}"), or set create = true'
             )
-            raise self._useless(f"it has no stream {plan.name}", way_out)
+            raise self.useless(f"it has no stream {plan.name}", way_out)
         made = self._ask(
             connection,
             said,
@@ -224,7 +222,7 @@ class NatsEngine(ConnectedEngine):
             },
         )
         if isinstance(made, nats.JetStreamRefusal):
-            raise self._useless(f"it does not make the stream {plan.name}: {made.description}")
+            raise self.useless(f"it does not make the stream {plan.name}: {made.description}")
 
     def _known(self, connection: ServerConnection, said: Iterator[nats.NatsMessage | nats.NatsLine]) -> int:
         """The number of the last message of ours that the server has, if it is the last of the subject."""
@@ -248,7 +246,7 @@ class NatsEngine(ConnectedEngine):
         for one in said:
             if isinstance(one, nats.NatsMessage) and one.subject == reply.encode():
                 if one.status:
-                    raise self._useless("JetStream is not on there", "start it with -js, or jetstream {}")
+                    raise self.useless("JetStream is not on there", "start it with -js, or jetstream {}")
                 with self._understood():
                     return nats.parse_answer(one.payload)
             self._note(one)
@@ -277,7 +275,7 @@ class NatsEngine(ConnectedEngine):
         line, end, rest = message.partition(b"\r\n")
         words = line.split(b" ")
         if words[0] != b"HPUB" or len(words) != 5:
-            raise self._useless(*NOT_OF_THIS_KIND)
+            raise self.useless(*NOT_OF_THIS_KIND)
         if (subject := words[1].decode()) != self._subject:
             self._earlier = subject
         words[2] = b"%b%d" % (self._prefix, number)
@@ -312,7 +310,7 @@ class NatsEngine(ConnectedEngine):
         if message.status:
             earlier = f", or {self._earlier}, for which messages were in the spool" if self._earlier else ""
             cause = f"no stream of it takes {self._subject}{earlier}"
-            raise self._useless(cause, f"add the subject to the stream {self._plan.name}")
+            raise self.useless(cause, f"add the subject to the stream {self._plan.name}")
         number = message.subject[len(self._prefix) :]
         with self._understood():
             stored = nats.parse_stored(message.payload)
@@ -324,7 +322,7 @@ class NatsEngine(ConnectedEngine):
             cause = f"the stream {self._plan.name} says {stored.description}"
             self._refused.append(RefusedMessage(int(number), TOO_BIG, cause))
             return None
-        raise self._useless(f"the stream {self._plan.name} does not take messages: {stored.description}")
+        raise self.useless(f"the stream {self._plan.name} does not take messages: {stored.description}")
 
     def _parsed(self, data: bytes) -> list[nats.NatsMessage | nats.NatsLine]:
         with self._understood():
@@ -338,7 +336,7 @@ class NatsEngine(ConnectedEngine):
             self._owes_pong = True
         elif one.name == "-ERR":
             said = printable(one.rest.decode(errors="replace").strip("'\" "))
-            raise self._useless(f"it says {said}", "see what the user may there")
+            raise self.useless(f"it says {said}", "see what the user may there")
 
     @contextmanager
     def _understood(self) -> Iterator[None]:
@@ -346,10 +344,7 @@ class NatsEngine(ConnectedEngine):
         try:
             yield
         except nats.NatsError as error:
-            raise self._useless(f"it does not speak NATS: {error}") from error
-
-    def _useless(self, cause: str, way_out: str = "") -> SinkError:
-        return SinkError(f"cannot send to {self.server}", cause, way_out, reason=REFUSED)
+            raise self.useless(f"it does not speak NATS: {error}") from error
 
 
 def inbox_of(subject: str, stream: KeptStream) -> str:

@@ -17,7 +17,6 @@ from itertools import groupby, islice
 from mcastd.engines.connected import ConnectedEngine, EngineServer
 from mcastd.engines.engine import (
     NOT_OF_THIS_KIND,
-    REFUSED,
     Encoder,
     HandedOver,
     KeptStream,
@@ -127,7 +126,7 @@ class RedisEngine(ConnectedEngine):
     def send(self, messages: Sequence[KeptMessage]) -> None:
         if not all(message.startswith(COMMAND) for _, message in messages):
             # Never to be sent: the server would take what is in datagrams for commands
-            raise self._useless(*NOT_OF_THIS_KIND)
+            raise self.useless(*NOT_OF_THIS_KIND)
         messages = self._ascending(messages)
         self._asked.extend(messages)
         self.write(b"".join([message for _, message in messages]))
@@ -156,7 +155,7 @@ class RedisEngine(ConnectedEngine):
             with self._understood():
                 replies = self._reader.feed(data)
             if len(replies) > len(self._asked):
-                raise self._useless("it answers what was not asked")
+                raise self.useless("it answers what was not asked")
             for reply in replies:
                 number, message = self._asked.popleft()
                 if isinstance(reply, resp.RespFailure):
@@ -188,7 +187,7 @@ class RedisEngine(ConnectedEngine):
         raise TimeoutError
 
     def _refused(self, failure: resp.RespFailure) -> SinkError:
-        return self._useless(f"it says {failure.text}", _WAYS_OUT.get(failure.code, ""))
+        return self.useless(f"it says {failure.text}", _WAYS_OUT.get(failure.code, ""))
 
     @contextmanager
     def _understood(self) -> Iterator[None]:
@@ -196,10 +195,7 @@ class RedisEngine(ConnectedEngine):
         try:
             yield
         except resp.RespError as error:
-            raise self._useless(f"it is no server of Redis: {error}") from error
-
-    def _useless(self, cause: str, way_out: str = "") -> SinkError:
-        return SinkError(f"cannot send to {self.server}", cause, way_out, reason=REFUSED)
+            raise self.useless(f"it is no server of Redis: {error}") from error
 
 
 def id_of(message: bytes) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
-from support.host import Host, connect, three_in_a_row
+from support.host import three_in_a_row
 from support.peer import Talker
 from support.ports import free_port
 from support.programs import program
@@ -714,16 +714,19 @@ def test_the_end_leaves_nothing(gateway: Callable[..., Gateway]) -> None:
     wait_for(lambda: tv.links[0][1].closed, "that the group is left")
 
 
+def wait_for_group(daemon: RunningDaemon) -> None:
+    """Wait until the gateway has joined what its player has asked for."""
+
+    def is_joined() -> bool:
+        return any(one["interfaces"] for one in daemon.worker("gateway/tv")["status"]["groups"])
+
+    wait_for(is_joined, "the group")
+
+
 @pytest.mark.root
 def test_curl_at_a_daemon(tmp_path: Path) -> None:
     """A group of another host, by unicast to a third one."""
-    with Host() as left, Host() as relay, Host() as right:
-        connect(left, "eth0", relay, "eth0")
-        connect(relay, "eth1", right, "eth0")
-        left.ip("address add 10.8.0.1/24 dev eth0")
-        relay.ip("address add 10.8.0.2/24 dev eth0")
-        relay.ip("address add 10.9.0.1/24 dev eth1")
-        right.ip("address add 10.9.0.2/24 dev eth0")
+    with three_in_a_row() as (left, relay, right):
         config = """
 [gateway.tv]
 listen = "10.9.0.1:4022"
@@ -742,12 +745,7 @@ first_data = "60s"
             with subprocess.Popen(command, stdout=subprocess.PIPE) as curl:
                 assert curl.stdout is not None
                 try:
-                    wait_for(
-                        lambda: any(
-                            one["interfaces"] for one in daemon.worker("gateway/tv")["status"]["groups"]
-                        ),
-                        "the group",
-                    )
+                    wait_for_group(daemon)
                     talker.send(3)
                     assert [curl.stdout.readline() for _ in range(3)] == talker.sent[:3]
                     shown = daemon.ctl("status", "gateway/tv").stdout
@@ -791,12 +789,7 @@ token = "{token}"
             ) as player:
                 assert player.stdout is not None
                 try:
-                    wait_for(
-                        lambda: any(
-                            one["interfaces"] for one in daemon.worker("gateway/tv")["status"]["groups"]
-                        ),
-                        "the group",
-                    )
+                    wait_for_group(daemon)
                     talker.send(3)
                     assert [player.stdout.readline() for _ in range(3)] == talker.sent[:3]
                     daemon.write(config.replace("239.1.1.1", "239.1.0.0/16"))
