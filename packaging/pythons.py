@@ -57,7 +57,7 @@ LIBRARIES = [*_PROJECT["dependencies"], *roots.OPTIONAL]
 TOOLS = [
     tool
     for tool in _PROJECT["optional-dependencies"]["dev"]
-    if tool not in LIBRARIES and not re.match("mypy|ruff|flute-alc", tool)
+    if tool not in LIBRARIES and not re.match("mypy|ruff|flute-alc|nkeys", tool)
 ]
 
 # The Debian that has a Python; and what this part of the tests uses beside it.
