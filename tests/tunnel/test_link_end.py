@@ -18,6 +18,7 @@ from mcastd.ip import ANY_SOURCE, NO_SOURCE, SourceFilter
 from mcastd.protocols.link_control import CarriedStream, GroupWant, build_missing
 from mcastd.protocols.link_messages import COUNTERS, HANDSHAKE_BYTES, MessageKind
 from mcastd.rows import listed
+from mcastd.tunnel.gateway import UdpEnd
 from mcastd.tunnel.link import heartbeat, sessions, step, wants
 from mcastd.tunnel.link.sent import AGAIN_BYTES
 from mcastd.tunnel.link.step import CarriedRun
@@ -403,6 +404,19 @@ def test_whatever_the_peer_seals_is_taken(frames: list[tuple[bool, int, bytes]])
     wire.run(3)
 
 
+def test_a_peer_that_left_is_not_asked_what_its_last_datagrams_were() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    wire.tap = lambda message, source, to: message[0] != MessageKind.ASIDE
+    wire.send(there, [run(0, 3)])
+    wire.tap = lambda message, source, to: True
+    wire.run(wire.faults.seconds)
+    wire.carry(there, there.end.close(wire.now))
+    del wire.ends[THERE]
+    wire.run(5)
+    assert here.end.counts.dropped == {step.UNKNOWN_STREAM: 3}
+
+
 def test_a_link_in_clear_carries_the_same_and_no_end_with_a_key_takes_it_for_its_peer() -> None:
     wire = LinkWire()
     here, there = wire.pair(plain=True, repair_seconds=0.5)
@@ -663,6 +677,33 @@ def test_reports_are_answered_even_if_some_are_lost() -> None:
     assert here.end.is_up
     assert there.end.is_up
     assert here.end.heartbeat.unanswered < heartbeat.UNANSWERED_MAX
+
+
+@pytest.mark.parametrize("lost", [HERE, THERE])
+@pytest.mark.parametrize("sender", [None, HERE, THERE])
+def test_a_way_that_is_lost_in_one_direction_is_no_link(lost: UdpEnd, sender: UdpEnd | None) -> None:
+    """What still comes of the peer is no answer, to neither end, be they idle or not; and it comes back."""
+    wire = LinkWire()
+    wire.pair()
+    wire.tap = lambda message, source, to: source != lost
+    for second in range(120):
+        if sender is not None:
+            wire.send(wire.ends[sender], [run(10 * second, 10)])
+        wire.run(1)
+    assert [end.end.is_up for end in wire.ends.values()] == [False, False]
+    wire.tap = lambda message, source, to: True
+    wire.run(2 * sessions.HELLO_MAX_SECONDS)
+    assert [end.end.is_up for end in wire.ends.values()] == [True, True]
+
+
+def test_losses_both_ways_are_no_way_that_is_lost() -> None:
+    wire = LinkWire(loss=0.1, seed=9)
+    here, there = wire.pair()
+    for second in range(900):
+        wire.send(here, [run(second, 1)])
+        wire.run(1)
+        assert here.end.is_up
+        assert there.end.is_up
 
 
 def test_a_link_to_oneself_is_no_link() -> None:

@@ -138,6 +138,8 @@ class LinkEnd:
             return self.peer_wants.deadline
         times = [self.sessions.deadline, self._incoming.deadline, self._parts.deadline]
         times += [self.heartbeat.deadline, self.peer_wants.deadline]
+        if self.sessions.current is not None:
+            times.append(self._incoming.ask_at)
         if self.is_up:
             times += [self._own_wants.deadline, self._outgoing.deadline, self.path.deadline]
         times += [session.reception.deadline for session in self.sessions.all]
@@ -291,6 +293,7 @@ class LinkEnd:
             if self.counts.ignored[REPLAYED] > replayed:  # perhaps the peer, with its clock set back
                 self.heartbeat.doubt(now)
             if answer is not None:
+                self.heartbeat.doubt(now)  # perhaps it hears nothing of us
                 step.bursts.append(MessageBurst([answer], source))
             if (session := self.sessions.current) is not None and session is not before:
                 self._begin(session, source, now)

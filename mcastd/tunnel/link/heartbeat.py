@@ -2,8 +2,9 @@
 
 While datagrams go either way, both ends report once a second, and ask for an answer. Else the connecting
 end does, as often as a NAT on the way wants to see, and the listening one if it has heard nothing for a
-minute. With repair, reports follow the last records, since a
-loss shows by what comes after it.
+minute. An answer has the time of the last report that came: so what is answered is what we asked, and what
+the peer says of itself shows no more than that one of the two ways is open. With repair, reports follow the
+last records, since a loss shows by what comes after it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ ACTIVE_SECONDS = 1.0
 QUIET_SECONDS = 60.0
 # Before the first report is answered.
 PRESUMED_ROUND_TRIP_SECONDS = 0.1
-# A question is asked again after so long, or so many round trips; and after so many of them nobody is there.
+# A question is asked again after so long, or so many round trips. After so many of them nobody is there, if
+# nothing comes; and after so many if something does: then the way there is lost, and not the one back.
 ANSWER_SECONDS, ANSWER_ROUND_TRIPS = 1.0, 3.0
-UNANSWERED_MAX = 3
+SILENT_MAX, UNANSWERED_MAX = 4, 10
 # Reports after the last records.
 TAIL_SECONDS = (0.02, 0.1)
 # Longer round trips are errors: RFC 3550 has no more than 65,536 s, and networks less.
@@ -34,13 +36,14 @@ class Heartbeat:
         """``repairs``: the peer asks for what was lost."""
         self.round_trip = PRESUMED_ROUND_TRIP_SECONDS
         self.is_measured = False
-        self.unanswered = 0
+        self.unanswered = 0  # questions since the last answer
         self.repairs = repairs
         self.is_running = False
         self._connects = connects
         self._idle_seconds = keepalive_seconds if connects else QUIET_SECONDS
         self._is_active = False
-        self._asked: float | None = None  # monotonic seconds of a question without an answer
+        self._silent = 0  # questions since anything came
+        self._asked: float | None = None  # monotonic seconds of the first question without an answer
         self._ask_at = math.inf
         self._tail_at = math.inf
         self._tail = 0  # reports since the last records
@@ -50,7 +53,7 @@ class Heartbeat:
     @property
     def is_lost(self) -> bool:
         """Return True if nobody answers."""
-        return self.unanswered >= UNANSWERED_MAX
+        return self._silent > SILENT_MAX or self.unanswered >= UNANSWERED_MAX
 
     @property
     def deadline(self) -> float:
@@ -60,21 +63,20 @@ class Heartbeat:
     def begin(self, now: float) -> None:
         """A session begins: the peer is to see that it does, and answer."""
         self.is_running = True
-        self.unanswered, self._asked, self._ask_at = 0, None, now
+        self.unanswered, self._silent, self._asked, self._ask_at = 0, 0, None, now
 
     def stop(self) -> None:
         """There is no session."""
         self.is_running = False
         self._ask_at = self._tail_at = math.inf
-        self._asked, self.unanswered, self._is_active = None, 0, False
+        self.unanswered, self._silent, self._asked, self._is_active = 0, 0, None, False
 
     def heard(self, now: float) -> None:
         """Something came of the peer."""
-        self.unanswered = 0
-        if self._asked is not None:
-            self._asked = None
-            self._ask_at = now + (ACTIVE_SECONDS if self._is_active else self._idle_seconds)
-        elif self.is_running and not self._connects and not self._is_active:
+        self._silent = 0
+        # What comes of a peer that is in doubt is no answer: a question that is due soon stays.
+        is_soon = self._asked is not None or self._ask_at <= now + ACTIVE_SECONDS
+        if self.is_running and not self._connects and not is_soon:
             self._ask_at = now + self._idle_seconds
 
     def doubt(self, now: float) -> None:
@@ -95,7 +97,9 @@ class Heartbeat:
         if now >= self._ask_at:
             if self._asked is not None:
                 self.unanswered += 1
-            self._asked = now
+            else:
+                self._asked = now
+            self._silent += 1
             self._is_active = False
             self._ask_at = now + max(ANSWER_SECONDS, ANSWER_ROUND_TRIPS * self.round_trip)
             return True
@@ -122,10 +126,13 @@ class Heartbeat:
         )
 
     def took(self, report: LinkReport, now: float) -> None:
-        """Learn the round trip from a report of the peer."""
+        """Learn from a report of the peer whether it answers, and the round trip."""
         self._echo_us, self._echo_came = report.sent_us, now
         if not report.echo_us:
             return
+        if self._asked is not None and report.echo_us >= _microseconds(self._asked):
+            self.unanswered, self._asked = 0, None
+            self._ask_at = now + (ACTIVE_SECONDS if self._is_active else self._idle_seconds)
         self.measured((_microseconds(now) - report.echo_us - report.echo_delay_us) / _MICRO)
 
     def measured(self, seconds: float) -> None:

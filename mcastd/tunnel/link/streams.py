@@ -159,8 +159,13 @@ class IncomingStreams:
 
     @property
     def deadline(self) -> float:
-        """When :meth:`ask` or :meth:`expire` is due, in monotonic seconds; ``inf``: never."""
-        return min((min(one.until, one.ask_at) for one in self._unknown.values()), default=math.inf)
+        """When :meth:`expire` is due, in monotonic seconds; ``inf``: never."""
+        return min((one.until for one in self._unknown.values()), default=math.inf)
+
+    @property
+    def ask_at(self) -> float:
+        """When :meth:`ask` is due, in monotonic seconds; ``inf``: never."""
+        return min((one.ask_at for one in self._unknown.values()), default=math.inf)
 
     def _forget(self, number: int) -> _Unknown:
         unknown = self._unknown.pop(number)
