@@ -27,7 +27,7 @@ from pathlib import Path
 from mcastd.errors import SinkError
 
 SEGMENT_BYTES = 16 << 20
-# A spool that is full has so many files at least: only whole ones make room.
+# A full spool has at least so many files: room is made by removing whole ones.
 FILES = 8
 # Of one message: the longest datagram as JSON is shorter.
 MESSAGE_MAX_BYTES = 1 << 20

@@ -290,10 +290,10 @@ class LinkEnd:
                 continue
             before, replayed = self.sessions.current, self.counts.ignored[REPLAYED]
             answer = self.sessions.take(handshake, now, is_lost=self.heartbeat.is_lost)
-            if self.counts.ignored[REPLAYED] > replayed:  # perhaps the peer, with its clock set back
+            # Perhaps it is the peer with its clock set back; or the peer hears nothing of us
+            if self.counts.ignored[REPLAYED] > replayed or answer is not None:
                 self.heartbeat.doubt(now)
             if answer is not None:
-                self.heartbeat.doubt(now)  # perhaps it hears nothing of us
                 step.bursts.append(MessageBurst([answer], source))
             if (session := self.sessions.current) is not None and session is not before:
                 self._begin(session, source, now)

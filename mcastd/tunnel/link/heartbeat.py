@@ -18,9 +18,10 @@ ACTIVE_SECONDS = 1.0
 QUIET_SECONDS = 60.0
 # Before the first report is answered.
 PRESUMED_ROUND_TRIP_SECONDS = 0.1
-# A question is asked again after so long, or so many round trips. After so many of them nobody is there, if
-# nothing comes; and after so many if something does: then the way there is lost, and not the one back.
+# A question without an answer is asked again after the longer of these: seconds, round trips.
 ANSWER_SECONDS, ANSWER_ROUND_TRIPS = 1.0, 3.0
+# The peer is lost when nothing at all comes of it after so many questions; or when something does, and no
+# answer to so many of ours: then our messages do not reach it.
 SILENT_MAX, UNANSWERED_MAX = 4, 10
 # Reports after the last records.
 TAIL_SECONDS = (0.02, 0.1)

@@ -160,7 +160,7 @@ class IncomingStreams:
     @property
     def deadline(self) -> float:
         """When :meth:`expire` is due, in monotonic seconds; ``inf``: never."""
-        return min((one.until for one in self._unknown.values()), default=math.inf)
+        return next((one.until for one in self._unknown.values()), math.inf)
 
     @property
     def ask_at(self) -> float:
