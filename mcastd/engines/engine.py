@@ -1,7 +1,8 @@
 """What an engine has to do: the seam between the messages and the server that keeps them.
 
 An engine is made of a module with an :class:`Encoder`, which is pure, and an :class:`Engine`, which is a
-connection. The rest, what is held meanwhile, sent again and counted, is the same for all: hand_over.py.
+connection. The rest, what is held meanwhile, sent again and counted, is the same for all: hand_over.py,
+transfer.py.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from support.wait import wait_for
 
 from mcastd import clock, log
 from mcastd.engines import hand_over as module
+from mcastd.engines import transfer
 from mcastd.engines.backlog import BacklogBounds
 from mcastd.engines.engine import Encoder, Engine, HandedOver, KeptStream, RefusedMessage, ServerAnswers
 from mcastd.engines.hand_over import HandOver, HandOverPlan
@@ -165,7 +166,7 @@ def test_each_is_written_and_counted(server: Server, start: Start) -> None:
 def test_what_has_no_answer_is_sent_again_and_kept_once(
     server: Server, start: Start, monkeypatch: pytest.MonkeyPatch, forgets: bool
 ) -> None:
-    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(transfer, "ANSWER_SECONDS", 0.2)
     server.forgets = forgets
     lost = threading.Event()
 
@@ -273,7 +274,7 @@ def test_what_a_server_has_last_says_nothing_of_what_it_did_not_take_before(
     server: Server, start: Start, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
     """As while a cluster elects a leader, or a full stream gets room: the second is taken, not the first."""
-    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(transfer, "ANSWER_SECONDS", 0.2)
     handed = start()
     handed.put(b"0")
     handed.wait_written(1)

@@ -13,8 +13,9 @@ from dataclasses import replace
 from mcastd import clock
 from mcastd.config import EngineOutput
 from mcastd.engines.engine import HandedOver, KeptStream
-from mcastd.engines.hand_over import FULL, STOPPED, HandOver, HandOverPicture
+from mcastd.engines.hand_over import HandOver, HandOverPicture
 from mcastd.engines.kinds import plan_of, reasons_of
+from mcastd.engines.outcomes import FULL, STOPPED
 from mcastd.errors import SinkError, reason_of
 from mcastd.inbound.sinks.account import NO_DESCRIPTORS, Account
 from mcastd.inbound.sinks.format import Format

@@ -1,0 +1,236 @@
+"""From the backlog to a server, and what that says of it: one connection after the other.
+
+```
+   backlog --> flight --> engine
+      ^           ^          |
+      +-- forget -+- answers +
+```
+
+After a connection that broke all that had no answer is sent again, but for what the server has by then.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from structlog.typing import FilteringBoundLogger
+
+from mcastd import clock
+from mcastd.bounded import begin
+from mcastd.engines.backlog import Backlog
+from mcastd.engines.engine import REFUSED, UNREACHABLE, Engine, RefusedMessage, ServerAnswers
+from mcastd.engines.flight import Flight
+from mcastd.engines.outcomes import Outcomes, cannot_write
+from mcastd.engines.segments import KeptMessage
+from mcastd.errors import McastdError, SinkError, reason_of
+
+# Sent, and not answered: more are not sent before.
+FLIGHT_MESSAGES = 1024
+FLIGHT_BYTES = 4 << 20
+# A server that answers nothing of what it was sent is given up.
+ANSWER_SECONDS = 5.0
+# Between two attempts to reach a server, doubled up to the second.
+RETRY_SECONDS = 0.25
+RETRY_MAX_SECONDS = 5.0
+# After a fault of ours.
+REPAIR_SECONDS = 1.0
+# Between two looks whether a connection is there.
+LOOK_SECONDS = 0.05
+
+
+class Transfer:
+    """One output's, once its spool is open. For one thread, which waits with ``poll`` for the connection."""
+
+    def __init__(
+        self,
+        label: str,
+        make_engine: Callable[[], Engine],
+        backlog: Backlog,
+        *,
+        poll: select.poll,
+        outcomes: Outcomes,
+        log: FilteringBoundLogger,
+        counted_from: int,
+    ) -> None:
+        """``make_engine`` may wait, and raises SinkError. Messages from ``counted_from`` on have outcomes."""
+        self.backlog = backlog
+        self.trouble: SinkError | None = None
+        self.duplicates = 0  # messages that the server had before
+        self._label = label
+        self._make_engine = make_engine
+        self._poll = poll
+        self._outcomes = outcomes
+        self._log = log
+        self._counted_from = counted_from
+        self._engine: Engine | None = None
+        self._connecting: Future[tuple[Engine, int]] | None = None
+        self._flight = Flight()
+        self._known = 0  # the server had all messages up to this number when it was connected
+        self._refused: dict[int, RefusedMessage] = {}  # messages of the flight that the server does not take
+        self._answer_by = 0.0  # monotonic seconds
+        self._retry_at = 0.0  # the same, of a connection
+        self._pause = RETRY_SECONDS
+
+    @property
+    def server(self) -> str:
+        """The one that is connected; "": none is."""
+        return "" if self._engine is None else self._engine.server
+
+    @property
+    def is_connected(self) -> bool:
+        return self._engine is not None
+
+    @property
+    def in_flight(self) -> int:
+        """Messages that were sent, and not answered."""
+        return len(self._flight)
+
+    @property
+    def waiting(self) -> int:
+        """Messages that the server does not have, as far as it is known."""
+        return self.backlog.waiting + len(self._flight)
+
+    def deadline(self, now: float) -> float:
+        """When there is something to do, in monotonic seconds, if nothing comes before."""
+        if self._engine is None:
+            return now + LOOK_SECONDS if self._connecting else self._retry_at
+        return self._answer_by if self._flight else math.inf
+
+    def send(self) -> None:
+        """Send what can be sent now."""
+        try:
+            self._reach()
+            if self._engine is not None:
+                self._send(self._engine)
+        except (McastdError, OSError) as error:
+            self._lose(error)
+
+    def receive(self) -> None:
+        """Take what the server has said, and give it what it did not take before."""
+        if self._engine is None:
+            return
+        try:
+            self._engine.flush()
+            self._settle(self._engine.receive())
+        except (McastdError, OSError) as error:
+            self._lose(error)
+
+    def give_up(self, error: SinkError) -> None:
+        """There is a fault of ours: begin with another connection, in a while."""
+        self._disconnect()
+        self.trouble = error
+        self._retry_at = clock.monotonic() + REPAIR_SECONDS
+
+    def close(self) -> int:
+        """Leave what has no answer in the spool. Returns how many messages are lost: they are not there."""
+        if self._connecting is not None:
+            self._connecting.add_done_callback(_close)
+        self._disconnect()
+        flying = [number for number, _ in self._flight.left() if number >= self._counted_from]
+        lost = sum(not self.backlog.is_kept(number) for number in flying)
+        self._flight = Flight()
+        return lost + self.backlog.close()
+
+    # -- the connection
+
+    def _reach(self) -> None:
+        """Have a connection, as far as that goes now. Raises SinkError, OSError."""
+        if self._engine is not None:
+            return
+        if self._connecting is None:
+            if clock.monotonic() < self._retry_at:
+                return
+            self._connecting = begin(self._connect, "engine-connect")
+        if not self._connecting.done():
+            return
+        connecting, self._connecting = self._connecting, None
+        engine, known = connecting.result()
+        self._engine = engine
+        self._poll.register(engine, select.POLLIN)
+        self.trouble = None
+        self._log.info("engine.connected", server=engine.server, waiting=self.waiting)
+        # A number that was never sent is of a clock that was set back since, or of another with our name
+        self._known = known if known <= max(self._flight.last, self.backlog.first - 1) else 0
+        if again := self._unknown(self._flight.left()):
+            self._answer_by = clock.monotonic() + ANSWER_SECONDS
+            engine.send(again)
+
+    def _connect(self) -> tuple[Engine, int]:
+        engine = self._make_engine()
+        return engine, engine.connect()
+
+    def _lose(self, error: McastdError | OSError) -> None:
+        """There is no connection, or no longer one."""
+        was_refused = isinstance(error, SinkError) and error.reason == REFUSED
+        if self._engine is not None and (was_refused or self._flight.is_out_of_order):
+            # What was sent behind what it did not take may be there
+            self._flight.doubt()
+        self._disconnect()
+        if isinstance(error, SinkError):
+            self.trouble = error
+        elif isinstance(error, McastdError):  # a library is missing
+            self.trouble = SinkError(error.what, error.cause, error.way_out, reason=UNREACHABLE)
+        else:
+            self.trouble = cannot_write(self._label, reason_of(error), UNREACHABLE)
+        self._retry_at = clock.monotonic() + self._pause
+        self._pause = min(2 * self._pause, RETRY_MAX_SECONDS)
+
+    def _disconnect(self) -> None:
+        if self._engine is not None:
+            self._poll.unregister(self._engine)
+            self._engine.close()
+            self._engine = None
+
+    # -- messages and answers
+
+    def _has_room(self, engine: Engine) -> bool:
+        return not engine.is_full and len(self._flight) < FLIGHT_MESSAGES and self._flight.size < FLIGHT_BYTES
+
+    def _send(self, engine: Engine) -> None:
+        now = clock.monotonic()
+        if self._flight and now >= self._answer_by:
+            raise cannot_write(self._label, f"{engine.server} does not answer", UNREACHABLE)
+        while self._has_room(engine) and (messages := self.backlog.take()):
+            if not self._flight:
+                self._answer_by = now + ANSWER_SECONDS
+            self._flight.add(messages)
+            if unknown := self._unknown(messages):
+                engine.send(unknown)
+        self._poll.modify(engine, select.POLLIN | (select.POLLOUT if engine.is_full else 0))
+
+    def _unknown(self, messages: Sequence[KeptMessage]) -> Sequence[KeptMessage]:
+        """Those of the flight that the server may not have; the others are settled."""
+        begin, end = self._flight.doubted, self._known
+        known = [number for number, _ in messages if begin < number <= end]
+        if not known:
+            return messages
+        self._settle(ServerAnswers(known, duplicates=len(known)))
+        return [one for one in messages if not begin < one[0] <= end]
+
+    def _settle(self, answers: ServerAnswers) -> None:
+        """Count what became of messages."""
+        self.duplicates += answers.duplicates
+        self._refused.update([(one.number, one) for one in answers.refused])
+        done = self._flight.answer([*answers.kept, *(one.number for one in answers.refused)])
+        if not done:
+            return
+        self._answer_by = clock.monotonic() + ANSWER_SECONDS
+        self.backlog.forget(done[-1][0])
+        begin = self._counted_from
+        self._outcomes.write(
+            [len(one) for number, one in done if number >= begin and number not in self._refused]
+        )
+        for number, _ in done if self._refused else ():
+            if (refused := self._refused.pop(number, None)) is not None:
+                error = cannot_write(self._label, refused.cause, refused.reason)
+                self._outcomes.drop(int(number >= begin), error)
+        self.trouble, self._pause = None, RETRY_SECONDS
+
+
+def _close(connecting: Future[tuple[Engine, int]]) -> None:
+    """A connection that nobody waits for any more."""
+    if connecting.exception() is None:
+        connecting.result()[0].close()
