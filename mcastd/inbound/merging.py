@@ -19,9 +19,11 @@ from dataclasses import dataclass, field, replace
 from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.counters import SequenceCounters, copy_of
+from mcastd.inbound.arrivals import LATE, STRAY
 from mcastd.inbound.legs import OTHER_LEG, SILENT_SECONDS, LegAccount, LegsSequencer
 from mcastd.inbound.misfits import Misfits
-from mcastd.inbound.sequenced import LATE, OTHER_STREAM, STRAY, NumberedSequencer, OfStream
+from mcastd.inbound.numbered_streams import OTHER_STREAM, OfStream
+from mcastd.inbound.sequenced import NumberedSequencer
 from mcastd.inbound.sorting import Sorting, joined
 from mcastd.net.link import Batch, ListBatch
 from mcastd.sequence.merge import Fate, Merge

@@ -9,15 +9,15 @@ from dataclasses import replace
 from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.config import MoldInbound, RtpInbound, SequenceInbound
-from mcastd.inbound.sequenced import (
-    OTHER_PAYLOAD_TYPE,
+from mcastd.inbound.arrivals import OTHER_PAYLOAD_TYPE
+from mcastd.inbound.numbered_streams import (
     OTHER_SENDER,
     OTHER_STREAM,
     SILENT_SECONDS,
     TOO_MANY_SENDERS,
-    NumberedSequencer,
     OfStream,
 )
+from mcastd.inbound.sequenced import NumberedSequencer
 from mcastd.printable import printable
 from mcastd.protocols import moldudp64, rtp, ts
 from mcastd.rows import RowBytes

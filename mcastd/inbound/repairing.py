@@ -22,7 +22,7 @@ from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.config import RtpInbound
 from mcastd.inbound.numbered import RtpSequencer
-from mcastd.inbound.sequenced import OTHER_SENDER, OfStream
+from mcastd.inbound.numbered_streams import OTHER_SENDER, OfStream
 from mcastd.inbound.sequencer import Sequencer
 from mcastd.inbound.sorting import Sorting, addresses_of
 from mcastd.net.legs import LegBatch

@@ -20,15 +20,10 @@ from support.wait import wait_for
 from mcastd.codec import from_json
 from mcastd.config import InboundSubscription, MoldInbound, RtpInbound, SequenceInbound
 from mcastd.counters import SequenceCounters
-from mcastd.inbound import sequenced, sorting
+from mcastd.inbound import numbered_streams, sorting
 from mcastd.inbound.numbered import FieldSequencer, MoldSequencer, RtpSequencer
-from mcastd.inbound.sequenced import (
-    CANDIDATES_MAX,
-    FAR_NUMBERS,
-    SENDERS_MAX,
-    SILENT_SECONDS,
-    NumberedSequencer,
-)
+from mcastd.inbound.numbered_streams import CANDIDATES_MAX, SENDERS_MAX, SILENT_SECONDS
+from mcastd.inbound.sequenced import FAR_NUMBERS, NumberedSequencer
 from mcastd.net.link import ListBatch, Origin
 from mcastd.sequence.jitter import Jitter
 from mcastd.status import NumberedSender, SubscriptionStatus
@@ -61,7 +56,8 @@ class Taking:
 
     @property
     def senders(self) -> Sequence[NumberedSender]:
-        return [self.sequencer._sender(one, self.now) for one in self.sequencer._streams.values()]
+        streams = self.sequencer._streams
+        return [streams._sender(one, self.now) for one in streams]
 
     @property
     def counted(self) -> SequenceCounters:
@@ -221,7 +217,7 @@ def test_whoever_changes_ssrc_or_address_with_each_datagram_is_counted_and_keeps
     taking.now += 2 * SILENT_SECONDS
     for number in range(CANDIDATES_MAX + 500):
         assert taking.feed(rtp(7 * number, ssrc=number)) == []
-    assert len(taking.sequencer._candidates) == CANDIDATES_MAX
+    assert len(taking.sequencer._streams._candidates) == CANDIDATES_MAX
     assert (taking.dropped["stray"], taking.sequencer.held) == (CANDIDATES_MAX + 499, 1)
     assert taking.feed(rtp(300)) == [rtp(300)]
 
@@ -900,6 +896,6 @@ def test_jitter_is_told_as_it_is_on_average_and_at_most() -> None:
     jitter = Jitter(90_000)
     jitter.feed([0, 0, 0], [1, 32_000_001, 32_000_001])  # 32 ms late, and then no more
     assert (jitter.value, jitter.most) == (pytest.approx(0.001875), pytest.approx(0.002))
-    told = sequenced._described(jitter)
+    told = numbered_streams._described(jitter)
     expected = pytest.approx(1.875), pytest.approx(1.9375), pytest.approx(2.0)
     assert (told.now_ms, told.mean_ms, told.most_ms) == expected
