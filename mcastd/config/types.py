@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,6 +74,8 @@ from mcastd.config.words import show
 from mcastd.ip import MAX_DATAGRAM_BYTES, Address, Interfaces, Prefix
 
 Location = tuple[str | int, ...]  # of a value in the configuration: keys and indices
+Advice = Iterator[tuple[str, str]]
+"""The keys of one table that are unwise, each with why."""
 
 # What sockaddr_un holds beside the final NUL: unix(7).
 SUN_PATH_BYTES = 107
