@@ -1,6 +1,7 @@
-"""The worker of an inbound subscription: its life, its settings and its status.
+"""The worker of an inbound subscription: its life and its settings.
 
-intake.py moves datagrams from the link to the outputs, turns.py decides in which thread.
+intake.py moves datagrams from the link to the outputs, turns.py decides in which thread; listing.py is what
+others see of it.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from dataclasses import replace
 from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.codec import as_json
-from mcastd.config import FEC_PORTS, InboundSubscription, label_of, means_several
-from mcastd.counters import InboundCounters, losses
+from mcastd.config import FEC_PORTS, InboundSubscription, label_of
+from mcastd.counters import InboundCounters
 from mcastd.errors import LinkError, McastdError
 from mcastd.inbound.alarms import Alarms
 from mcastd.inbound.condition import Condition
 from mcastd.inbound.intake import Intake
 from mcastd.inbound.keeper import Diagnose, Keeper, Loss, Losses, Symptoms
-from mcastd.inbound.legs import with_ways
+from mcastd.inbound.listing import SubscriptionListing
 from mcastd.inbound.outputs import Outputs, need_metadata
 from mcastd.inbound.protocols import make_protocol
 from mcastd.inbound.reader import Reader
@@ -26,15 +27,9 @@ from mcastd.inbound.sinks import ALONE, MakeSink, Means, Sink, StreamFacts, make
 from mcastd.inbound.turns import Turns
 from mcastd.ip import SourceFilter
 from mcastd.net.interfaces import interface_name
-from mcastd.net.link import NOT_LINKED, Glance, LegLink, Receiver
-from mcastd.status import (
-    BySource,
-    ClosedOutputs,
-    MembershipStatus,
-    ReceiverDescription,
-    SubscriptionStatus,
-)
-from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
+from mcastd.net.link import Receiver
+from mcastd.status import SubscriptionStatus
+from mcastd.worker import Books, Context, Signal, Vitals
 
 
 def source_filter(config: InboundSubscription) -> SourceFilter:
@@ -69,28 +64,25 @@ class Subscription:
         self._log = log.get_logger(worker=name)
         self._diagnose = diagnose
         self._stream = stream = StreamFacts(
-            lambda: self._identity.group, interface_name, lambda: self._identity.port, name, self._overflow
+            lambda: self._listing.identity.group,
+            interface_name,
+            lambda: self._listing.identity.port,
+            name,
+            self._overflow,
         )
         self._outputs = Outputs(
             lambda output: make_sink(output, stream, self._log, means),
             config.output,
             self._log,
         )
-        self._identity = WorkerIdentity(
-            str(config.group), config.port, label_of(config.interface), outputs=self._outputs.identities
-        )
-        self._condition = Condition(self._log)
-        self._intake = Intake(self._outputs)
-        self._alarms = Alarms(self._condition, self._intake)
+        self._condition = condition = Condition(self._log)
+        self._intake = intake = Intake(self._outputs)
+        self._alarms = Alarms(condition, intake)
+        self._turns = turns = Turns(self, intake, self._outputs, condition, reader)
+        self._turns.max_latency = config.max_latency
+        self._listing = SubscriptionListing(config, intake, self._outputs, condition, turns)
         self._set_protocol(config)
         self._set_keeper(config)
-        self._turns = Turns(self, self._intake, self._outputs, self._condition, reader)
-        self._turns.max_latency = config.max_latency
-        self._overflow_before = 0  # of links that are closed by now
-        self._seen = NOT_LINKED  # the link as another thread last saw it
-        # The same in full, for the status
-        self._linked: tuple[ReceiverDescription | None, tuple[MembershipStatus, ...]] = None, ()
-        self._legs: tuple[LegLink, ...] = ()  # the same of the links that it is made of
 
     def __repr__(self) -> str:
         read = "with others" if self._turns.handover.lent_by else "alone"
@@ -148,14 +140,14 @@ class Subscription:
 
     def _end_link(self) -> None:
         if (link := self._turns.link) is not None:
-            self._overflow_before = self.counters.overflow = self._overflow()
+            self._listing.overflow_before = self.counters.overflow = self._overflow()
             link.close()
             self._turns.link = None
 
     def _identify(self, config: InboundSubscription) -> None:
         group, port, interface = str(config.group), config.port, label_of(config.interface)
-        if (group, port) != self._identity[:2]:
-            self._identity = self._identity._replace(group=group, port=port, interface=interface)
+        if (group, port) != (listing := self._listing).identity[:2]:
+            listing.identity = listing.identity._replace(group=group, port=port, interface=interface)
 
     def update(self, settings: object) -> bool:
         if not isinstance(settings, InboundSubscription):
@@ -172,85 +164,13 @@ class Subscription:
         self._log.info("subscription.closed", **self._totals())
 
     def status(self, patience: Patience | None = None) -> SubscriptionStatus:
-        config, condition, intake, turns = self._config, self._condition, self._intake, self._turns
-        last, hangs = intake.last, intake.hanging()
-        patience = Patience(0) if hangs else patience or Patience()
-        with patience.holding(turns.handover.lock) as held:
-            if held:
-                link = turns.link
-                self._linked = (None, ()) if link is None else (link.describe(), link.memberships(patience))
-                self._legs = () if link is None else link.by_leg()
-                overflow = self._overflow()
-                condition.note_overflow(overflow)
-        if not held:  # the link is in use, maybe by a write that hangs: take what was seen last
-            overflow = self._glance().overflow
-        described, memberships = self._linked
-        top, rest = intake.sources.top()
-        had = None if described is None else described.receive_buffer
-        status = SubscriptionStatus(
-            group=str(config.group),
-            port=config.port,
-            interface=config.interface,
-            sources=tuple(map(str, config.sources)),
-            exclude_sources=tuple(map(str, config.exclude_sources)),
-            memberships=memberships,
-            counters=replace(intake.counters, overflow=overflow),
-            protocol=config.protocol.kind,
-            kept=None if intake.keeper is None else intake.keeper.status(),
-            stale=condition.stale,
-            last_overflow_age=condition.overflow_age,
-            last_datagram_age=None if last is None else clock.monotonic() - last,
-            first_source=intake.sources.first,
-            last_source=intake.sources.last,
-            by_source=BySource(top, rest),
-            outputs=self._outputs.status(),
-            closed_outputs=ClosedOutputs(self._outputs.closed),
-            hanging=hangs,
-            max_latency=config.max_latency,
-            reading="with others" if turns.handover.lent_by else "alone",
-            receive_buffer=condition.receive_buffer(config, had),
-            link=described,
-            shared_interface=self._glance().shared,
-        )
-        status = status if (protocol := intake.protocol) is None else protocol.describe(status)
-        return with_ways(status, config.legs, self._legs)
+        return self._listing.status(self._config, patience)
 
     def vitals(self) -> Vitals:
-        counters = self.counters
-        files, files_percent = self._outputs.files()
-        vitals = Vitals(
-            datagrams=counters.received,
-            payload_bytes=counters.received_bytes,
-            dropped=self._outputs.dropped() + losses(counters.dropped),
-            overflow=self._glance().overflow,
-            held=counters.held,
-            stale=self._condition.stale,
-            last_source=self._intake.sources.last,
-            last_datagram=self._intake.last,
-            files=files,
-            files_percent=files_percent,
-        )
-        return vitals if (protocol := self._intake.protocol) is None else protocol.note(vitals)
+        return self._listing.vitals()
 
     def books(self) -> Books:
-        overflow, buffer, interfaces, wanted, shared = self._glance()
-        identity = self._identity
-        if interfaces and interfaces[0] != identity.interface and not means_several(self._config.interface):
-            self._identity = identity = identity._replace(interface=interfaces[0])
-        books = Books(
-            identity,
-            self.counters,
-            self._intake.last,
-            overflow=overflow,
-            stale=self._condition.stale,
-            memberships=len(interfaces),
-            memberships_wanted=wanted,
-            receive_buffer=buffer,
-            receive_buffer_asked=self._config.receive_buffer,
-            legs_share=bool(shared),
-            kept=None if (keeper := self._intake.keeper) is None else keeper.status(),
-        )
-        return books if (protocol := self._intake.protocol) is None else protocol.enter(books)
+        return self._listing.books(self._config)
 
     @property
     def _problem(self) -> str:
@@ -258,23 +178,6 @@ class Subscription:
         protocol, keeper = self._intake.protocol, self._intake.keeper
         problem = "" if protocol is None else protocol.problem
         return problem or ("" if keeper is None else keeper.problem)
-
-    def _glance(self) -> Glance:
-        """Return the link as it is now; while it is in use, which may take long, as it was last seen.
-
-        The overflow is that of all links so far.
-        """
-        lock = self._turns.handover.lock
-        if lock.acquire(blocking=False):
-            try:
-                link = self._turns.link
-                seen = NOT_LINKED if link is None else link.glance()
-                if self._overflow_before:
-                    seen = seen._replace(overflow=seen.overflow + self._overflow_before)
-                self._seen = seen
-            finally:
-                lock.release()
-        return self._seen
 
     def _serve(self, context: Context) -> None:
         """Receive until STOP, or until the link fails; deliver what has come by then."""
@@ -328,7 +231,7 @@ class Subscription:
         self._alarms.set(self._config, link, self.sinks, lambda: context.send(Signal.NETWORK))
 
     def note_overflow(self, overflow: int) -> None:
-        self.counters.overflow = self._overflow_before + overflow
+        self.counters.overflow = self._listing.overflow_before + overflow
         self._condition.note_overflow(self.counters.overflow)
         if (keeper := self._intake.keeper) is not None:
             keeper.look(clock.monotonic())
@@ -357,7 +260,8 @@ class Subscription:
                 self._condition.forget_overflow(self._overflow())
             if config.interface != applied.interface:
                 link.set_interface(config.interface)
-                self._identity = self._identity._replace(interface=label_of(config.interface))
+                listing = self._listing
+                listing.identity = listing.identity._replace(interface=label_of(config.interface))
             self._applied = config
         if (wanted := source_filter(config)) != self._filter:
             link.set_filter(wanted)
@@ -392,7 +296,7 @@ class Subscription:
                 keeper.end_stream()
         self._filter, self._applied = source_filter(config), config
         self._identify(config)
-        self._condition.forget_overflow(self._overflow_before)
+        self._condition.forget_overflow(self._listing.overflow_before)
         protocol = self._intake.protocol if goes_on else None
         if protocol is not None and protocol.change_legs([leg.label for leg in config.legs]):
             protocol.hold_back(config.hold_back)
@@ -410,7 +314,8 @@ class Subscription:
     def _change_outputs(self) -> None:
         with self._intake.at_outputs():
             self._outputs.change(self._config.output, self._intake.delivered)
-        self._identity = self._identity._replace(outputs=self._outputs.identities)
+        listing = self._listing
+        listing.identity = listing.identity._replace(outputs=self._outputs.identities)
 
     def _set_protocol(self, config: InboundSubscription) -> None:
         """Deliver what the old protocol holds, and begin with that of ``config``; the counts go on."""
@@ -418,7 +323,8 @@ class Subscription:
         if protocol is not None:
             protocol.hold_back(config.hold_back)
         self._intake.change_protocol(protocol)
-        self._identity = self._identity._replace(reasons=() if protocol is None else tuple(protocol.reasons))
+        reasons, listing = () if protocol is None else tuple(protocol.reasons), self._listing
+        listing.identity = listing.identity._replace(reasons=reasons)
 
     def _set_keeper(self, config: InboundSubscription) -> None:
         """Keep what comes as the settings say; what was kept stays."""
@@ -468,8 +374,7 @@ class Subscription:
             self._intake.drain(self._turns.link, goes_on=goes_on)
 
     def _overflow(self) -> int:
-        link = self._turns.link
-        return self._overflow_before + (link.load().overflow if link else 0)
+        return self._listing.overflow()
 
     def _totals(self) -> dict[str, object]:
         return {
