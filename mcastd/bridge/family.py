@@ -15,8 +15,9 @@ from mcastd.ip import Address, SourceFilter, named
 from mcastd.net.interfaces import Host
 from mcastd.net.joins import Joins, JoinsGroups
 from mcastd.net.membership import Memberships
+from mcastd.net.mroute import Heard
 from mcastd.net.query_sender import QuerySender, SendsQueries
-from mcastd.net.routing import Heard, MulticastRouting, NoRoute, RoutingTable, Version, WrongInterface
+from mcastd.net.routing import MulticastRouting, NoRoute, RoutingTable, Version, WrongInterface
 
 # Between two attempts to join what could not be joined.
 RETRY_SECONDS = 5.0

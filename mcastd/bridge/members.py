@@ -10,8 +10,9 @@ from ipaddress import IPv6Address
 from mcastd.errors import LinkError
 from mcastd.ip import Address, SourceFilter
 from mcastd.net.interfaces import Interface
+from mcastd.net.mroute import Heard
 from mcastd.net.query_sender import SendsQueries, asking_address
-from mcastd.net.routing import Heard, MulticastRouting
+from mcastd.net.routing import MulticastRouting
 from mcastd.protocols import igmp, mld
 from mcastd.protocols.membership import (
     GroupRecord,

@@ -23,8 +23,9 @@ from mcastd.net.link import (
     Load,
     Origin,
 )
+from mcastd.net.mroute import Heard
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.net.routing import Heard, InterfaceCount, KeptRoute, NoRoute, RouteCount, WrongInterface
+from mcastd.net.routing import InterfaceCount, KeptRoute, NoRoute, RouteCount, WrongInterface
 from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription
 
 ANYBODY = Origin(source="192.0.2.1", port=5000, ifindex=1, ttl=1)

@@ -1,8 +1,8 @@
 """The kernel's multicast routing of one family: the owner of this socket sets the routes.
 
-IPv4 is linux/mroute.h, IPv6 linux/mroute6.h. A datagram without a route is held by the kernel for a moment,
-which says so (:class:`NoRoute`); a route lets it, and all after it, pass without this program. Routes last as
-long as the socket: a copy of its descriptor, as systemd keeps one, keeps them through a restart.
+A datagram without a route is held by the kernel for a moment, which says so (:class:`NoRoute`); a route lets
+it, and all after it, pass without this program. Routes last as long as the socket: a copy of its descriptor,
+as systemd keeps one, keeps them through a restart.
 
 CAP_NET_RAW is all that this takes.
 """
@@ -16,14 +16,13 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, Protocol
 
 from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net import _abi, tables
+from mcastd.net.mroute import Heard, Ipv4Routing, Ipv6Routing
 from mcastd.net.receive_buffer import enlarge
-from mcastd.protocols import igmp, mld
 
 Version = Literal[4, 6]
 
@@ -37,8 +36,6 @@ SAID_BUFFER_BYTES = 4 << 20
 # IGMP and MLD messages, and what the kernel says, are shorter than this, but for reports of many groups.
 _MESSAGE_BYTES = 65_536
 _CONTROL_BYTES = 256
-# The filter of ICMPV6_FILTER has a bit for each type that is kept out: all but those of MLD.
-_MLD_TYPES = (130, 131, 132, 143)
 _RELAY = "or set ports for the relay"
 _WAYS_OUT = {
     errno.EADDRINUSE: "another program routes multicast on this host (another mcastd, smcrouted, pimd, FRR"
@@ -66,16 +63,6 @@ class WrongInterface:
     ifindex: int
     source: Address
     group: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A message of IGMP or MLD: ``message`` is what stands behind the IP headers."""
-
-    ifindex: int
-    source: Address
-    destination: Address
-    message: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +101,7 @@ class KeptTable:
     @classmethod
     def of(cls, version: Version, fd: int) -> KeptTable | None:
         """Take a descriptor. Returns None, and leaves it open, if it is of something else."""
-        family: _Ipv4 | _Ipv6 = _Ipv4() if version == 4 else _Ipv6()
+        family: Ipv4Routing | Ipv6Routing = Ipv4Routing() if version == 4 else Ipv6Routing()
         try:
             sock = socket.socket(fileno=fd)
         except OSError:
@@ -168,7 +155,7 @@ class RoutingTable:
 
     def __init__(self, version: Version, kept: KeptTable | None = None) -> None:
         """Raises LinkError: another program owns the kernel's routing, or CAP_NET_RAW is missing."""
-        self._family: _Ipv4 | _Ipv6 = _Ipv4() if version == 4 else _Ipv6()
+        self._family: Ipv4Routing | Ipv6Routing = Ipv4Routing() if version == 4 else Ipv6Routing()
         self._numbers: dict[int, int] = {}  # by ifindex: the kernel's number of the interface
         # Members of the groups that routers are told by: a socket has no more than 20 memberships in all
         # (net.ipv4.igmp_max_memberships).
@@ -332,113 +319,6 @@ class RoutingTable:
 
     def _set(self, option: int, value: int | bytes) -> None:
         self._socket.setsockopt(self._family.level, option, value)
-
-
-class _Ipv4:
-    """The structs of linux/mroute.h."""
-
-    version: Literal[4] = 4
-    af = socket.AF_INET
-    level = socket.IPPROTO_IP
-    protocol = socket.IPPROTO_IGMP
-    ifindex_max = (1 << 31) - 1
-    # Where members send what routers are to hear: RFC 3376 section 4.2.14, RFC 2236 section 9.
-    report_groups = (igmp.ALL_IGMPV3_ROUTERS, igmp.ALL_ROUTERS)
-
-    @staticmethod
-    def ask_for_interfaces(sock: socket.socket) -> None:
-        sock.setsockopt(socket.IPPROTO_IP, _abi.IP_PKTINFO, 1)
-
-    @staticmethod
-    def interface(number: int, ifindex: int) -> bytes:
-        return _abi.vifctl.pack(number, _abi.VIFF_USE_IFINDEX, 1, 0, ifindex)
-
-    @staticmethod
-    def route(source: Address, group: Address, came_by: int, to: Mapping[int, int]) -> bytes:
-        ttls = bytearray(_abi.MAXVIFS)
-        for number, ttl in to.items():
-            ttls[number] = ttl
-        return _abi.mfcctl.pack(source.packed, group.packed, came_by, bytes(ttls), 0, 0, 0, 0)
-
-    @staticmethod
-    def count(source: Address, group: Address) -> bytes:
-        return _abi.sioc_sg_req.pack(source.packed, group.packed, 0, 0, 0)
-
-    @staticmethod
-    def upcall(packet: bytes) -> tuple[int, int, Address, Address] | None:
-        """It stands where an IP header would, with 0 for its protocol."""
-        if len(packet) < _abi.igmpmsg.size:
-            return None
-        kind, zero, low, high, source, group = _abi.igmpmsg.unpack_from(packet)
-        return None if zero else (kind, high << 8 | low, IPv4Address(source), IPv4Address(group))
-
-    @staticmethod
-    def heard(packet: bytes, control: list[tuple[int, int, bytes]], _address: object) -> Heard | None:
-        header = 4 * (packet[0] & 0x0F)
-        for level, kind, data in control:
-            if (level, kind) == (socket.IPPROTO_IP, _abi.IP_PKTINFO):
-                ifindex, _, _ = _abi.in_pktinfo.unpack_from(data)
-                source, destination = IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
-                return Heard(ifindex, source, destination, packet[header:])
-        return None
-
-
-class _Ipv6:
-    """The structs of linux/mroute6.h."""
-
-    version: Literal[6] = 6
-    af = socket.AF_INET6
-    level = socket.IPPROTO_IPV6
-    protocol = socket.IPPROTO_ICMPV6
-    ifindex_max = (1 << 16) - 1  # mif6c_pifi is so short
-    # RFC 3810 section 5.2.14, RFC 2710 section 8.
-    report_groups = (mld.ALL_MLDV2_ROUTERS, mld.ALL_ROUTERS)
-
-    @staticmethod
-    def ask_for_interfaces(sock: socket.socket) -> None:
-        kept_out = [0xFFFFFFFF] * 8
-        for kind in _MLD_TYPES:
-            kept_out[kind // 32] &= ~(1 << kind % 32)
-        sock.setsockopt(socket.IPPROTO_ICMPV6, _abi.ICMPV6_FILTER, struct.pack("@8I", *kept_out))
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-
-    @staticmethod
-    def interface(number: int, ifindex: int) -> bytes:
-        return _abi.mif6ctl.pack(number, 0, 1, ifindex, 0)
-
-    @staticmethod
-    def route(source: Address, group: Address, came_by: int, to: Mapping[int, int]) -> bytes:
-        words = [0] * 8
-        for number in to:
-            words[number // 32] |= 1 << number % 32
-        return _abi.mf6cctl.pack(_sockaddr(source), _sockaddr(group), came_by, struct.pack("@8I", *words))
-
-    @staticmethod
-    def count(source: Address, group: Address) -> bytes:
-        return _abi.sioc_sg_req6.pack(_sockaddr(source), _sockaddr(group), 0, 0, 0)
-
-    @staticmethod
-    def upcall(packet: bytes) -> tuple[int, int, Address, Address] | None:
-        """It stands where an ICMPv6 message would, with 0 for its type."""
-        if len(packet) < _abi.mrt6msg.size:
-            return None
-        zero, kind, number, _, source, group = _abi.mrt6msg.unpack_from(packet)
-        return None if zero else (kind, number, IPv6Address(source), IPv6Address(group))
-
-    @staticmethod
-    def heard(packet: bytes, control: list[tuple[int, int, bytes]], address: object) -> Heard | None:
-        assert isinstance(address, tuple)
-        for level, kind, data in control:
-            if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
-                destination, ifindex = _abi.in6_pktinfo.unpack_from(data)
-                source = IPv6Address(address[0].partition("%")[0])
-                return Heard(ifindex, source, IPv6Address(destination), packet)
-        return None
-
-
-def _sockaddr(address: Address) -> bytes:
-    """``struct sockaddr_in6``."""
-    return _abi.sockaddr_storage(address)[:28]
 
 
 def _refused(what: str, error: OSError) -> LinkError:

@@ -23,7 +23,8 @@ from mcastd.net import _abi
 from mcastd.net.fake import FakeJoins, FakeQuerySender, FakeReceiver, FakeRoutingTable, FakeSender
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.link import Origin
-from mcastd.net.routing import Heard, WrongInterface
+from mcastd.net.mroute import Heard
+from mcastd.net.routing import WrongInterface
 from mcastd.protocols import igmp
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
 from mcastd.worker import Context, Signal

@@ -13,7 +13,7 @@ from mcastd.ip import ANY_SOURCE, Address
 from mcastd.net import _abi
 from mcastd.net.fake import FakeQuerySender, FakeRoutingTable
 from mcastd.net.interfaces import Interface
-from mcastd.net.routing import Heard
+from mcastd.net.mroute import Heard
 from mcastd.protocols import igmp, mld
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
 

@@ -17,9 +17,9 @@ from support.wait import wait_for
 
 from mcastd.errors import LinkError
 from mcastd.ip import Address
+from mcastd.net.mroute import Heard
 from mcastd.net.routing import (
     INTERFACES_MAX,
-    Heard,
     KeptRoute,
     KeptTable,
     NoRoute,
