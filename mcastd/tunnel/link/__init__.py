@@ -8,7 +8,7 @@
   interface_network.py   an interface as such a network; members.py: who wants what there
   site.py        what all links of a host share: numbers of streams, what has come already, what goes where
   standby.py     which of two links to one site is in use
-  end.py         one end of one link: messages in and out, datagrams in and out
+  end.py         one end of one link: messages in and out; datagrams.py: datagrams in and out
   sessions.py    handshakes, and which keys are in use
   session.py     records under the keys of one handshake; window.py: each is taken once
   reception.py   records in order, and what is missing of them; sent.py: records that may be asked for again

@@ -36,7 +36,6 @@ from mcastd.protocols.link_control import (
     build_streams,
     read_control,
 )
-from mcastd.protocols.link_frames import DatagramPart, DatagramRun, build_frames, read_frames
 from mcastd.protocols.link_messages import (
     MessageKind,
     SealedRecords,
@@ -46,32 +45,26 @@ from mcastd.protocols.link_messages import (
 )
 from mcastd.rows import Rows
 from mcastd.tunnel.gateway import UdpEnd
+from mcastd.tunnel.link.datagrams import LinkDatagrams
 from mcastd.tunnel.link.heartbeat import Heartbeat
-from mcastd.tunnel.link.parts import PartAssembly
 from mcastd.tunnel.link.path_mtu import BASE_BYTES, PathMtu
 from mcastd.tunnel.link.session import LinkSession, frame_room
 from mcastd.tunnel.link.sessions import HELLO_SECONDS, REPLAYED, LinkSessions
 from mcastd.tunnel.link.step import (
-    BEYOND_RATE,
     CLOSED_BY_USER,
     DOWN,
     FORGED,
-    HOPS_MAX,
-    INCOMPLETE,
     MALFORMED,
     NO_MESSAGE,
     OTHER_VERSION,
     REPLAYED_RECORD,
     UNKNOWN_SESSION,
-    UNKNOWN_STREAM,
-    UNWANTED,
     CarriedRun,
     EndSettings,
     LinkStep,
     MayGo,
     MessageBurst,
 )
-from mcastd.tunnel.link.streams import IncomingStreams, OutgoingStreams
 from mcastd.tunnel.link.wants import OwnWants, PeerWants
 
 
@@ -112,11 +105,8 @@ class LinkEnd:
         self._settings = settings
         self._allow = allow
         self._own_wants = OwnWants(frame_room(BASE_BYTES))
-        self._outgoing = OutgoingStreams()
-        self._incoming = IncomingStreams()
-        self._parts = PartAssembly()
+        self._datagrams = LinkDatagrams(self._own_wants, self.counts, allow)
         self._peer_end: int | None = None
-        self._dropped_before = (0, 0)  # of _incoming and _parts, as far as it is counted
 
     # -- what is seen of it
 
@@ -136,12 +126,12 @@ class LinkEnd:
         """When :meth:`tick` is due, in monotonic seconds; ``inf``: never."""
         if self.peer is None:
             return self.peer_wants.deadline
-        times = [self.sessions.deadline, self._incoming.deadline, self._parts.deadline]
+        times = [self.sessions.deadline, self._datagrams.deadline]
         times += [self.heartbeat.deadline, self.peer_wants.deadline]
         if self.sessions.current is not None:
-            times.append(self._incoming.ask_at)
+            times.append(self._datagrams.incoming.ask_at)
         if self.is_up:
-            times += [self._own_wants.deadline, self._outgoing.deadline, self.path.deadline]
+            times += [self._own_wants.deadline, self._datagrams.outgoing.deadline, self.path.deadline]
         times += [session.reception.deadline for session in self.sessions.all]
         return min(times)
 
@@ -173,25 +163,11 @@ class LinkEnd:
             self.counts.unsent[DOWN] += sum(len(run.payloads) for run in runs)
             return LinkStep()
         room = frame_room(self.path.size)
-        frames: list[bytes] = []
-        numbers: list[int] = []
-        for run in runs:
-            sizes = [*map(len, run.payloads)]
-            count = len(sizes)
-            if self._allow is not None and (count := self._allow(sizes, now)) < len(sizes):
-                self.counts.unsent[BEYOND_RATE] += len(sizes) - count
-                if not count:
-                    continue
-            payloads = run.payloads[:count]
-            number = self._outgoing.number(run.stream)
-            numbers.append(number)
-            frames += build_frames(DatagramRun(number, run.sequence, run.hops, run.ttl, payloads), room)
-            self.counts.sent += count
-            self.counts.sent_bytes += sum(sizes[:count])
+        frames, numbers = self._datagrams.build(runs, room, now)
         if not frames:
             return LinkStep()
         messages: list[bytes] = []
-        if new := self._outgoing.to_announce(numbers, now):
+        if new := self._datagrams.outgoing.to_announce(numbers, now):
             messages += session.seal_asides(build_streams(new, room))
         self.heartbeat.carried(now, sent=True)
         return LinkStep([MessageBurst(messages + session.seal(frames, now), peer)])
@@ -219,11 +195,10 @@ class LinkEnd:
         step.wants_changed = self.peer_wants.expire(now)
         for session in self.sessions.all:
             session.sent.expire(now)
-            self._deliver(step, session.reception.expire(now), now)
+            step.runs += self._datagrams.take(session.reception.expire(now), now)
             self._ask_missing(step, session, now)
-        self._incoming.expire(now)
-        self._parts.expire(now)
-        self._account()
+        self._datagrams.expire(now)
+        self._datagrams.account()
         if self.sessions.current is not None:
             self._speak(step, now)
         if self.peer is not None and (hello := self.sessions.hello(now)) is not None:
@@ -233,13 +208,13 @@ class LinkEnd:
     def _speak(self, step: LinkStep, now: float) -> None:
         """What is to be said to the peer now."""
         room, round_trip = frame_room(self.path.size), self.heartbeat.round_trip
-        frames = build_asked(self._incoming.ask(now, round_trip), room)
+        frames = build_asked(self._datagrams.incoming.ask(now, round_trip), room)
         if (asks := self.heartbeat.due(now)) is not None:
             frames.append(self._report(now, asks=asks))
         if self.heartbeat.is_lost:
             self.sessions.renew(now)  # it may have been started again
         else:
-            frames += build_streams(self._outgoing.due(now), room)
+            frames += build_streams(self._datagrams.outgoing.due(now), room)
             frames += self._own_wants.tell(now, round_trip)
             if (probe := self.path.probe(now, round_trip)) is not None:
                 size, number = probe
@@ -280,7 +255,7 @@ class LinkEnd:
                     self._take_records(step, found, source, now)
                 else:
                     self._take_handshakes(step, found, source, now)
-        self._account()
+        self._datagrams.account()
         return step
 
     def _take_handshakes(self, step: LinkStep, messages: list[bytes], source: UdpEnd, now: float) -> None:
@@ -299,7 +274,7 @@ class LinkEnd:
                 self._begin(session, source, now)
                 if self.sessions.round_trip is not None:
                     self.heartbeat.measured(self.sessions.round_trip)
-                self._merge(step, self.tick(now))
+                step.add(self.tick(now))
 
     def _take_records(self, step: LinkStep, records: SealedRecords, source: UdpEnd, now: float) -> None:
         session = self.sessions.find(records.session)
@@ -325,7 +300,8 @@ class LinkEnd:
         self.heartbeat.heard(now)
         if records.kind == MessageKind.RECORD:
             self.heartbeat.carried(now, sent=False)
-            self._deliver(step, session.reception.take(opened.counters, opened.frames, now), now)
+            frames = session.reception.take(opened.counters, opened.frames, now)
+            step.runs += self._datagrams.take(frames, now)
             self._ask_missing(step, session, now)
         else:
             for frame in opened.frames:
@@ -341,38 +317,13 @@ class LinkEnd:
             self.path = PathMtu(self._settings.likely_bytes, now)
         if session.peer.end != self._peer_end:  # the peer has begun anew, and knows nothing of us
             self._peer_end = session.peer.end
-            self._outgoing.announce_all_again()
-            self._incoming.forget()
+            self._datagrams.begin_anew()
             self.peer_wants.forget()
             self._own_wants.tell_again(now)
             self.path = PathMtu(self._settings.likely_bytes, now)
         self.heartbeat.begin(now)
 
     # -- what is inside
-
-    def _deliver(self, step: LinkStep, frames: Sequence[bytes], now: float) -> None:
-        if not frames:
-            return
-        for found in read_frames(frames):
-            run = self._parts.take(found, now) if isinstance(found, DatagramPart) else found
-            if found is None or not found.ttl:
-                self.counts.ignored[MALFORMED] += 1
-            elif run is not None:
-                self._give(step, run, now)
-
-    def _give(self, step: LinkStep, run: DatagramRun, now: float) -> None:
-        if (stream := self._incoming.get(run.stream)) is None:
-            self._incoming.wait(run, now)
-            return
-        count = len(run.payloads)
-        self.counts.received += count
-        self.counts.received_bytes += sum(map(len, run.payloads))
-        if self._own_wants.wanted.distance(stream.group, stream.source) is None:
-            # It was not asked for, or is no more: a peer does not decide what there is on the network here
-            self.counts.dropped[UNWANTED] += count
-            return
-        hops = min(run.hops, HOPS_MAX)
-        step.runs.append(CarriedRun(stream, run.sequence, hops, run.ttl, run.payloads))
 
     def _take_control(self, step: LinkStep, session: LinkSession, frame: bytes, now: float) -> None:
         control = read_control(frame)
@@ -398,7 +349,8 @@ class LinkEnd:
                 self.heartbeat.took(report, now)
                 self._own_wants.known(report.wants_serial, now)
                 self.last_report = report
-                self._deliver(step, session.reception.reveal(report.next_counter, now), now)
+                revealed = session.reception.reveal(report.next_counter, now)
+                step.runs += self._datagrams.take(revealed, now)
                 if report.asks:
                     yield self._report(now, asks=False)
             case GroupsWanted() as wanted:
@@ -406,10 +358,9 @@ class LinkEnd:
                 if wanted.part == wanted.parts - 1:
                     yield self._report(now, asks=False)
             case StreamsAnnounced() as announced:
-                for run in self._incoming.learn(announced):
-                    self._give(step, run, now)
+                step.runs += self._datagrams.learn(announced, now)
             case StreamsAsked(numbers):
-                yield from build_streams(self._outgoing.asked(numbers, now), room)
+                yield from build_streams(self._datagrams.outgoing.asked(numbers, now), room)
             case PathProbe(size, number):
                 yield build_probed(PathProbed(size, number))
             case PathProbed(size, _):
@@ -421,20 +372,3 @@ class LinkEnd:
         self.sessions.renew(now + HELLO_SECONDS)
         self.heartbeat.stop()
         step.wants_changed |= self.peer_wants.forget()
-
-    def _account(self) -> None:
-        """Count what was dropped since."""
-        dropped = self._incoming.dropped, self._parts.dropped
-        for reason, now, before in zip(
-            (UNKNOWN_STREAM, INCOMPLETE), dropped, self._dropped_before, strict=True
-        ):
-            if now > before:
-                self.counts.received += now - before
-                self.counts.dropped[reason] += now - before
-        self._dropped_before = dropped
-
-    @staticmethod
-    def _merge(step: LinkStep, other: LinkStep) -> None:
-        step.bursts += other.bursts
-        step.runs += other.runs
-        step.wants_changed |= other.wants_changed

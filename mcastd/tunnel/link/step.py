@@ -57,6 +57,12 @@ class LinkStep:
     runs: list[CarriedRun] = field(default_factory=list)  # that have come
     wants_changed: bool = False  # the peer wants something else
 
+    def add(self, other: LinkStep) -> None:
+        """What comes of another step, after this one."""
+        self.bursts += other.bursts
+        self.runs += other.runs
+        self.wants_changed |= other.wants_changed
+
 
 class EndSettings(NamedTuple):
     """How one end behaves."""
