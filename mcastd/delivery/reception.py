@@ -18,6 +18,7 @@ from mcastd.delivery.description import ObjectDescription, Run
 from mcastd.delivery.file_limit import FileLimit, too_many
 from mcastd.delivery.finishing import Ending, NotSettledError, finish
 from mcastd.delivery.landing import Landing
+from mcastd.delivery.open_objects import OpenObjects
 from mcastd.delivery.received import ObjectState, Outcome, Received
 from mcastd.delivery.refused import TOO_MANY, WRONG_DIGEST, RefusedError
 from mcastd.delivery.register import Register
@@ -74,10 +75,8 @@ class Reception:
         self._register = Register(Counter() if states is None else states)
         self.states, self.lengths = self._register.states, self._register.lengths
         self._objects = self._register.objects
-        self.receiving: dict[int, Received] = {}  # by TOI; what was touched last is the last
-        self._touched: Received | None = None  # the last of these
-        self.troubled: dict[int, Received] = {}  # those of which the file system has not taken something
-        self.unrepaired: dict[int, Received] = {}  # those for which there is no code
+        self._open = opened = OpenObjects(landing)
+        self.receiving, self.troubled, self.unrepaired = opened.receiving, opened.troubled, opened.unrepaired
         self._queue: dict[int, Received] = {}  # have something to do beside receiving
         self._landing, self._decode = landing, decode
         self._files_max = files_max
@@ -173,7 +172,7 @@ class Reception:
         """Let go of all objects. A later run can go on with what has hashes, unless it is ``for_good``."""
         for known in list(self._objects.values()):
             if for_good:
-                self._discard(known)
+                self._open.discard(known)
             self._forget(known)
 
     # -- one object
@@ -199,7 +198,7 @@ class Reception:
                 return True
             known.description = known.assembly.description
             if not known.assembly.complete and known.finishing is not None:
-                self._stop_finishing(known)  # what was complete is to be verified now
+                self._open.stop_finishing(known)  # what was complete is to be verified now
                 self._set(known, ObjectState.RECEIVING)
             self._queue[description.toi] = known
             return True
@@ -213,7 +212,7 @@ class Reception:
         """Receive an object from here on. Returns None if that is not possible now."""
         if now < known.again or known.gives_way_until:  # its step sees when others leave room for it
             return None
-        self._note(known, None)
+        self._open.note(known, None)
         try:
             if beginning.require_receivable(self._landing, known.description, self._size_max):
                 self._require_place(known.description, now)
@@ -225,10 +224,10 @@ class Reception:
         except RefusedError as error:
             self._refuse(known, error, now)
         except OSError as error:
-            self._note(known, error, now + RETRY_SECONDS)
+            self._open.note(known, error, now + RETRY_SECONDS)
             self._set(known, ObjectState.WAITING)
         else:
-            self.receiving[known.description.toi] = self._touched = known
+            self._open.add(known)
             known.began = now
             self._set(known, ObjectState.RECEIVING)
         self._queue[known.description.toi] = known
@@ -251,9 +250,9 @@ class Reception:
         trouble = room.full_disk(self.troubled.values())
         if trouble is None or (giving := room.largest(self.receiving.values())) is None:
             return
-        self._stop_finishing(giving)
-        self._discard(giving)
-        self._note(giving, trouble, now + RETRY_SECONDS)
+        self._open.stop_finishing(giving)
+        self._open.discard(giving)
+        self._open.note(giving, trouble, now + RETRY_SECONDS)
         giving.gives_way_until = now + GIVE_WAY_SECONDS
         self._set(giving, ObjectState.WAITING)
         self._queue[giving.description.toi] = giving
@@ -263,25 +262,18 @@ class Reception:
         if now >= known.gives_way_until or self._landing.has_free_bytes(known.description.length):
             known.gives_way_until = 0.0
             return False
-        self._note(known, known.trouble, now + RETRY_SECONDS)
+        self._open.note(known, known.trouble, now + RETRY_SECONDS)
         return True
 
     def _add(self, known: Received, assembly: Assembly, run: Run) -> tuple[int, OSError | None]:
-        if known is not self._touched:
-            toi = run.description.toi
-            self.receiving[toi] = self.receiving.pop(toi)
-            self._touched = known
+        self._open.touch(known)
         left = assembly.take(run.sbn, run.esi, run.symbols)
         if assembly.trouble is not known.trouble:
-            self._note(known, assembly.trouble, known.again)
-        self._note_hindrance(known, assembly)
+            self._open.note(known, assembly.trouble, known.again)
+        self._open.note_hindrance(known, assembly)
         if assembly.stalled or not assembly.left:
             self._queue[run.description.toi] = known
         return left, assembly.trouble
-
-    def _note_hindrance(self, known: Received, assembly: Assembly) -> None:
-        if assembly.cannot_repair is not None:
-            self.unrepaired[known.description.toi] = known
 
     def _step(self, known: Received, now: float) -> bool:
         """Do a part of what an object needs beside symbols. Returns False if no more can be done now."""
@@ -289,7 +281,7 @@ class Reception:
         try:
             if known.assembly is None:
                 if not self._still_gives_way(known, now):
-                    self._note(known, None)
+                    self._open.note(known, None)
                     # One of no bytes has no symbol that would begin it
                     more = (
                         not known.description.length
@@ -304,7 +296,7 @@ class Reception:
             self._refuse(known, error, now)
         except OSError as error:
             known.finishing = None
-            self._note(known, error, now + RETRY_SECONDS)
+            self._open.note(known, error, now + RETRY_SECONDS)
         if not more and known.again <= now:
             self._queue.pop(known.description.toi, None)
         return more
@@ -313,9 +305,9 @@ class Reception:
         """See what of an object is there already, and whether there is room now for what has come."""
         if assembly.stalled:
             waits = not assembly.retry()
-            self._note_hindrance(known, assembly)
+            self._open.note_hindrance(known, assembly)
             wait = DECODING_SECONDS if assembly.is_decoding else RETRY_SECONDS
-            self._note(known, assembly.trouble, now + wait if waits else 0.0)
+            self._open.note(known, assembly.trouble, now + wait if waits else 0.0)
             if waits:
                 return False
         return assembly.examine_next() or assembly.complete
@@ -340,7 +332,7 @@ class Reception:
         except (RefusedError, OSError) as error:
             known.finishing = None
             if isinstance(error, NotSettledError):
-                self._discard(known)
+                self._open.discard(known)
                 self._set(known, ObjectState.WAITING)
             raise
         else:
@@ -359,8 +351,8 @@ class Reception:
         return next(mode for mode in (self._mode, description.mode, MODE) if mode is not None)
 
     def _end(self, known: Received, outcome: Outcome) -> None:
-        self._discard(known)
-        self._note(known, None)
+        self._open.discard(known)
+        self._open.note(known, None)
         known.refused = outcome.refused
         self._set(known, ObjectState.LANDED if outcome.refused is None else ObjectState.REFUSED)
         self._on_outcome(outcome)
@@ -370,52 +362,23 @@ class Reception:
         if known.refused is None or known.refused.reason != error.reason:
             self._end(known, Outcome(known.description, error))
         else:
-            self._discard(known)
-            self._note(known, None)
+            self._open.discard(known)
+            self._open.note(known, None)
             self._set(known, ObjectState.REFUSED)
         # What was damaged on its way may be right the next time; what else was wrong may have gone later
         known.again = now if error.reason == WRONG_DIGEST else now + REFUSED_SECONDS
 
     def _set_aside(self, known: Received) -> None:
         """Let others have its place. What has come stays on the disk if it can be gone on with."""
-        self._stop_finishing(known)
-        if known.partial is not None and known.partial.fd >= 0:
-            self._landing.set_aside(known.partial)
-        self._discard(known)
+        self._open.set_aside(known)
         if known.state not in {ObjectState.LANDED, ObjectState.REFUSED, ObjectState.EXPIRED}:
             self._set(known, ObjectState.WAITING)
 
-    def _stop_finishing(self, known: Received) -> None:
-        if known.finishing is not None:
-            known.finishing.close()
-            known.finishing = None
-
-    def _discard(self, known: Received) -> None:
-        """Let go of what is open of an object, and of what has come of it."""
-        if known.assembly is not None:
-            known.assembly.close()
-            known.assembly = None
-            del self.receiving[known.description.toi]
-            self._touched = None
-            self.unrepaired.pop(known.description.toi, None)
-        if known.partial is not None:
-            if known.partial.fd >= 0:
-                self._landing.discard(known.partial)
-            known.partial = None
-
     def _forget(self, known: Received) -> None:
         self._set_aside(known)
-        self._note(known, None)
+        self._open.note(known, None)
         self._register.remove(known)
         self._queue.pop(known.description.toi, None)
-
-    def _note(self, known: Received, trouble: OSError | None, again: float = 0.0) -> None:
-        """Note what the file system says now, and when it is asked again."""
-        known.trouble, known.again = trouble, again
-        if trouble is not None:
-            self.troubled[known.description.toi] = known
-        else:
-            self.troubled.pop(known.description.toi, None)
 
     def _set(self, known: Received, state: ObjectState) -> None:
         self._register.set(known, state)

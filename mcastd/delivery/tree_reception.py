@@ -75,8 +75,8 @@ class TreeReception(Reception):
         self._tree, self._tree_trouble, self._lacking = tree, None, 0
         self._stop_chores()
         for other in [known for toi, known in self._objects.items() if toi not in listed]:
-            self._stop_finishing(other)
-            self._discard(other)
+            self._open.stop_finishing(other)
+            self._open.discard(other)
             self._forget(other)
         try:
             there = self._prepare(described)
