@@ -20,9 +20,10 @@ from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.counters import SequenceCounters, copy_of
 from mcastd.inbound.arrivals import LATE, STRAY
+from mcastd.inbound.leg_place import LegPlace, beginning_of, breaks_of
 from mcastd.inbound.legs import OTHER_LEG, SILENT_SECONDS, LegAccount, LegsSequencer
 from mcastd.inbound.misfits import Misfits
-from mcastd.inbound.numbered_streams import OTHER_STREAM, OfStream
+from mcastd.inbound.numbered_streams import OTHER_STREAM
 from mcastd.inbound.sequenced import NumberedSequencer
 from mcastd.inbound.sorting import Sorting, joined
 from mcastd.net.link import Batch, ListBatch
@@ -37,31 +38,6 @@ HEARTBEAT_SECONDS = 2.0
 STALL_SECONDS = 0.02
 # What has come is surely read in this time.
 READ_SECONDS = 0.005
-
-
-@dataclass(slots=True)
-class _Place:
-    """Where a leg stands in the merged stream."""
-
-    order: NumberedSequencer
-    misfits: Misfits  # of the merge, of what this order lets go on
-    stream: OfStream | None = None  # that was admitted
-    restarts: int = 0  # of its order, that the merge knows of
-    # Another leg has seen the sender begin anew: until then this one still brings what was before
-    behind_until: float = 0.0  # monotonic seconds
-    # It began anew near the number that the merge is at: it may have been away, or its sender did begin anew
-    rejoined_at: float | None = None  # monotonic seconds
-
-    @property
-    def is_settled(self) -> bool:
-        stream, order = self.stream, self.order
-        return (
-            stream is not None
-            and stream is order.stream
-            and self.restarts == order.total.restarts
-            and not self.behind_until
-            and self.rejoined_at is None
-        )
 
 
 @dataclass(slots=True)
@@ -101,8 +77,8 @@ class MergingSequencer(LegsSequencer):
         self._heartbeat_of: LegAccount | None = None
         self._heartbeat_at = -math.inf  # monotonic seconds
 
-    def _new_place(self) -> _Place:
-        return _Place(self._make_order(), Misfits(self._explain))
+    def _new_place(self) -> LegPlace:
+        return LegPlace(self._make_order(), Misfits(self._explain))
 
     # -- what is seen of it
 
@@ -243,9 +219,9 @@ class MergingSequencer(LegsSequencer):
             stream is not known or place.restarts != place.order.total.restarts
         )
         at = 0
-        if begins_anew and known is not None and (at := self._beginning(stream, batch, numbers)):
+        if begins_anew and known is not None and (at := beginning_of(batch, numbers, stream, self._wire)):
             if known.identity == self._identity and not place.behind_until:
-                self._put(taking, numbers, range(at), _breaks(numbers, at))
+                self._put(taking, numbers, range(at), breaks_of(numbers, at))
             else:
                 self._dropped[LATE] += at
         # One that waited for its successor, which never came, is of no stream
@@ -256,21 +232,9 @@ class MergingSequencer(LegsSequencer):
                 place.misfits.refuse(reason, batch.payloads[-1], sorting.now)
         else:
             place.misfits.accept()
-            breaks = place.order.breaks if is_ascending else _breaks(numbers, count)
+            breaks = place.order.breaks if is_ascending else breaks_of(numbers, count)
             self._put(taking, numbers, range(at, count), breaks)
         return joined(taking.parts)
-
-    def _beginning(self, stream: OfStream | None, batch: Batch, numbers: Sequence[int]) -> int:
-        """The index of the first datagram of a batch that is of what begins anew in it."""
-        numbering, at = self._wire.numbering, 0
-        half = numbering.numbers // 2
-        for index, datagram in enumerate(batch.payloads):
-            if stream is not None and self._wire.identity_of(datagram) != stream.identity:
-                at = index + 1
-            elif index > at:
-                ahead = (numbers[index] - numbers[index - 1] + half) % numbering.numbers - half
-                at = at if -numbering.misorder <= ahead < numbering.dropout else index
-        return at % len(batch)
 
     def _admit(self, taking: _Taking, identity: bytes, number: int, *, begins_anew: bool) -> str:
         """See where in the merged stream a leg goes on, with this number: maybe that begins anew there.
@@ -411,8 +375,3 @@ class MergingSequencer(LegsSequencer):
         """A leg has got to ``end``. ``now``: its copy of what is awaited is timed, if that is among these."""
         if (awaited := leg.awaited) is not None and awaited < end:
             leg.end_wait(now - leg.awaited_since if now is not None and begin <= awaited else None)
-
-
-def _breaks(numbers: Sequence[int], end: int) -> list[int]:
-    """The indices before ``end`` at which a number is not the one after the one before it."""
-    return [index for index in range(1, end) if numbers[index] != numbers[index - 1] + 1]
