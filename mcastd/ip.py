@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 Address = IPv4Address | IPv6Address
@@ -27,6 +28,13 @@ SCOPES_OF_ONE_INTERFACE = {1, 2}
 
 # Of an IPv6 address, those by which hosts of a network differ: RFC 4291 section 2.5.1.
 INTERFACE_ID_BITS = 64
+
+# This network (RFC 791), the broadcast address, IPv4 inside IPv6.
+_NO_SOURCES = (
+    IPv4Network("0.0.0.0/8"),
+    IPv4Network("255.255.255.255/32"),
+    IPv6Network("::ffff:0:0/96"),
+)
 
 # Characters that make a name of an interface a pattern, glob(7).
 _WILDCARDS = frozenset("*?[")
@@ -104,6 +112,19 @@ def is_source_specific(group: Address) -> bool:
     if isinstance(group, IPv4Address):
         return group in SOURCE_SPECIFIC
     return group.packed[1] >> 4 == 3 and group.packed[2:4] == b"\0\0"
+
+
+@lru_cache(maxsize=4096)
+def stays_at_home(source: Address) -> bool:
+    """Return True if no host takes what has this source from another network: RFC 1122 section 3.2.1.3,
+    RFC 4291 section 2.5, RFC 3927."""
+    return (
+        source.is_multicast
+        or source.is_unspecified
+        or source.is_loopback
+        or source.is_link_local
+        or any(source.version == prefix.version and source in prefix for prefix in _NO_SOURCES)
+    )
 
 
 def needs_scope_id(group: Address) -> bool:

@@ -23,11 +23,10 @@ import ipaddress
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from mcastd.ip import ANY_SOURCE, Address, Prefix, SourceFilter, stays_on_link
+from mcastd.ip import ANY_SOURCE, Address, Prefix, SourceFilter, stays_at_home, stays_on_link
 from mcastd.protocols.link_messages import COUNTERS
 
 # What is further away than this is gone, so that what was withdrawn does not go round for ever.
@@ -50,12 +49,6 @@ _MISSING = struct.Struct(">B3xQ")
 _RANGE = struct.Struct(">IH")
 _PROBE = struct.Struct(">BxHI")
 _EXCLUDE = 1
-# This network (RFC 791), the broadcast address, IPv4 inside IPv6.
-_NO_SOURCES = (
-    IPv4Network("0.0.0.0/8"),
-    IPv4Network("255.255.255.255/32"),
-    IPv6Network("::ffff:0:0/96"),
-)
 _ADDRESS_BYTES = {4: 4, 6: 16}
 _OFFSET_MAX = 0xFFFFFFFF
 
@@ -194,19 +187,6 @@ def _read_address(frame: bytes, at: int, family: int) -> tuple[Address, int]:
         raise ValueError(f"no family {family}")
     packed = frame[at : at + size]
     return (IPv4Address(packed) if family == 4 else IPv6Address(packed)), at + size
-
-
-@lru_cache(maxsize=4096)
-def stays_at_home(source: Address) -> bool:
-    """Return True if no host takes what has this source from another network: RFC 1122 section 3.2.1.3,
-    RFC 4291 section 2.5, RFC 3927."""
-    return (
-        source.is_multicast
-        or source.is_unspecified
-        or source.is_loopback
-        or source.is_link_local
-        or any(source.version == prefix.version and source in prefix for prefix in _NO_SOURCES)
-    )
 
 
 def _read_asked(frame: bytes) -> StreamsAsked:

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TypeVar
 
-from mcastd.ip import Address, Prefix, merged, stays_on_link
-from mcastd.protocols.link_control import DISTANCE_MAX, CarriedStream, GroupWant, stays_at_home
+from mcastd.ip import Address, Prefix, merged, stays_at_home, stays_on_link
+from mcastd.protocols.link_control import DISTANCE_MAX, CarriedStream, GroupWant
 from mcastd.protocols.link_frames import SEQUENCES
 from mcastd.tunnel.link.end import LinkEnd
 from mcastd.tunnel.link.step import HOPS_MAX, CarriedRun
