@@ -12,12 +12,8 @@ from mcastd.config.engine_outputs import EngineOutput, NatsOutput, RedisOutput
 from mcastd.config.fifo_output import FifoOutput
 from mcastd.config.file_output import FileOutput
 from mcastd.config.gateway import GatewaySettings
-from mcastd.config.inbound import (
-    DEFAULT_RECEIVE_BUFFER,
-    FEC_PORTS,
-    GATHERING_BUFFER_MIN_BYTES,
-    InboundSubscription,
-)
+from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
+from mcastd.config.inbound_conflicts import FEC_PORTS
 from mcastd.config.keep_before import KeepBefore
 from mcastd.config.kinds import Kinds, OfKind, kinds_among
 from mcastd.config.legs import LegSettings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -17,25 +17,23 @@ from mcastd.config.description import (
     parse_description,
 )
 from mcastd.config.ends import ProgramEnd
+from mcastd.config.inbound_conflicts import contradictions_of_keys, not_together, numbered_kinds
 from mcastd.config.keep_before import KEEPING, KeepBefore
 from mcastd.config.legs import (
     KEYS_OF_A_LEG,
     LEGS_MIN,
     LegSettings,
     check_sources,
-    contradictions_of_legs,
     of_first_leg,
 )
 from mcastd.config.model import Conflicts, GroupSettings
-from mcastd.config.network_outputs import GroupOutput
 from mcastd.config.output import GroupEnd, OutputPath, OutputSettings
-from mcastd.config.outputs import OUTPUTS, OutputTables
+from mcastd.config.outputs import OutputTables
 from mcastd.config.protocols import (
     INBOUND_PROTOCOLS,
     InboundProtocol,
     NumberedInbound,
     RawInbound,
-    RtpInbound,
 )
 from mcastd.config.types import (
     AnyInterface,
@@ -56,9 +54,6 @@ from mcastd.ip import Address, Interfaces
 DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes
 # How long what is missing of one leg is waited for by the others: ST 2022-7 class B, moderate skew.
 DEFAULT_MAX_SKEW_SECONDS = 0.05
-# The ports of columns and rows, counted from that of the media (SMPTE ST 2022-1).
-FEC_PORTS = 2, 4
-PORT_MAX = 65_535
 # How long a gap is waited for with repair, if reorder does not say it: two matrices of 100 at 5 Mbit/s.
 FEC_HOLD_SECONDS = 0.5
 # With a smaller receive buffer datagrams are taken at once: it holds too few to let them gather.
@@ -208,87 +203,14 @@ class InboundSubscription(GroupSettings):
 
     @model_validator(mode="after")
     def _legs_fit(self) -> InboundSubscription:
-        if found := list(self._contradictions()):
+        if found := list(contradictions_of_keys(self)):
             raise Conflicts(found)
         return self
-
-    def _contradictions(self) -> Iterator[tuple[Location, str]]:
-        """What legs and repair contradict, and what does nothing without them."""
-        yield from self._contradictions_of_fec()
-        yield from self._contradictions_of_tunnel()
-        yield from self._contradictions_of_outputs()
-        yield from contradictions_of_legs(self.legs, {key: getattr(self, key) for key in KEYS_OF_A_LEG})
-        if not self.legs:
-            for key, value in (("merge", self.merge != "sequence"), ("max_skew", self.max_skew is not None)):
-                if value:
-                    yield (key,), "does nothing without legs"
-            return
-        if self.reorder:
-            yield ("reorder",), 'does not apply to "legs": "max_skew" says how long is waited'
-        numbered = isinstance(self.protocol, NumberedInbound)
-        if self.merge == "sequence" and not numbered:
-            others = ' or merge to "payload"' if isinstance(self.protocol, RawInbound) else ""
-            yield (
-                ("protocol",),
-                f"legs are merged by numbers, and {show(self.protocol.kind)} has none; set protocol to"
-                f" {choose(_numbered_kinds())}{others}",
-            )
-        if self.merge == "payload" and not isinstance(self.protocol, RawInbound):
-            yield ("merge",), f'"payload" does not apply to protocol = {show(self.protocol.kind)}'
-        if self.merge == "payload" and self.max_skew == 0:
-            yield ("max_skew",), 'must be more than 0 for merge = "payload": a copy is one for so long'
-
-    def _contradictions_of_fec(self) -> Iterator[tuple[Location, str]]:
-        if not self.fec:
-            return
-        if not isinstance(self.protocol, RtpInbound):
-            yield ("fec",), 'is repair of RTP; set protocol to "rtp"'
-        if self.legs:
-            yield ("fec",), 'does not apply to "legs": one is the repair of the other'
-        if self.port > PORT_MAX - FEC_PORTS[-1]:
-            yield ("port",), f"{self.port} leaves no room for the repair, on port + 2 and port + 4"
-
-    def _contradictions_of_outputs(self) -> Iterator[tuple[Location, str]]:
-        ways = self.by_leg() if self.legs else (self,)
-        for location, end in self.hands_on():
-            if any(
-                (way.group, way.port) == (end.group, end.port) and may_meet(way.interface, end.interface)
-                for way in ways
-            ):
-                yield (
-                    location,
-                    "is the group and port that it receives: what it sends comes back to it for ever; choose"
-                    " another group or port, or an interface each for this and for the output",
-                )
-        is_known = all(way.sources for way in ways)
-        for index, output in enumerate(self.output):
-            if isinstance(output, GroupOutput) and output.ttl is not None and not is_known:
-                yield (
-                    ("output", index, "ttl"),
-                    "needs sources, or what another host sends back goes in a circle for ever; without ttl"
-                    " datagrams go on with one less than they came with",
-                )
 
     @property
     def is_tunnelled(self) -> bool:
         """Return True if it comes by a tunnel alone, so that no interface of this host has to do with it."""
         return isinstance(self.via, AmtVia)
-
-    def _contradictions_of_tunnel(self) -> Iterator[tuple[Location, str]]:
-        if isinstance(self.via, NativeVia):
-            return
-        way = show(self.via.kind)
-        for key in ("legs", "fec"):
-            if getattr(self, key):
-                yield (key,), f"does not apply to via = {way}: a tunnel brings one group and port"
-        if isinstance(self.via, AmtFallbackVia) and self.expect_every is None:
-            yield ("via",), f"{way} needs expect_every: after so long a silence the tunnel is opened"
-        if not self.is_tunnelled:
-            return
-        if self.interface is not None:
-            yield ("interface",), f"does not apply to via = {way}: the route to the relay decides"
-        if self.rejoin_every is not None:
-            yield ("rejoin_every",), f'does not apply to via = {way}: "refresh" says how often is asked again'
 
     def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
         native = () if self.is_tunnelled else super().ways()
@@ -302,7 +224,7 @@ class InboundSubscription(GroupSettings):
         protocol: InboundProtocol | None = info.data.get("protocol")
         for output in outputs:
             if protocol is not None and output.takes_objects != protocol.gives_objects:
-                raise ValueError(_not_together(protocol, output))
+                raise ValueError(not_together(protocol, output))
             if protocol is not None and output.format == "payload" and not protocol.has_payload:
                 carriers = [kind for kind, model in INBOUND_PROTOCOLS.models.items() if model.has_payload]
                 raise ValueError(
@@ -333,7 +255,7 @@ class InboundSubscription(GroupSettings):
     def _numbers_to_order_by(cls, reorder: float, info: ValidationInfo) -> float:
         protocol: InboundProtocol | None = info.data.get("protocol")
         if reorder and protocol is not None and not isinstance(protocol, NumberedInbound):
-            raise ValueError(f"needs datagrams with numbers; set protocol to {choose(_numbered_kinds())}")
+            raise ValueError(f"needs datagrams with numbers; set protocol to {choose(numbered_kinds())}")
         return reorder
 
     def has_protocol_of(self, other: InboundSubscription) -> bool:
@@ -387,23 +309,3 @@ def _legs_of(description: Description, said: Mapping[str, Any], keys: Mapping[st
         if protocol is None or not issubclass(protocol, NumberedInbound):
             return {}
     return {"legs": legs_described(description, said, keys)}
-
-
-def _numbered_kinds() -> list[str]:
-    """The protocols whose datagrams have numbers."""
-    return [kind for kind, model in INBOUND_PROTOCOLS.models.items() if issubclass(model, NumberedInbound)]
-
-
-def _not_together(protocol: InboundProtocol, output: OutputSettings) -> str:
-    """Why a protocol and an output of a subscription contradict each other, with the way out."""
-    if output.takes_objects:
-        givers = [kind for kind, model in INBOUND_PROTOCOLS.models.items() if model.gives_objects]
-        return (
-            f"{show(output.kind)} takes files, and protocol {show(protocol.kind)} gives none; set protocol to"
-            f" {choose(givers)}"
-        )
-    takers = [kind for kind, model in OUTPUTS.models.items() if model.takes_objects]
-    return (
-        f"protocol {show(protocol.kind)} gives files, which {show(output.kind)} does not take; let the output"
-        f" have kind = {choose(takers)}"
-    )
