@@ -17,7 +17,7 @@ from mcastd.bridge.kept import TABLES, KeptTables
 from mcastd.build import Parts
 from mcastd.chores import Chores
 from mcastd.codec import as_json
-from mcastd.config import Changes, Config, WorkerSettings, diff
+from mcastd.config import Config, WorkerSettings, diff
 from mcastd.control.commands import NoSuchWorker
 from mcastd.control.protocol import Message
 from mcastd.control.server import ControlServer
@@ -30,6 +30,7 @@ from mcastd.inbound.sinks import PIPES, Ends
 from mcastd.metrics import MetricsServer
 from mcastd.ondisk import OnDisk
 from mcastd.process import Signals, settle
+from mcastd.reload_notes import LastChanges, counts_of, taken_over, troubles_of
 from mcastd.reloads import Reloads
 from mcastd.runtime import Runtime
 from mcastd.views import DaemonView, ReloadView, WorkerView
@@ -37,12 +38,8 @@ from mcastd.worker import Headline, Signal, Vitals
 
 # READY=1 waits this long, at most, for the first attempt of each worker.
 FIRST_ATTEMPTS_SECONDS = 5.0
-# A reload that changes nothing says what the last one did, if that is no longer ago: systemd may ask twice.
-PAIR_SECONDS = 60.0
 # The share of stop_timeout that workers have to end; the rest is for what they share, and for the log.
 WORKERS_SHARE = 0.8
-# A reload names this many of the workers that are in trouble after it.
-TROUBLES_MAX = 5
 # The process is ended after this long, if stop_timeout is shorter.
 LEAST_STOP_SECONDS = 2.0
 
@@ -70,7 +67,7 @@ class Daemon:
         self._born = clock.monotonic()
         self._change = threading.Lock()  # one start, reload, worker's start or stop at a time
         self._reloads = Reloads(self._start, self._reload)
-        self._reloaded: tuple[float, Changes] | None = None  # the last one that changed something, and when
+        self._last_changes = LastChanges()
         self._stopping = False
         self._failed = False  # by a bug of ours, at the start
         self._alarm = Bell()  # rung once the start has failed
@@ -297,54 +294,17 @@ class Daemon:
             finally:
                 self._say_ready()
             settle(again=True)
+            supervisor = self._supervisor
             notes = [
-                *self._taken_over(changes),
-                *self._trouble_of(changes, before),
+                *taken_over(changes),
+                *troubles_of(changes, before, supervisor.not_attempted(), supervisor.headlines()),
                 *self._notes(),
-                *self._pair(changes),
+                *self._last_changes.note(changes, clock.monotonic()),
                 *filter(None, [self._metrics.problem]),
             ]
             view = ReloadView(changes.added, changes.removed, changes.changed, changes.unchanged, notes)
-            self._log.info("config.reloaded", **_counts(changes), notes=notes)
+            self._log.info("config.reloaded", **counts_of(changes), notes=notes)
             return view
-
-    def _taken_over(self, changes: Changes) -> list[str]:
-        """Which keys of [daemon] changed with this reload. Only a restart moves the control socket."""
-        keys = [f"daemon.{key}" for key in changes.daemon_changed if key != "control_socket"]
-        return [f"changed {', '.join(keys)}"] if keys else []
-
-    def _trouble_of(self, changes: Changes, before: Mapping[str, str]) -> list[str]:
-        """A note on each new or changed worker that is not ready yet or in trouble; at most TROUBLES_MAX.
-
-        The same for those that did not change, and are in trouble by what they have read again: ``before``
-        has what they said before that.
-        """
-        behind = dict.fromkeys(changes.added, "has not begun yet")
-        behind |= dict.fromkeys(changes.changed, "has not taken its change over yet")
-        waited_for = self._supervisor.not_attempted()
-        notes = [
-            f"{name} {behind[name]}" if name in waited_for else f"{name}: {headline.detail}"
-            for headline in self._supervisor.headlines()
-            if (name := headline.name) in behind and (name in waited_for or headline.troubled)
-        ]
-        rereading = before.keys() - behind.keys()
-        notes += [
-            f"{name}: {headline.detail}"
-            for headline in self._supervisor.headlines()
-            if (name := headline.name) in rereading and headline.troubled and headline.detail != before[name]
-        ]
-        more = len(notes) - TROUBLES_MAX
-        return [*notes[:TROUBLES_MAX], *([f"and {more} more, see mcastctl status"] if more > 0 else [])]
-
-    def _pair(self, changes: Changes) -> list[str]:
-        """A note for a reload that changes nothing: what the one shortly before it changed."""
-        now = clock.monotonic()
-        if changes.added or changes.removed or changes.changed or changes.daemon_changed:
-            self._reloaded = now, changes
-        elif self._reloaded is not None and now - self._reloaded[0] < PAIR_SECONDS:
-            at, did = self._reloaded
-            return [f"nothing is new since the reload {now - at:.1f} s ago: {_words(did)}"]
-        return []
 
     def reopen(self) -> None:
         self._supervisor.send(Signal.REOPEN)
@@ -374,24 +334,6 @@ class Daemon:
 
 def _stopping(what: str) -> McastdError:
     return McastdError(f"cannot {what}", "the daemon is stopping", "start it again")
-
-
-def _counts(changes: Changes) -> dict[str, int]:
-    return {
-        "added": len(changes.added),
-        "removed": len(changes.removed),
-        "changed": len(changes.changed),
-        "unchanged": len(changes.unchanged),
-    }
-
-
-def _words(changes: Changes) -> str:
-    names = {
-        "added": changes.added,
-        "removed": changes.removed,
-        "changed": (*changes.changed, *(f"daemon.{key}" for key in changes.daemon_changed)),
-    }
-    return "; ".join(f"{did} {', '.join(of)}" for did, of in names.items() if of)
 
 
 @contextmanager

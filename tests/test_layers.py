@@ -52,6 +52,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "doctor": LEAVES | {"config", "net", "protocols", "delivery", "inbound"},
     "process": LEAVES,
     "reloads": LEAVES,
+    "reload_notes": LEAVES | {"worker", "config"},
     "ondisk": LEAVES | {"config"},
     "chores": LEAVES | {"systemd", "inbound", "supervisor"},
     "build": LEAVES
@@ -66,6 +67,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "bridge",
         "chores",
         "ondisk",
+        "reload_notes",
         "reloads",
         "build",
         "runtime",
