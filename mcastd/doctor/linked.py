@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from mcastd.config import LinkSettings
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.quoting import command
-from mcastd.doctor.subject import Subject
+from mcastd.doctor.subject import Subject, counted_more
 from mcastd.status import LinkStatus
 
 # A link that is down for less may just be about to come up.
@@ -36,7 +36,7 @@ def _down(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]:
     seen = f"down for {now.seconds or 0:.0f} s; peer: {now.peer or 'not known'} (status)"
 
     def ignored(reason: str) -> tuple[str, str]:
-        count, more = now.counters.ignored.get(reason, 0), _more(now.counters.ignored, earlier, reason)
+        count, more = now.counters.ignored.get(reason, 0), counted_more(now.counters.ignored, earlier, reason)
         return seen, f"messages ignored as {reason}: {more} while watched, {count} in all (status)"
 
     reasons = now.ignored_since_up
@@ -117,7 +117,7 @@ def _carrying(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]
             " and set key (mcastd keygen makes one)",
         )
     before = subject.before(LinkStatus).counters
-    if (count := _more(now.counters.unsent, before.unsent, "ttl")) > 0:
+    if (count := counted_more(now.counters.unsent, before.unsent, "ttl")) > 0:
         yield Finding(
             "link-ttl",
             Severity.BROKEN,
@@ -125,7 +125,7 @@ def _carrying(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]
             (f"unsent for their TTL: {count} while watched, {now.counters.unsent['ttl']} in all (status)",),
             "have the sender set a TTL of 2 or more",
         )
-    if (count := _more(now.counters.unsent, before.unsent, "rate")) > 0:
+    if (count := counted_more(now.counters.unsent, before.unsent, "rate")) > 0:
         yield Finding(
             "link-rate",
             Severity.WARNING,
@@ -174,7 +174,3 @@ def _without_room(subject: Subject[LinkSettings], now: LinkStatus) -> Finding:
         f"name prefixes of groups in want of {subject.table}; with transit, in want of the sites behind, or"
         " have send of the links to them name fewer groups",
     )
-
-
-def _more(now: Mapping[str, int], before: Mapping[str, int], reason: str) -> int:
-    return now.get(reason, 0) - before.get(reason, 0)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from ipaddress import ip_address
 
 from mcastd.config import GatewaySettings, split_end
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
+from mcastd.doctor.listening import unheard_finding
 from mcastd.doctor.quoting import command
-from mcastd.doctor.relays import unheard_at
-from mcastd.doctor.subject import Subject
+from mcastd.doctor.subject import Subject, counted_more
 from mcastd.status import GatewayStatus, PlayedGroupStatus
 
 # Groups, and players, that a finding names.
@@ -26,15 +26,9 @@ def listening(subject: Subject[GatewaySettings], evidence: Evidence) -> Iterator
     settings, now = subject.settings, subject.now(GatewayStatus)
     hosts = {end: ip_address(split_end(end)[0]) for end in settings.listen}
     for end, address in hosts.items():
-        if unheard := unheard_at(address, "players are to connect", subject.table, evidence):
-            yield Finding(
-                "gateway-unheard",
-                Severity.BROKEN,
-                unheard.what,
-                unheard.evidence,
-                unheard.fix,
-                ways=unheard.ways,
-            )
+        use, table = "players are to connect", subject.table
+        if found := unheard_finding("gateway-unheard", address, use, table, evidence):
+            yield found
         elif why := now.refused_listen.get(end):
             yield Finding(
                 "gateway-unheard",
@@ -78,7 +72,7 @@ def playing(subject: Subject[GatewaySettings], _: Evidence) -> Iterator[Said]:
 def _places(subject: Subject[GatewaySettings], now: GatewayStatus) -> Iterator[Said]:
     settings, counters = subject.settings, now.counters
     before = subject.before(GatewayStatus).counters
-    refused, in_all = _more(counters.refused, before.refused, "full"), counters.refused.get("full", 0)
+    refused, in_all = counted_more(counters.refused, before.refused, "full"), counters.refused.get("full", 0)
     if refused or now.served >= settings.max_clients:
         line = f"max_clients = {min(CLIENTS_MAX, 2 * settings.max_clients)}"
         yield Finding(
@@ -92,7 +86,7 @@ def _places(subject: Subject[GatewaySettings], now: GatewayStatus) -> Iterator[S
             f"{line} in {subject.table}, if the network to them takes as many streams",
             ways=(Way(table=subject.table, lines=(line,)),),
         )
-    if refused := _more(counters.refused, before.refused, "per-address"):
+    if refused := counted_more(counters.refused, before.refused, "per-address"):
         line = f"max_per_address = {min(CLIENTS_MAX, 2 * settings.max_per_address)}"
         yield Finding(
             "gateway-full",
@@ -131,8 +125,8 @@ def _silence(subject: Subject[GatewaySettings], now: GatewayStatus) -> Iterator[
 
 def _slowness(subject: Subject[GatewaySettings], now: GatewayStatus) -> Iterator[Said]:
     before = subject.before(GatewayStatus)
-    dropped = _more(now.counters.dropped, before.counters.dropped, "slow")
-    stalled = _more(now.counters.ended, before.counters.ended, "stalled")
+    dropped = counted_more(now.counters.dropped, before.counters.dropped, "slow")
+    stalled = counted_more(now.counters.ended, before.counters.ended, "stalled")
     if not dropped and not stalled:
         return
     slow = [one for one in now.players if one.dropped]
@@ -168,7 +162,3 @@ def _seen(group: PlayedGroupStatus) -> str:
     last = "no datagram came" if group.age is None else f"the last datagram came {group.age:.0f} s ago"
     trouble = f"; {group.trouble}" if group.trouble else ""
     return f"{_told(group)}: joined on {where}, {last}{trouble} (status)"
-
-
-def _more(now: Mapping[str, int], before: Mapping[str, int], reason: str) -> int:
-    return now.get(reason, 0) - before.get(reason, 0)

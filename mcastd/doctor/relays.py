@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from mcastd.config import AmtRelaySettings
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
-from mcastd.doctor.quoting import command
-from mcastd.doctor.subject import Subject
-from mcastd.ip import Address
+from mcastd.doctor.listening import unheard_finding
+from mcastd.doctor.subject import Subject, counted_more
 from mcastd.status import AmtRelayStatus
 
 # Groups, and gateways, that a finding names.
@@ -19,56 +17,17 @@ NAMED_MAX = 5
 MTU_MIN_BYTES = 576
 
 
-class Unheard(NamedTuple):
-    """Why nothing gets to an address that this host is to have: what a finding says of it."""
-
-    what: str
-    evidence: tuple[str, ...]
-    fix: str
-    ways: tuple[Way, ...] = ()
-
-
-def unheard_at(address: Address, use: str, table: str, evidence: Evidence) -> Unheard | None:
-    """Check that an interface that is up has an address; None if so. ``use``: "gateways are to ask"."""
-    if address.is_unspecified or address.is_loopback:
-        return None
-    having = [one for one in evidence.host.interfaces.values() if address in one.addresses]
-    if any(one.up for one in having):
-        return None
-    if not having:
-        return Unheard(
-            f"no interface has {address}, at which {use}",
-            (f"listen = {address} ({table}); it is none of this host's (rtnetlink)",),
-            f"give it to an interface: ip address add {address}/PREFIX dev INTERFACE; or name another one"
-            f" in {table}",
-        )
-    up = command("ip", "link", "set", having[0].name, "up")
-    return Unheard(
-        f"{having[0].name} is down, whose address is {address}, at which {use}",
-        (f"flags of {having[0].name} have no UP (rtnetlink)",),
-        up,
-        (Way(command=up),),
-    )
-
-
 def heard(subject: Subject[AmtRelaySettings], evidence: Evidence) -> Iterator[Said]:
     """Check that gateways can ask at the addresses that the relay listens at."""
     for address, _ in subject.settings.listen:
-        if unheard := unheard_at(address, "gateways are to ask", subject.table, evidence):
-            yield Finding(
-                "amt-unheard",
-                Severity.BROKEN,
-                unheard.what,
-                unheard.evidence,
-                unheard.fix,
-                ways=unheard.ways,
-            )
+        if found := unheard_finding("amt-unheard", address, "gateways are to ask", subject.table, evidence):
+            yield found
 
 
 def serving(subject: Subject[AmtRelaySettings], _: Evidence) -> Iterator[Said]:
     """Check that what gateways want comes to the relay, goes on, and fits into their tunnels."""
     now, before = subject.now(AmtRelayStatus), subject.before(AmtRelayStatus)
-    if (count := _more(now.counters.dropped, before.counters.dropped, "ttl")) > 0:
+    if (count := counted_more(now.counters.dropped, before.counters.dropped, "ttl")) > 0:
         yield Finding(
             "amt-ttl",
             Severity.BROKEN,
@@ -76,7 +35,7 @@ def serving(subject: Subject[AmtRelaySettings], _: Evidence) -> Iterator[Said]:
             (f"dropped for their TTL: {count} while watched, {now.counters.dropped['ttl']} in all (status)",),
             "have the sender set a TTL of 2 or more",
         )
-    if (count := _more(now.counters.missed, before.counters.missed, "too-big")) > 0:
+    if (count := counted_more(now.counters.missed, before.counters.missed, "too-big")) > 0:
         paths = [f"{one.address}: {one.path_mtu}" for one in now.gateways if one.path_mtu is not None]
         told = f"; the path to {', '.join(paths[:NAMED_MAX])} (ICMP)" if paths else ""
         yield Finding(
@@ -109,7 +68,3 @@ def serving(subject: Subject[AmtRelaySettings], _: Evidence) -> Iterator[Said]:
             "see whether the sender runs, and whether its network brings it here:"
             f" mcastctl listen {where}{now.silent[0]}:PORT",
         )
-
-
-def _more(now: dict[str, int], before: dict[str, int], reason: str) -> int:
-    return now.get(reason, 0) - before.get(reason, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeGuard, TypeVar
 
@@ -96,6 +96,11 @@ def _of_leg(status: AnyStatus | None, index: int, settings: InboundSubscription)
 def is_of(subject: Subject[WorkerSettings], kind: type[Kind]) -> TypeGuard[Subject[Kind]]:
     """Return True if the subject is a worker with this kind of settings."""
     return isinstance(subject.settings, kind)
+
+
+def counted_more(now: Mapping[str, int], before: Mapping[str, int], reason: str) -> int:
+    """How many of a reason were counted while it was watched."""
+    return now.get(reason, 0) - before.get(reason, 0)
 
 
 def named(name: str | None, known: Iterable[str]) -> set[str]:
