@@ -8,7 +8,8 @@ transfer.py.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
 from typing import NamedTuple
 
 from mcastd.engines.segments import KeptMessage
@@ -43,6 +44,18 @@ class HandedOver(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.payloads)
+
+
+def by_origin(
+    taken: HandedOver, numbers: Sequence[int]
+) -> Iterator[tuple[Origin, Iterator[tuple[int, bytes, int]]]]:
+    """The datagrams in a row that have one origin: for each its number, payload and time.
+
+    They are to be taken before the next ones are.
+    """
+    rows = iter(zip(numbers, taken.payloads, taken.times, strict=True))
+    for origin, run in groupby(taken.origins):
+        yield origin, islice(rows, sum(1 for _ in run))
 
 
 class RefusedMessage(NamedTuple):

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby, islice
 from typing import Any
 
 from mcastd import __version__
@@ -28,6 +27,7 @@ from mcastd.engines.engine import (
     KeptStream,
     RefusedMessage,
     ServerAnswers,
+    by_origin,
 )
 from mcastd.engines.segments import KeptMessage
 from mcastd.net.link import Origin
@@ -80,11 +80,10 @@ class NatsEncoder(Encoder):
 
     def encode(self, taken: HandedOver, stream: KeptStream, numbers: Sequence[int]) -> list[KeptMessage]:
         found: list[KeptMessage] = []
-        rows = iter(zip(numbers, taken.payloads, taken.times, strict=True))
-        for origin, run in groupby(taken.origins):
+        for origin, datagrams in by_origin(taken, numbers):
             digits = size = 0
             form = b""
-            for number, payload, stamp in islice(rows, sum(1 for _ in run)):
+            for number, payload, stamp in datagrams:
                 if (here := len(f"{number}{stamp}")) != digits:  # the first; and where the kernel has no time
                     digits = here
                     form, size = self._form(stream, origin, digits)

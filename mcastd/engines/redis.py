@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby, islice
 
 from mcastd.engines.connected import ConnectedEngine, EngineServer
 from mcastd.engines.engine import (
@@ -22,6 +21,7 @@ from mcastd.engines.engine import (
     KeptStream,
     RefusedMessage,
     ServerAnswers,
+    by_origin,
 )
 from mcastd.engines.segments import KeptMessage
 from mcastd.errors import SinkError
@@ -58,12 +58,11 @@ class RedisEncoder(Encoder):
 
     def encode(self, taken: HandedOver, stream: KeptStream, numbers: Sequence[int]) -> list[KeptMessage]:
         found: list[KeptMessage] = []
-        rows = iter(zip(numbers, taken.payloads, taken.times, strict=True))
         self._last = now = max(self._last, time.time_ns() // 1_000_000)
-        for origin, run in groupby(taken.origins):
+        for origin, datagrams in by_origin(taken, numbers):
             digits = 0, 0
             form = b""
-            for number, payload, stamp in islice(rows, sum(1 for _ in run)):
+            for number, payload, stamp in datagrams:
                 if (here := (len(f"{now}-{number}"), len(str(stamp)))) != digits:
                     digits = here
                     form = self._form(stream, origin, *digits)
