@@ -24,12 +24,12 @@ from mcastd.ip import Address, SourceFilter, merged
 from mcastd.net.link import Batch
 from mcastd.net.tunnel_socket import TunnelSocket
 from mcastd.protocols.amt import PORT
-from mcastd.threads import Thread
 from mcastd.tunnel.candidates import Candidate, Candidates, candidates_of
 from mcastd.tunnel.gateway import Gateway, Phase, TunnelMessage, UdpEnd, is_data
 from mcastd.tunnel.inner import TunnelledDatagram
 from mcastd.tunnel.receiver import TimedDatagram, TunnelReceiver
 from mcastd.tunnel.tunnel import RESOLVE_SECONDS, AmtTunnel, RelayWay, TunnelKey, setting
+from mcastd.tunnel.woken_thread import WokenThread
 
 # Batches of one socket before the others have their turn.
 BATCHES_AT_ONCE = 16
@@ -41,12 +41,10 @@ class Tunnels:
     """The tunnels, and their thread, which starts with the first one."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # of the tunnels, their receivers and the thread
+        self._lock = threading.Lock()  # of the tunnels, their receivers and sockets
         self._tunnels: dict[TunnelKey, AmtTunnel] = {}
         self._sockets: dict[tuple[int, int], TunnelSocket] = {}  # by IP version and local port
-        self._thread: Thread | None = None
-        self._bell: Bell | None = None
-        self._is_closed = False
+        self._thread = WokenThread("tunnels", self._run)
         self._log = log.get_logger()
 
     # -- for any thread
@@ -59,13 +57,13 @@ class Tunnels:
             tunnel = self._tunnels.get(way.key) or AmtTunnel(way, self)
             address = way.address
             self._socket(4 if address is None else address.version, way.local_port)
-            self._start()
+            self._thread.begin()
             receiver = TunnelReceiver(
                 tunnel, group, port, source_filter, receive_buffer, refresh_seconds=way.refresh_seconds
             )
             tunnel.receivers = (*tunnel.receivers, receiver)
             self._tunnels[way.key] = tunnel
-        self.wake()
+        self._thread.wake()
         return receiver
 
     def forget(self, tunnel: AmtTunnel, receiver: TunnelReceiver) -> None:
@@ -73,30 +71,11 @@ class Tunnels:
             tunnel.receivers = tuple(one for one in tunnel.receivers if one is not receiver)
 
     def wake(self) -> None:
-        with self._lock:
-            if self._bell is not None:
-                self._bell.ring()
+        self._thread.wake()
 
     def close(self) -> None:
         """Take leave of all relays, and end the thread."""
-        with self._lock:
-            self._is_closed, thread = True, self._thread
-            if self._bell is not None:
-                self._bell.ring()
-        if thread is not None:
-            thread.join()
-
-    def _start(self) -> None:
-        if self._thread is None:
-            self._bell = Bell()
-            thread = Thread(target=self._run, name="tunnels", args=(self._bell,))
-            try:
-                thread.start()
-            except RuntimeError:
-                self._bell.close()
-                self._bell = None
-                raise
-            self._thread = thread
+        self._thread.close()
 
     def _socket(self, version: int, local_port: int) -> TunnelSocket:
         key = version, local_port
@@ -107,7 +86,7 @@ class Tunnels:
     # -- the thread
 
     def _run(self, bell: Bell) -> None:
-        while not self._is_closed:
+        while not self._thread.ends:
             self._turn(bell)
         with self._lock:
             for tunnel in self._tunnels.values():
@@ -116,8 +95,6 @@ class Tunnels:
             for sock in self._sockets.values():
                 sock.close()
             self._sockets.clear()
-            self._bell = None
-            bell.close()
 
     def _turn(self, bell: Bell) -> None:
         """Wait for what comes, and do what is due."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import secrets
 import select
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,7 +27,6 @@ from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net.link_socket import LinkSocket
 from mcastd.net.resolving import addresses_of
-from mcastd.threads import Thread
 from mcastd.token_bucket import TokenBucket
 from mcastd.tunnel.link.end import LinkEnd
 from mcastd.tunnel.link.exchange import Exchange
@@ -38,6 +36,7 @@ from mcastd.tunnel.link.running import RunningLink
 from mcastd.tunnel.link.site import LinkSite, SiteLink
 from mcastd.tunnel.link.standby import Standbys
 from mcastd.tunnel.link.step import EndSettings
+from mcastd.tunnel.woken_thread import WokenThread
 
 # A peer whose name could not be resolved, or that does not answer there, is looked for again after so long;
 # so is a socket that could not be had.
@@ -62,10 +61,7 @@ class Links:
         self._standbys = Standbys(self.site, self.running)
         self._reopen_at: dict[str, float] = {}  # by interface, in monotonic seconds: networks that crashed
         self._commands: deque[Callable[[float], None]] = deque()
-        self._lock = threading.Lock()  # of the thread and the bell
-        self._thread: Thread | None = None
-        self._bell: Bell | None = None
-        self._is_closed = False
+        self._thread = WokenThread("links", self._run)
         self._log = log.get_logger()
 
     # -- for any thread
@@ -90,10 +86,8 @@ class Links:
 
     def network_changed(self) -> None:
         """Interfaces or addresses of this host are others: look at them."""
-        with self._lock:
-            if self._thread is None:
-                return
-        self._command(self._look_again)
+        if self._thread.has_begun:
+            self._command(self._look_again)
 
     def network(self, interface: str) -> LocalNetwork | None:
         """The network here that links with this interface are for; None: there is none now."""
@@ -101,33 +95,17 @@ class Links:
 
     def close(self) -> None:
         """Take leave of all peers, and end the thread."""
-        with self._lock:
-            self._is_closed, thread = True, self._thread
-            if self._bell is not None:
-                self._bell.ring()
-        if thread is not None:
-            thread.join()
+        self._thread.close()
 
     def _command(self, command: Callable[[float], None]) -> None:
-        with self._lock:
-            self._commands.append(command)
-            if self._thread is None:
-                self._bell = Bell()
-                thread = Thread(target=self._run, name="links", args=(self._bell,))
-                try:
-                    thread.start()
-                except RuntimeError:
-                    self._bell.close()
-                    self._bell = None
-                    raise
-                self._thread = thread
-            if self._bell is not None:
-                self._bell.ring()
+        self._commands.append(command)
+        self._thread.begin()
+        self._thread.wake()
 
     # -- the thread
 
     def _run(self, bell: Bell) -> None:
-        while not self._is_closed:
+        while not self._thread.ends:
             try:
                 self._turn(bell)
             except Exception:  # a bug of ours must not end all links
@@ -137,9 +115,6 @@ class Links:
         now = clock.monotonic()
         for name in [*self.running]:
             self._end(name, now)
-        with self._lock:
-            self._bell = None
-            bell.close()
 
     def _turn(self, bell: Bell) -> None:
         """Wait for what comes, and do what is due."""
