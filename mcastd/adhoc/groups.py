@@ -22,8 +22,9 @@ from mcastd.console.text import plural
 from mcastd.control.client import ControlClient
 from mcastd.control.protocol import VarlinkError
 from mcastd.errors import ControlError, LinkError
-from mcastd.net import tables
-from mcastd.net.tables import Owners, Process, UdpSocket
+from mcastd.net import socket_owners, tables
+from mcastd.net.socket_owners import Owners, Process
+from mcastd.net.tables import UdpSocket
 from mcastd.net.unaided import look_anyway
 from mcastd.printable import printable
 from mcastd.status import SubscriptionStatus
@@ -135,7 +136,7 @@ def show(control_socket: Path, interface: str | None, *, as_json: bool) -> None:
     sockets = [*tables.udp_sockets(4), *tables.udp_sockets(6)]
     # Not connected: that one hears its peer alone, and no group
     sockets = [s for s in sockets if s.address in groups or (s.address.is_unspecified and not s.peer_port)]
-    owners = tables.owners(sock.inode for sock in sockets)
+    owners = socket_owners.owners(sock.inode for sock in sockets)
     ours, silence = ask_daemon(control_socket)
     filters = [*tables.source_counts(4), *tables.source_counts(6)]
     versions = {row.ifindex: row.version for row in tables.igmp_interfaces()}

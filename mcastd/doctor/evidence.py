@@ -13,11 +13,12 @@ from mcastd.doctor.subject import Subject, by_leg, is_of
 from mcastd.doctor.watch import Observation
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import Address
-from mcastd.net import interfaces, routes, tables, unaided
+from mcastd.net import interfaces, routes, socket_owners, tables, unaided
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.netlink import FORBIDDEN
 from mcastd.net.routes import Route
-from mcastd.net.tables import MulticastRoute, Owners, UdpSocket
+from mcastd.net.socket_owners import Owners
+from mcastd.net.tables import MulticastRoute, UdpSocket
 
 
 class Troubles(NamedTuple):
@@ -123,7 +124,7 @@ class Evidence:
         """The processes with sockets on the workers' ports. Reads the open files of all processes."""
         settings = [one.settings for one in self.subjects if is_of(one, InboundSubscription)]
         ports = {leg.port for each in settings for leg in each.by_leg()}
-        return tables.owners(sock.inode for port in ports for sock in self.sockets.get(port, ()))
+        return socket_owners.owners(sock.inode for port in ports for sock in self.sockets.get(port, ()))
 
     def exists(self, path: str) -> bool:
         return (self.root / path.lstrip("/")).exists()

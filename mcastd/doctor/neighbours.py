@@ -8,7 +8,7 @@ from mcastd.config import InboundSubscription
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject
-from mcastd.net import tables
+from mcastd.net.socket_owners import Owners
 from mcastd.net.sockets import port_refused
 from mcastd.net.tables import UdpSocket
 
@@ -58,7 +58,7 @@ def _others(settings: InboundSubscription, evidence: Evidence) -> list[UdpSocket
     ]
 
 
-def _name(sock: UdpSocket, owners: tables.Owners) -> str:
+def _name(sock: UdpSocket, owners: Owners) -> str:
     who = ", ".join(map(str, owners.of(sock.inode))) or f"a process of uid {sock.uid}"
     table = "udp6" if sock.address.version == 6 else "udp"
     return f"{sock.address} port {sock.port}: {who} (/proc/net/{table}, inode {sock.inode})"

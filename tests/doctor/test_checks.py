@@ -38,7 +38,7 @@ from mcastd.doctor.finding import Finding, Skipped
 from mcastd.doctor.subject import Subject, is_of
 from mcastd.doctor.watch import Kernel, Observation
 from mcastd.errors import CannotAskError
-from mcastd.net import tables
+from mcastd.net import socket_owners, tables
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.routes import NO_ROUTE, Route
 from mcastd.net.ruleset import Ruleset
@@ -1067,13 +1067,13 @@ def test_skips_name_a_check() -> None:
 def test_whose_the_sockets_are_is_looked_up_once_for_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes a look at all open files of the host, which may be tens of thousands."""
     looks: list[list[int]] = []
-    owners = tables.owners
+    owners = socket_owners.owners
 
-    def counted(inodes: Iterable[int]) -> tables.Owners:
+    def counted(inodes: Iterable[int]) -> socket_owners.Owners:
         looks.append(list(inodes))
         return owners(looks[-1])
 
-    monkeypatch.setattr(tables, "owners", counted)
+    monkeypatch.setattr(socket_owners, "owners", counted)
     with ExitStack() as stack:
         socks = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(4)]
         for sock in socks:

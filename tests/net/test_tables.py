@@ -17,8 +17,9 @@ from support.host import Host
 from support.inside import inside, listener, sysctl
 from support.wait import wait_for
 
-from mcastd.net import tables
-from mcastd.net.tables import IgmpInterface, JoinedGroup, Process
+from mcastd.net import socket_owners, tables
+from mcastd.net.socket_owners import Process
+from mcastd.net.tables import IgmpInterface, JoinedGroup
 
 MCAST_JOIN_SOURCE_GROUP = 46
 LINK_LOCAL = {4: "224.0.0.1", 6: "ff02::1"}  # of every host, never reported
@@ -98,16 +99,16 @@ def test_a_socket_leads_to_its_process() -> None:
         assert other.stdout is not None
         fd = other.stdout.readline().strip()
         inode = os.stat(f"/proc/{other.pid}/fd/{fd}").st_ino
-        found = tables.owners([inode]).of(inode)
+        found = socket_owners.owners([inode]).of(inode)
         assert [process.pid for process in found] == [other.pid]
         assert found[0].command.startswith("python")
         other.communicate("")
-    wait_for(lambda: not tables.owners([inode]).of(inode))
+    wait_for(lambda: not socket_owners.owners([inode]).of(inode))
 
 
 @pytest.mark.root
 def test_processes_that_cannot_be_looked_into_are_counted() -> None:
-    code = "from mcastd.net import tables; found = tables.owners([1]); print(found.hidden, found.of(1))"
+    code = "from mcastd.net.socket_owners import owners as of; it = of([1]); print(it.hidden, it.of(1))"
     command = ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c", code]
     hidden, owners = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     assert int(hidden) >= 1
