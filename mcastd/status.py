@@ -1,6 +1,9 @@
-"""The status of channels and subscriptions: one definition for the workers that make it and all that read it.
+"""The status of each kind of worker: one definition for the workers that make it and all that read it.
 
 As JSON each class is an object of its fields, in their order: see codec.py.
+
+Long as it is, this is one module: the reference of all that is told, of which mcastctl(1) is made. It is data
+alone, kinds of worker share parts of it, and each start of a program reads one file instead of a dozen.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
 """What a worker and its supervisor see of each other, so that neither has to import the other.
 
-A worker is one outbound channel or one inbound subscription. Its thread is blocked in
+A worker is one outbound channel, one inbound subscription or one of another kind. Its thread is blocked in
 :meth:`Context.wait` for as long as there is nothing to do: no polling, no time-outs.
+
+This is one module, so that whoever writes a kind of worker has here all that it is given, and all that it is
+asked for.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mcastd"
+# Of a module about one thing.
+LINES_MAX = 400
 
 LEAVES = {
     *("bell", "bounded", "clock", "codec", "counters", "errors", "ip", "keytext", "log", "names"),
@@ -154,6 +156,13 @@ def test_only_net_uses_ctypes_and_inet_sockets(path: Path) -> None:
     assert "ctypes" not in set(imported(tree))
     names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert not names & {"AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_long_module_says_why_it_is_one(path: Path) -> None:
+    text = path.read_text()
+    if text.count("\n") > LINES_MAX:
+        assert "is one module" in (ast.get_docstring(ast.parse(text)) or "")
 
 
 def test_a_type_has_a_name_of_its_own() -> None:
