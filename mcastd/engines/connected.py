@@ -1,14 +1,14 @@
-"""What engines with a connection of their own have in common: servers in turn, TLS, bytes that are held."""
+"""What all connections to engines have in common: servers in turn, TLS, bytes that are held."""
 
 from __future__ import annotations
 
 import errno
 import ssl
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from mcastd.engines.engine import REFUSED, UNREACHABLE, Engine
+from mcastd.engines.engine import REFUSED, UNREACHABLE
 from mcastd.errors import SinkError, reason_of
 from mcastd.net.server_connection import ServerConnection, TlsFiles
 
@@ -27,9 +27,11 @@ class EngineServer(NamedTuple):
     is_encrypted: bool  # with TLS
 
 
-class ConnectedEngine(Engine):
-    """Bytes to a server and back, for an engine that says what is in them."""
+class Connected(ABC):
+    """Bytes to a server and back, for a kind of engine that says what is in them."""
 
+    server = ""  # which one it is, as the configuration has it
+    purpose = "send to"  # what it is there for, for people
     encrypts_at_first = True  # False: the server says something before, and begin() goes over to TLS
 
     def __init__(self, servers: Sequence[EngineServer], files: TlsFiles) -> None:
@@ -39,6 +41,7 @@ class ConnectedEngine(Engine):
         self._held = memoryview(b"")
 
     def connect(self) -> int:
+        """Reach one of the servers; this may wait. Raises SinkError. Returns what :meth:`begin` does."""
         errors: list[SinkError] = []
         for server in self._servers:
             self.server = server.url
@@ -63,7 +66,7 @@ class ConnectedEngine(Engine):
     def begin(self, connection: ServerConnection, server: EngineServer) -> int:
         """Say what is to be said at first, and wait for the answers. Raises SinkError, OSError.
 
-        Returns what :meth:`connect` does.
+        Returns a number up to which the server surely has all messages; 0 where none are sent.
         """
 
     def fileno(self) -> int:
@@ -103,8 +106,8 @@ class ConnectedEngine(Engine):
             self._connection = None
 
     def useless(self, cause: str, way_out: str = "") -> SinkError:
-        """The server is there, and takes no messages."""
-        return SinkError(f"cannot send to {self.server}", cause, way_out, reason=REFUSED)
+        """The server is there, and does not do what it is asked to."""
+        return SinkError(f"cannot {self.purpose} {self.server}", cause, way_out, reason=REFUSED)
 
     def unreachable(self, server: EngineServer, error: OSError) -> SinkError:
         """The same error with the server's name, and a way out."""

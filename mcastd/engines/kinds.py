@@ -11,7 +11,8 @@ from mcastd.engines.backlog import BacklogBounds
 from mcastd.engines.connected import EngineServer
 from mcastd.engines.engine import REFUSED, TOO_BIG, UNREACHABLE, Encoder, Engine, KeptStream
 from mcastd.engines.hand_over import HandOverPlan
-from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine, NatsLogin
+from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine
+from mcastd.engines.nats_connection import NatsLogin
 from mcastd.engines.outcomes import CRASHED, FULL, SPOOL, STOPPED
 from mcastd.engines.redis import OVERTAKEN, RedisEncoder, RedisEngine, RedisLogin
 from mcastd.engines.segments import SPOOL_IN_USE

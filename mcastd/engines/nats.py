@@ -10,53 +10,29 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mcastd import __version__
-from mcastd.engines.connected import SAID_MAX_BYTES, ConnectedEngine, EngineServer
+from mcastd.engines.connected import EngineServer
 from mcastd.engines.engine import (
     NOT_OF_THIS_KIND,
     TOO_BIG,
     Encoder,
+    Engine,
     HandedOver,
     KeptStream,
     RefusedMessage,
     ServerAnswers,
     by_origin,
 )
+from mcastd.engines.nats_connection import NatsConnection, NatsLogin, Said
 from mcastd.engines.segments import KeptMessage
 from mcastd.net.link import Origin
 from mcastd.net.server_connection import ServerConnection, TlsFiles
-from mcastd.printable import printable
 from mcastd.protocols import nats
-from mcastd.protocols.nkeys import Credentials
 
-API = "$JS.API"
-# Seconds that a server is given for an answer of JetStream.
-ANSWER_SECONDS = 5.0
-SUBSCRIPTION = 1
 ID = "Nats-Msg-Id"
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class NatsLogin:
-    """Who asks. Nothing of it is shown anywhere."""
-
-    user: str = ""
-    password: str = ""
-    token: str = ""
-    credentials: Credentials | None = None
-
-    def options(self, nonce: str) -> dict[str, str]:
-        """What CONNECT has of it."""
-        given = {"user": self.user, "pass": self.password, "auth_token": self.token}
-        proof = {} if self.credentials is None else self.credentials.options(nonce)
-        return {key: value for key, value in given.items() if value} | proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +81,8 @@ class NatsEncoder(Encoder):
         return f"{self._begin}%d {size} %d\r\n{head}%b\r\n".encode(), size
 
 
-class NatsEngine(ConnectedEngine):
-    """A connection to a server of NATS."""
-
-    encrypts_at_first = False
+class NatsEngine(NatsConnection, Engine):
+    """A connection to a server of NATS, for messages to a stream of it."""
 
     def __init__(
         self,
@@ -120,82 +94,28 @@ class NatsEngine(ConnectedEngine):
         stream: KeptStream,
         plan: JetStreamPlan,
     ) -> None:
-        super().__init__(servers, files)
-        self._login = login
+        super().__init__(servers, files, login, name=stream.writer, inbox=inbox_of(subject, stream))
         self._subject = subject
-        self._name = stream.writer
         self._writer = writer_of(subject, stream)
-        self._inbox = inbox_of(subject, stream)
-        self._prefix = f"{self._inbox}.".encode()
-        self._begin = f"HPUB {subject} {self._inbox}.".encode()
+        self._prefix = f"{self.inbox}.".encode()
+        self._begin = f"HPUB {subject} {self.inbox}.".encode()
         self._plan = plan
-        self._reader = nats.NatsReader()
-        self._max_payload = nats.PAYLOAD_MAX_BYTES
         self._refused: list[RefusedMessage] = []  # since receive() was called last
-        self._owes_pong = False
         self._earlier = ""  # another subject, for which messages were in the spool
         self._stored = nats.StoredScanner(self._prefix)
 
     # -- while the connection is made
 
     def begin(self, connection: ServerConnection, server: EngineServer) -> int:
-        self._reader = nats.NatsReader()
-        said = self._said(connection)
-        info = self._info(next(said))
-        if info.needs_tls or server.is_encrypted:
-            connection.encrypt(server.host, self._files)
-            # What came before may be of anybody
-            self._reader = nats.NatsReader()
-            said = self._said(connection)
-        self._max_payload = info.max_payload
-        if not info.has_headers:
-            raise self.useless(f"it has no headers: it is version {info.version}", "use 2.2 or later")
-        options = {
-            "verbose": False,
-            "pedantic": False,
-            "lang": "mcastd",
-            "version": __version__,
-            "protocol": 1,
-            "headers": True,
-            "no_responders": True,
-            "tls_required": info.needs_tls,
-            "name": self._name,
-            **self._login.options(info.nonce),
-        }
-        connection.send_all(
-            nats.connect(options) + nats.subscribe(f"{self._inbox}.*", SUBSCRIPTION) + nats.PING
-        )
-        for one in said:
-            if isinstance(one, nats.NatsLine) and one.name == "PONG":
-                break
-            self._note(one)
+        said = self.greet(connection, server)
         self._require_stream(connection, said)
         known = self._known(connection, said)
-        self._answer_ping()
+        self.answer_ping()
         return known
 
-    def _said(self, connection: ServerConnection) -> Iterator[nats.NatsMessage | nats.NatsLine]:
-        """What the server says, for as long as it is waited for."""
-        until = time.monotonic() + ANSWER_SECONDS
-        size = 0
-        while time.monotonic() < until:
-            size += len(data := connection.receive())
-            if size > SAID_MAX_BYTES:
-                raise self.useless("it says far more than it was asked")
-            yield from self._parsed(data)
-        raise TimeoutError
-
-    def _info(self, line: nats.NatsMessage | nats.NatsLine) -> nats.ServerInfo:
-        if not isinstance(line, nats.NatsLine) or line.name != "INFO":
-            raise self.useless("it is no server of NATS", "name the port of its clients: 4222 by default")
-        with self._understood():
-            return nats.ServerInfo.parse(line.rest)
-
-    def _require_stream(
-        self, connection: ServerConnection, said: Iterator[nats.NatsMessage | nats.NatsLine]
-    ) -> None:
+    def _require_stream(self, connection: ServerConnection, said: Said) -> None:
         plan = self._plan
-        found = self._ask(connection, said, f"STREAM.INFO.{plan.name}", {})
+        found = self.ask(connection, said, f"STREAM.INFO.{plan.name}", {})
         if not isinstance(found, nats.JetStreamRefusal):
             return
         if found.error != nats.STREAM_NOT_FOUND:
@@ -205,7 +125,7 @@ class NatsEngine(ConnectedEngine):
                 f'make it (nats stream add {plan.name} --subjects "{self._subject}"), or set create = true'
             )
             raise self.useless(f"it has no stream {plan.name}", way_out)
-        made = self._ask(
+        made = self.ask(
             connection,
             said,
             f"STREAM.CREATE.{plan.name}",
@@ -223,9 +143,9 @@ class NatsEngine(ConnectedEngine):
         if isinstance(made, nats.JetStreamRefusal):
             raise self.useless(f"it does not make the stream {plan.name}: {made.description}")
 
-    def _known(self, connection: ServerConnection, said: Iterator[nats.NatsMessage | nats.NatsLine]) -> int:
+    def _known(self, connection: ServerConnection, said: Said) -> int:
         """The number of the last message of ours that the server has, if it is the last of the subject."""
-        last = self._ask(
+        last = self.ask(
             connection, said, f"STREAM.MSG.GET.{self._plan.name}", {"last_by_subj": self._subject}
         )
         if isinstance(last, nats.JetStreamRefusal):
@@ -233,31 +153,13 @@ class NatsEngine(ConnectedEngine):
         message = last.get("message")
         return number_of(message, self._writer) if isinstance(message, dict) else 0
 
-    def _ask(
-        self,
-        connection: ServerConnection,
-        said: Iterator[nats.NatsMessage | nats.NatsLine],
-        what: str,
-        question: Mapping[str, Any],
-    ) -> Mapping[str, Any] | nats.JetStreamRefusal:
-        reply = f"{self._inbox}.ask"
-        connection.send_all(nats.publish(f"{API}.{what}", reply, json.dumps(question).encode()))
-        for one in said:
-            if isinstance(one, nats.NatsMessage) and one.subject == reply.encode():
-                if one.status:
-                    raise self.useless("JetStream is not on there", "start it with -js, or jetstream {}")
-                with self._understood():
-                    return nats.parse_answer(one.payload)
-            self._note(one)
-        raise TimeoutError  # pragma: no cover - said does
-
     # -- at work
 
     def send(self, messages: Sequence[KeptMessage]) -> None:
         begin = self._begin
         if not all(message.startswith(begin) for _, message in messages):
             messages = [(number, self._readdressed(number, message)) for number, message in messages]
-        most = self._max_payload
+        most = self.max_payload
         # Its head and what stands before it are beside the payload: a kilobyte at most
         if any(len(message) > most for _, message in messages):
             fits = [payload_bytes(message) <= most for _, message in messages]
@@ -280,27 +182,21 @@ class NatsEngine(ConnectedEngine):
         words[2] = b"%b%d" % (self._prefix, number)
         return b" ".join(words) + end + rest
 
-    def _answer_ping(self) -> None:
-        """One PONG does for all; none is added to what the server does not take."""
-        if self._owes_pong and not self.is_full:
-            self._owes_pong = False
-            self.write(nats.PONG)
-
     def receive(self) -> ServerAnswers:
         kept: list[int] = []
         duplicates = 0
         for piece in self.read():
-            data = self._reader.take_rest() + piece
+            data = self.reader.take_rest() + piece
             numbers, again, end = self._stored.scan(data)  # as a rule there is nothing else
             kept += numbers
             duplicates += again
-            for one in self._parsed(data[end:]):
+            for one in self.parsed(data[end:]):
                 if not isinstance(one, nats.NatsMessage) or not one.subject.startswith(self._prefix):
-                    self._note(one)
+                    self.note(one)
                 elif (stored := self._answer(one)) is not None:
                     kept.append(stored[0])
                     duplicates += stored[1]
-        self._answer_ping()
+        self.answer_ping()
         refused, self._refused = self._refused, []
         return ServerAnswers(kept, duplicates, refused)
 
@@ -311,7 +207,7 @@ class NatsEngine(ConnectedEngine):
             cause = f"no stream of it takes {self._subject}{earlier}"
             raise self.useless(cause, f"add the subject to the stream {self._plan.name}")
         number = message.subject[len(self._prefix) :]
-        with self._understood():
+        with self.understood():
             stored = nats.parse_stored(message.payload)
             if not number.isdigit() or len(number) > 20:
                 raise nats.NatsError("an answer is to no message of ours")
@@ -322,28 +218,6 @@ class NatsEngine(ConnectedEngine):
             self._refused.append(RefusedMessage(int(number), TOO_BIG, cause))
             return None
         raise self.useless(f"the stream {self._plan.name} does not take messages: {stored.description}")
-
-    def _parsed(self, data: bytes) -> list[nats.NatsMessage | nats.NatsLine]:
-        with self._understood():
-            return self._reader.feed(data)
-
-    def _note(self, one: nats.NatsMessage | nats.NatsLine) -> None:
-        """What is said beside answers."""
-        if isinstance(one, nats.NatsMessage):
-            return
-        if one.name == "PING":
-            self._owes_pong = True
-        elif one.name == "-ERR":
-            said = printable(one.rest.decode(errors="replace").strip("'\" "))
-            raise self.useless(f"it says {said}", "see what the user may there")
-
-    @contextmanager
-    def _understood(self) -> Iterator[None]:
-        """Around what reads what came."""
-        try:
-            yield
-        except nats.NatsError as error:
-            raise self.useless(f"it does not speak NATS: {error}") from error
 
 
 def inbox_of(subject: str, stream: KeptStream) -> str:

@@ -10,6 +10,9 @@ Lines end with CRLF, and a payload follows the line that has its length
    SUB INBOX.* 1
    HPUB SUBJECT INBOX.7 HEAD TOTAL  head payload
                                                      MSG INBOX.7 1 LENGTH  {"stream":"TV","seq":5}
+   PUB $JS.API.CONSUMER.MSG.NEXT.TV.radio INBOX.8 LENGTH  {"batch":9,...}
+                                                     MSG SUBJECT 1 $JS.ACK.TV.radio.1.5.5.TIME.0 LENGTH  data
+   PUB $JS.ACK.TV.radio.1.5.5.TIME.0 4  +ACK
 ```
 """
 
@@ -26,6 +29,7 @@ LINE_MAX_BYTES = 65_536
 # Of a message of a server: what JetStream answers is far below.
 PAYLOAD_MAX_BYTES = 1 << 20
 # Codes of JetStream's errors: server/errors.json of nats-server.
+CONSUMER_NOT_FOUND = 10_014
 STREAM_NOT_FOUND = 10_059
 MESSAGE_EXCEEDS_MAXIMUM = 10_054
 
@@ -37,7 +41,7 @@ PONG = b"PONG\r\n"
 _STORED = re.compile(
     rb'\{"stream": ?"[^"\\]*", ?"seq": ?([0-9]+)(?:, ?"domain": ?"[^"\\]*")?(, ?"duplicate": ?true)?\}'
 )
-_STATUS = re.compile(rb"NATS/1\.0 ([0-9]{3})")
+_STATUS = re.compile(rb"NATS/1\.0 ([0-9]{3})(?: +([^\r\n]*))?")
 
 
 class NatsError(ValueError):
@@ -50,6 +54,10 @@ class NatsMessage(NamedTuple):
     subject: bytes
     payload: bytes
     status: int = 0  # of its head, as 503: nobody takes what was asked; 0: it has none
+    subscription: int = 0  # by which it came
+    reply: bytes = b""  # the subject of an answer; b"": none is expected
+    description: str = ""  # of the status, made fit to be shown
+    left_out: int = 0  # bytes of a payload that is longer than is taken: then it is empty
 
 
 class NatsLine(NamedTuple):
@@ -63,7 +71,10 @@ class NatsLine(NamedTuple):
 class NatsReader:
     """Takes the bytes of a connection, and gives what a server has said with them."""
 
+    # What is longer than PAYLOAD_MAX_BYTES comes without its payload; else it is no NATS.
+    leaves_out: bool = False
     _bytes: bytearray = field(default_factory=bytearray)
+    _skip: int = 0  # bytes that are still to come of what is left out; there are no others then
 
     def take_rest(self) -> bytes:
         """What it has of something that is not whole: for who reads that otherwise."""
@@ -73,6 +84,10 @@ class NatsReader:
 
     def feed(self, data: bytes) -> list[NatsMessage | NatsLine]:
         """What is whole by now. Raises NatsError."""
+        if self._skip:
+            skipped = min(self._skip, len(data))
+            self._skip -= skipped
+            data = data[skipped:]
         buffer = self._bytes
         buffer += data
         found: list[NatsMessage | NatsLine] = []
@@ -80,15 +95,20 @@ class NatsReader:
         while (end := buffer.find(b"\r\n", at, at + LINE_MAX_BYTES + 2)) >= 0:
             line = bytes(buffer[at:end])
             if line[:4] in {b"MSG ", b"HMSG"}:
-                subject, head, total = _lengths(line)
-                begin, after = end + 2, end + 2 + total
+                about = _about(line)
+                begin, after = end + 2, end + 2 + about.total
+                if about.total > PAYLOAD_MAX_BYTES and self.leaves_out:
+                    found.append(_without_payload(about))
+                    self._skip = max(0, after + 2 - len(buffer))
+                    at = min(after + 2, len(buffer))
+                    continue
+                if about.total > PAYLOAD_MAX_BYTES:
+                    raise NatsError(f"a message has {about.total} bytes")
                 if len(buffer) < after + 2:
                     break
                 if buffer[after : after + 2] != b"\r\n":
                     raise NatsError("a message does not end where its line says")
-                status = _STATUS.match(buffer, begin, begin + head) if head else None
-                payload = bytes(buffer[begin + head : after])
-                found.append(NatsMessage(subject, payload, int(status[1]) if status else 0))
+                found.append(_whole(about, bytes(buffer[begin:after])))
                 at = after + 2
                 continue
             name, _, rest = line.partition(b" ")
@@ -102,19 +122,54 @@ class NatsReader:
         return found
 
 
-def _lengths(line: bytes) -> tuple[bytes, int, int]:
-    """Subject, and bytes of the head and of all of a message, of the line before it. Raises NatsError."""
+class _MessageLine(NamedTuple):
+    """The line before a message."""
+
+    subject: bytes
+    subscription: int
+    reply: bytes
+    head: int  # bytes of its head
+    total: int  # bytes of head and payload
+
+
+def _about(line: bytes) -> _MessageLine:
+    """Raises NatsError."""
     words = line.split()
     # MSG SUBJECT SID [REPLY] TOTAL; HMSG SUBJECT SID [REPLY] HEAD TOTAL
     has_head = words[0] == b"HMSG"
     if words[0] not in {b"MSG", b"HMSG"} or len(words) - has_head not in {4, 5}:
         raise NatsError("a message has a line that is none")
     head, total = words[-2] if has_head else b"0", words[-1]
-    if not (head.isdigit() and total.isdigit() and len(head) < 10 and len(total) < 10):
+    if not all(one.isdigit() and len(one) < 10 for one in (head, total)):
         raise NatsError("the length of a message is no number")
-    if not int(head) <= int(total) <= PAYLOAD_MAX_BYTES:
+    if int(head) > int(total):
         raise NatsError(f"a message has {int(total)} bytes, its head {int(head)}")
-    return words[1], int(head), int(total)
+    subscription = int(words[2]) if words[2].isdigit() and len(words[2]) < 10 else 0
+    reply = words[3] if len(words) - has_head == 5 else b""
+    return _MessageLine(words[1], subscription, reply, int(head), int(total))
+
+
+def _whole(about: _MessageLine, data: bytes) -> NatsMessage:
+    """A message of its head and payload."""
+    status = _STATUS.match(data, 0, about.head) if about.head else None
+    return NatsMessage(
+        about.subject,
+        data[about.head :],
+        int(status[1]) if status else 0,
+        about.subscription,
+        about.reply,
+        shown(status[2] or b"") if status else "",
+    )
+
+
+def _without_payload(about: _MessageLine) -> NatsMessage:
+    return NatsMessage(
+        about.subject,
+        b"",
+        subscription=about.subscription,
+        reply=about.reply,
+        left_out=about.total - about.head,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +270,10 @@ def connect(options: Mapping[str, object]) -> bytes:
     return b"CONNECT %b\r\n" % json.dumps(options, separators=(",", ":")).encode()
 
 
-def subscribe(subject: str, number: int) -> bytes:
-    return b"SUB %b %d\r\n" % (subject.encode(), number)
+def subscribe(subject: str, number: int, queue: str = "") -> bytes:
+    """SUB; of those who name the same ``queue``, one gets each message."""
+    words = subject.encode(), *([queue.encode()] if queue else []), b"%d" % number
+    return b"SUB %b\r\n" % b" ".join(words)
 
 
 def publish(subject: str, reply: str, payload: bytes) -> bytes:
@@ -233,6 +290,55 @@ def is_subject(text: str, *, wildcards: bool = False) -> bool:
     if not all(token and token.isprintable() and " " not in token for token in tokens):
         return False
     return wildcards or not any(set(token) & {"*", ">"} for token in tokens)
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Return True if what is sent to a subject is received by a pattern, which may have wildcards.
+
+    https://docs.nats.io/nats-concepts/subjects
+    """
+    wanted, given = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        wanted.pop()
+        if len(given) <= len(wanted):
+            return False
+        given = given[: len(wanted)]
+    return len(wanted) == len(given) and all(
+        one in {"*", other} for one, other in zip(wanted, given, strict=True)
+    )
+
+
+class Delivery(NamedTuple):
+    """What the reply subject of a message says that a consumer of JetStream gave."""
+
+    place: bytes  # in its stream: the sequence number, and when it was stored
+    times: int  # it was given, with this one
+
+
+def delivery_of(reply: bytes) -> Delivery | None:
+    """None: it is no such subject.
+
+    ``$JS.ACK.[DOMAIN.ACCOUNT.]STREAM.CONSUMER.TIMES.SEQUENCE.NUMBER.TIME.PENDING[.TOKEN]``, as
+    https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-15.md has it.
+    """
+    words = reply.split(b".")
+    if words[:2] != [b"$JS", b"ACK"] or not (len(words) == 9 or len(words) >= 11):
+        return None
+    at = 4 if len(words) == 9 else 6
+    times, sequence, _, stored = words[at : at + 4]
+    if not (times.isdigit() and len(times) < 10):
+        return None
+    return Delivery(b"%b.%b" % (sequence, stored), int(times))
+
+
+def shown(text: bytes) -> str:
+    """What a server says, made fit to be shown."""
+    return "".join(c for c in text.decode(errors="replace") if c.isprintable())[:500]
+
+
+def error_of(rest: bytes) -> str:
+    """What ``-ERR`` says: the words between its quotes."""
+    return shown(rest.strip()).removeprefix("'").removesuffix("'")
 
 
 def _object(text: bytes) -> dict[str, Any]:

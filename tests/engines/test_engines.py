@@ -11,7 +11,8 @@ import pytest
 
 from mcastd.engines.connected import EngineServer
 from mcastd.engines.engine import Engine, HandedOver, KeptStream
-from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine, NatsLogin
+from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine
+from mcastd.engines.nats_connection import NatsLogin
 from mcastd.engines.redis import RedisEncoder, RedisEngine, RedisLogin, id_of
 from mcastd.errors import SinkError
 from mcastd.net.link import Origin
@@ -146,7 +147,7 @@ def endless(said: bytes) -> Iterator[bytes]:
 
 def test_a_server_that_never_stops_talking_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     # Long before the time is over that a server has for an answer, however little of a processor there is
-    for module in ("connected", "nats"):
+    for module in ("connected", "nats_connection"):
         monkeypatch.setattr(f"mcastd.engines.{module}.SAID_MAX_BYTES", 1 << 19)
     engines: Sequence[tuple[Engine, bytes]] = ((nats(), b"+OK\r\n"), (nats(), b"PING\r\n"))
     for engine, said in engines:

@@ -22,18 +22,20 @@ from mcastd.protocols.nats import (
 SAID = (
     b'INFO {"server_name":"a"}\r\nPING\r\n+OK\r\n-ERR \'Authorization Violation\'\r\n'
     b"MSG in.7 1 5\r\nhello\r\nmsg\r\n"
-    b"MSG in.8 1 reply 0\r\n\r\n"
-    b"HMSG in.9 1 27 29\r\nNATS/1.0 503\r\nStatus: x\r\n\r\nhi\r\n"
+    b"MSG in.8 2 reply 0\r\n\r\n"
+    b"HMSG in.9 3 27 29\r\nNATS/1.0 503\r\nStatus: x\r\n\r\nhi\r\n"
+    b"HMSG in.9 4 to 32 32\r\nNATS/1.0 408 Request Timeout\r\n\r\n\r\n"
 )
 READ = [
     NatsLine("INFO", b'{"server_name":"a"}'),
     NatsLine("PING", b""),
     NatsLine("+OK", b""),
     NatsLine("-ERR", b"'Authorization Violation'"),
-    NatsMessage(b"in.7", b"hello"),
+    NatsMessage(b"in.7", b"hello", subscription=1),
     NatsLine("MSG", b""),
-    NatsMessage(b"in.8", b""),
-    NatsMessage(b"in.9", b"hi", 503),
+    NatsMessage(b"in.8", b"", subscription=2, reply=b"reply"),
+    NatsMessage(b"in.9", b"hi", 503, 3),
+    NatsMessage(b"in.9", b"", 408, 4, b"to", "Request Timeout"),
 ]
 
 
@@ -92,6 +94,78 @@ def test_anything_is_read_or_refused(said: bytes) -> None:
 )
 def test_the_answer_to_a_message(answer: bytes, expected: object) -> None:
     assert nats.parse_stored(answer) == expected
+
+
+@given(st.lists(st.integers(0, 1_048_700), max_size=4))
+def test_a_message_that_is_too_long_may_be_left_out(cuts: list[int]) -> None:
+    """Wherever it is cut: what follows it is read, and nothing of it is kept."""
+    before, after = b"MSG a 1 1\r\nx\r\n", b"MSG b 1 2\r\nyz\r\n"
+    said = before + b"HMSG c 2 $JS.ACK.x 12 1048589\r\nNATS/1.0\r\n\r\n" + bytes(1_048_577) + b"\r\n" + after
+    reader, found = NatsReader(leaves_out=True), []
+    for begin, end in pairwise([0, *sorted(cuts), len(said)]):
+        found += reader.feed(said[begin:end])
+        assert len(reader._bytes) < 100
+    assert found == [
+        NatsMessage(b"a", b"x", subscription=1),
+        NatsMessage(b"c", b"", subscription=2, reply=b"$JS.ACK.x", left_out=1_048_577),
+        NatsMessage(b"b", b"yz", subscription=1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (b"$JS.ACK.TV.radio.1.55.7.1795769488.3", nats.Delivery(b"55.1795769488", 1)),
+        (b"$JS.ACK.hub.ACC.TV.radio.2.55.7.1795769488.3", nats.Delivery(b"55.1795769488", 2)),
+        (b"$JS.ACK._.ACC.TV.radio.2.55.7.1795769488.3.token", nats.Delivery(b"55.1795769488", 2)),
+        (b"$JS.ACK.TV.radio.x.55.7.1795769488.3", None),
+        (b"$JS.ACK.TV.radio.1.55.7.1795769488", None),
+        (b"_INBOX.7", None),
+        (b"", None),
+    ],
+)
+def test_where_a_message_stands_in_its_stream(reply: bytes, expected: nats.Delivery | None) -> None:
+    assert nats.delivery_of(reply) == expected
+
+
+@given(st.binary(max_size=60) | st.lists(st.sampled_from([b"$JS", b"ACK", b"1", b""])).map(b".".join))
+def test_any_reply_is_read(reply: bytes) -> None:
+    nats.delivery_of(reply)
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        (b"'Authorization Violation'", "Authorization Violation"),
+        (b"'Permissions Violation for Publish to \"a.b\"'", 'Permissions Violation for Publish to "a.b"'),
+        (b" no quotes \x1b[2J", "no quotes [2J"),
+    ],
+)
+def test_what_an_error_says(rest: bytes, said: str) -> None:
+    assert nats.error_of(rest) == said
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "expected"),
+    [
+        ("a.b", "a.b", True),
+        ("a.b", "a.c", False),
+        ("a.*", "a.c", True),
+        ("a.*", "a.c.d", False),
+        ("*.c", "a.c", True),
+        ("a.>", "a.c.d", True),
+        ("a.>", "a", False),
+        (">", "a", True),
+        ("a.*.>", "a.b", False),
+    ],
+)
+def test_which_subjects_a_pattern_receives(pattern: str, subject: str, expected: bool) -> None:
+    assert nats.matches(pattern, subject) is expected
+
+
+def test_a_queue_is_named_where_one_is_subscribed_to() -> None:
+    assert nats.subscribe("a.>", 2) == b"SUB a.> 2\r\n"
+    assert nats.subscribe("a.>", 2, "q") == b"SUB a.> q 2\r\n"
 
 
 def test_only_a_message_that_is_too_large_is_refused_for_good() -> None:
