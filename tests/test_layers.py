@@ -40,7 +40,8 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "systemd": LEAVES,
     "control": LEAVES | {"worker"},
     "metrics": LEAVES | {"worker"},
-    "outbound": LEAVES | {"worker", "handover", "config", "net", "protocols", "delivery", "analysis"},
+    "outbound": LEAVES
+    | {"worker", "handover", "config", "net", "protocols", "delivery", "analysis", "engines"},
     "inbound": LEAVES
     | {"worker", "handover", "config", "net", "protocols", "delivery", "sequence", "analysis", "engines"},
     "engines": LEAVES | {"config", "delivery", "net", "protocols"},

@@ -9,6 +9,8 @@ from mcastd.config.diff import Changes, diff
 from mcastd.config.directory_output import DirectoryOutput
 from mcastd.config.discover import Discover
 from mcastd.config.engine_outputs import EngineOutput, NatsOutput, RedisOutput
+from mcastd.config.engine_servers import EngineServers, NatsServers, RedisServers
+from mcastd.config.engine_sources import EngineSource, NatsSource, RedisSource
 from mcastd.config.fifo_output import FifoOutput
 from mcastd.config.file_output import FileOutput
 from mcastd.config.gateway import GatewaySettings
@@ -84,6 +86,8 @@ __all__ = [
     "DirectoryOutput",
     "Discover",
     "EngineOutput",
+    "EngineServers",
+    "EngineSource",
     "FifoOutput",
     "FileOutput",
     "FileSourceSettings",
@@ -104,6 +108,8 @@ __all__ = [
     "MoldInbound",
     "NativeVia",
     "NatsOutput",
+    "NatsServers",
+    "NatsSource",
     "NumberedInbound",
     "OfKind",
     "OpenFiles",
@@ -116,6 +122,8 @@ __all__ = [
     "RawOutbound",
     "ReceivingSource",
     "RedisOutput",
+    "RedisServers",
+    "RedisSource",
     "RtpInbound",
     "RtpOutbound",
     "SendingOutput",

@@ -1,4 +1,4 @@
-"""Where a program on some host waits for what others send, and whether two settings mean the same place."""
+"""Where a program or an engine waits for what others send, and whether two settings mean the same place."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from typing import Literal, NamedTuple
 
 from mcastd.config.addresses import end_of
 from mcastd.ip import Address
+from mcastd.protocols.nats import matches
 
 # Names that every host has for itself: RFC 6761 section 6.3, and hosts(5) of Debian.
 OF_THIS_HOST = {"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"}
 
 
 class ProgramEnd(NamedTuple):
-    """A socket that is sent to."""
+    """A socket that is sent to, or what a server of an engine keeps messages under."""
 
-    way: Literal["udp", "tcp", "unix"]
+    way: Literal["udp", "tcp", "unix", "nats", "redis"]
     host: str  # an address or name; of "unix" a path
     port: int = 0  # of "unix" there is none
+    name: str = ""  # of an engine, the subject or key, of what takes from it a pattern; "": it is not known
+    stream: str = ""  # of "nats", that keeps the messages; "": any
+
+    @property
+    def is_shared(self) -> bool:
+        """Return True if several may take what is sent there."""
+        return self.way in {"nats", "redis"}
 
     @property
     def place(self) -> str:
@@ -34,12 +42,27 @@ class ProgramEnd(NamedTuple):
         """
         if self.way != other.way or self.port != other.port:
             return False
+        if self.is_shared:
+            return _same_host(self.host, other.host) and self._is_taken_by(other)
         if self.way == "unix":
             return os.path.normpath(self.host) == os.path.normpath(other.host)
         to, at = _address(self.host), ip_address(other.host)
         if to is None:
             return self.host.lower().rstrip(".") in OF_THIS_HOST and (at.is_loopback or at.is_unspecified)
         return to == at or (at.is_unspecified and to.is_loopback and to.version == at.version)
+
+    def _is_taken_by(self, other: ProgramEnd) -> bool:
+        """Return True if what an engine gets here is surely among what it gives there."""
+        if self.way == "redis":
+            return self.name == other.name
+        return bool(other.name) and other.stream in {"", self.stream} and matches(other.name, self.name)
+
+
+def _same_host(one: str, other: str) -> bool:
+    return one == other or all(
+        name.lower().rstrip(".") in OF_THIS_HOST or ((at := _address(name)) is not None and at.is_loopback)
+        for name in (one, other)
+    )
 
 
 def _address(host: str) -> Address | None:

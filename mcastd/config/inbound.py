@@ -276,8 +276,9 @@ class InboundSubscription(GroupSettings):
             yield from ((("output", index, end.key), end) for end in output.sends())
 
     def reaches(self) -> Iterable[tuple[Location, ProgramEnd]]:
+        to = self.group, self.port
         for index, output in enumerate(self.output):
-            yield from ((("output", index, key), end) for key, end in output.reaches())
+            yield from ((("output", index, key), end) for key, end in output.reaches(*to))
 
     def hears(self, sender: GroupSettings | GroupEnd) -> bool:
         filtered = self.sources or self.exclude_sources or self.is_tunnelled

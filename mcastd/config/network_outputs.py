@@ -99,7 +99,7 @@ class UdpOutput(IpOutput):
     def label(self) -> str:
         return self.to
 
-    def reaches(self) -> Iterable[tuple[str, ProgramEnd]]:
+    def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
         return (("to", ProgramEnd("udp", *split_end(self.to))),)
 
 
@@ -122,7 +122,7 @@ class TcpOutput(StreamingOutput):
     def label(self) -> str:
         return f"tcp {self.to}"
 
-    def reaches(self) -> Iterable[tuple[str, ProgramEnd]]:
+    def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
         return (("to", ProgramEnd("tcp", *split_end(self.to))),)
 
 
@@ -154,7 +154,7 @@ class UnixOutput(SendingOutput, StreamingOutput):
     def label(self) -> str:
         return f"unix {self.path}"
 
-    def reaches(self) -> Iterable[tuple[str, ProgramEnd]]:
+    def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
         return (("path", ProgramEnd("unix", str(self.path))),)
 
     @model_validator(mode="after")

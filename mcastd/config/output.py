@@ -86,8 +86,8 @@ class OutputSettings(OfKind):
         """The groups that it sends to."""
         return ()
 
-    def reaches(self) -> Iterable[tuple[str, ProgramEnd]]:
-        """Where programs wait that it sends to, each with the key that names it."""
+    def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
+        """Where programs wait that it sends what came to ``group`` to, each with the key that names it."""
         return ()
 
     def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:

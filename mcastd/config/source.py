@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -37,8 +38,12 @@ class SourceSettings(OfKind):
 
     @property
     def end(self) -> ProgramEnd | None:
-        """Where others send it; None if none do."""
+        """Where others send it, or where it is taken from; None if there is no such place."""
         return None
+
+    def advice(self) -> Iterator[str]:
+        """What is legal and unwise, each with the way out."""
+        yield from ()
 
 
 class FileSourceSettings(SourceSettings):

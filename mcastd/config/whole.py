@@ -161,7 +161,8 @@ class Config(Model):
         """Sources that are sent to where something else is already. ``uses`` of paths get theirs."""
         taken: dict[ProgramEnd, str] = {}
         for name, settings in self.workers().items():
-            if not isinstance(settings, GroupSettings) or (end := settings.taken_at) is None:
+            end = settings.taken_at if isinstance(settings, GroupSettings) else None
+            if end is None or end.is_shared:
                 continue
             at = (*name.split("/"), "source", "path" if end.way == "unix" else "listen")
             path = normal(Path(end.host))

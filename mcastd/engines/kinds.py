@@ -1,20 +1,35 @@
-"""The engines that there are: from the settings of an output to what hands over to its server."""
+"""The engines that there are: from the settings of an output to what hands over to its server, and from those
+of a source to what takes from one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from mcastd.config import EngineOutput, NatsOutput, RedisOutput
+from mcastd.config import (
+    EngineOutput,
+    EngineServers,
+    EngineSource,
+    NatsOutput,
+    NatsServers,
+    NatsSource,
+    RedisOutput,
+    RedisServers,
+    RedisSource,
+)
 from mcastd.delivery.keys import KeyFileError, read_secret
 from mcastd.engines.backlog import BacklogBounds
 from mcastd.engines.connected import EngineServer
+from mcastd.engines.consumer import AGAIN, MALFORMED, TOO_LONG, TRIMMED, Consumer
 from mcastd.engines.engine import REFUSED, TOO_BIG, UNREACHABLE, Encoder, Engine, KeptStream
 from mcastd.engines.hand_over import HandOverPlan
 from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine
 from mcastd.engines.nats_connection import NatsLogin
+from mcastd.engines.nats_consumer import JetStreamConsumer, NatsConsumerPlan, NatsSubscriber
 from mcastd.engines.outcomes import CRASHED, FULL, SPOOL, STOPPED
-from mcastd.engines.redis import OVERTAKEN, RedisEncoder, RedisEngine, RedisLogin
+from mcastd.engines.redis import OVERTAKEN, RedisEncoder, RedisEngine
+from mcastd.engines.redis_connection import RedisLogin
+from mcastd.engines.redis_consumer import RedisConsumer, RedisConsumerPlan
 from mcastd.engines.segments import SPOOL_IN_USE
 from mcastd.errors import SinkError
 from mcastd.net.server_connection import TlsFiles
@@ -37,12 +52,7 @@ def _nats_engine(config: NatsOutput, stream: KeptStream) -> NatsEngine:
     return NatsEngine(
         _servers(config),
         _tls(config),
-        NatsLogin(
-            config.user or "",
-            _secret(config, "password", config.password),
-            _secret(config, "token", config.token),
-            _credentials(config),
-        ),
+        _nats_login(config),
         subject=config.name_of(config.subject, stream.group, stream.port),
         stream=stream,
         plan=JetStreamPlan(
@@ -59,7 +69,7 @@ def _redis_engine(config: RedisOutput, stream: KeptStream) -> RedisEngine:
     return RedisEngine(
         _servers(config),
         _tls(config),
-        RedisLogin(config.user or "", _secret(config, "password", config.password)),
+        _redis_login(config),
         key=config.name_of(config.key, stream.group, stream.port),
         stream=stream,
     )
@@ -88,29 +98,84 @@ def reasons_of(config: EngineOutput) -> Sequence[str]:
     return (*_REASONS, *ENGINES[type(config)].reasons)
 
 
-def _servers(config: EngineOutput) -> tuple[EngineServer, ...]:
+class ConsumerKind(NamedTuple):
+    """One kind of engine that a source takes from."""
+
+    # Of the settings, and our name: HOST/WORKER. Raises SinkError; it reads the files of passwords.
+    consumer: Callable[[Any, str], Consumer]
+    reasons: tuple[str, ...]  # to drop
+
+
+def _nats_consumer(config: NatsSource, name: str) -> Consumer:
+    asking = _servers(config), _tls(config), _nats_login(config)
+    if config.stream is None or config.consumer is None:
+        return NatsSubscriber(*asking, name=name, subject=config.subject or "", queue=config.queue or "")
+    plan = NatsConsumerPlan(
+        config.stream,
+        config.consumer,
+        config.create,
+        config.subject or "",
+        config.start == "first",
+    )
+    return JetStreamConsumer(*asking, name=name, plan=plan)
+
+
+def _redis_consumer(config: RedisSource, name: str) -> Consumer:
+    plan = RedisConsumerPlan(
+        config.key,
+        config.group,
+        config.consumer or name,
+        config.field,
+        config.create,
+        config.start == "first",
+    )
+    return RedisConsumer(_servers(config), _tls(config), _redis_login(config), plan=plan)
+
+
+CONSUMERS: dict[type[EngineSource], ConsumerKind] = {
+    NatsSource: ConsumerKind(_nats_consumer, (TOO_LONG, AGAIN)),
+    RedisSource: ConsumerKind(_redis_consumer, (TOO_LONG, AGAIN, MALFORMED, TRIMMED)),
+}
+
+
+def _servers(config: EngineServers) -> tuple[EngineServer, ...]:
     return tuple(EngineServer(*config.server_of(one)) for one in config.servers)
 
 
-def _tls(config: EngineOutput) -> TlsFiles:
+def _tls(config: EngineServers) -> TlsFiles:
     return TlsFiles(*(str(path or "") for path in (config.ca, config.cert, config.cert_key)))
 
 
-def _secret(config: EngineOutput, key: str, place: str | None) -> str:
+def _nats_login(config: NatsServers) -> NatsLogin:
+    return NatsLogin(
+        config.user or "",
+        _secret(config, "password", config.password),
+        _secret(config, "token", config.token),
+        _credentials(config),
+        config.tls_first,
+    )
+
+
+def _redis_login(config: RedisServers) -> RedisLogin:
+    return RedisLogin(config.user or "", _secret(config, "password", config.password))
+
+
+def _secret(config: EngineServers, key: str, place: str | None) -> str:
     if place is None:
         return ""
     try:
         return read_secret(place, f"the {key}")
     except KeyFileError as error:
-        what = f"cannot write to {config.label}"
+        what = f"cannot log in at {config.first_end}"
         raise SinkError(what, f"{error.what}: {error.cause}", error.way_out, reason=REFUSED) from error
 
 
-def _credentials(config: NatsOutput) -> Credentials | None:
+def _credentials(config: NatsServers) -> Credentials | None:
     if config.creds is None:
         return None
     try:
         return Credentials.parse(_secret(config, "credentials", config.creds))
     except NotCredentialsError as error:
-        what = f"cannot write to {config.label}"
-        raise SinkError(what, f"{config.creds}: {error}", reason=REFUSED) from error
+        what = f"cannot log in at {config.first_end}"
+        way_out = "give the file that nsc has made for the user (.creds), or its seed alone"
+        raise SinkError(what, f"{config.creds}: {error}", way_out, reason=REFUSED) from error

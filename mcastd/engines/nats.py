@@ -115,7 +115,7 @@ class NatsEngine(NatsConnection, Engine):
 
     def _require_stream(self, connection: ServerConnection, said: Said) -> None:
         plan = self._plan
-        found = self.ask(connection, said, f"STREAM.INFO.{plan.name}", {})
+        found = self.ask_jetstream(connection, said, f"STREAM.INFO.{plan.name}", {})
         if not isinstance(found, nats.JetStreamRefusal):
             return
         if found.error != nats.STREAM_NOT_FOUND:
@@ -125,7 +125,7 @@ class NatsEngine(NatsConnection, Engine):
                 f'make it (nats stream add {plan.name} --subjects "{self._subject}"), or set create = true'
             )
             raise self.useless(f"it has no stream {plan.name}", way_out)
-        made = self.ask(
+        made = self.ask_jetstream(
             connection,
             said,
             f"STREAM.CREATE.{plan.name}",
@@ -145,7 +145,7 @@ class NatsEngine(NatsConnection, Engine):
 
     def _known(self, connection: ServerConnection, said: Said) -> int:
         """The number of the last message of ours that the server has, if it is the last of the subject."""
-        last = self.ask(
+        last = self.ask_jetstream(
             connection, said, f"STREAM.MSG.GET.{self._plan.name}", {"last_by_subj": self._subject}
         )
         if isinstance(last, nats.JetStreamRefusal):

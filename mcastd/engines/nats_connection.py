@@ -33,6 +33,7 @@ class NatsLogin:
     password: str = ""
     token: str = ""
     credentials: Credentials | None = None
+    tls_first: bool = False  # TLS begins before the server has said anything
 
     def options(self, nonce: str) -> dict[str, str]:
         """What CONNECT has of it."""
@@ -51,8 +52,6 @@ class NatsLogin:
 class NatsConnection(Connected):
     """What engines and consumers of NATS have in common."""
 
-    encrypts_at_first = False
-
     def __init__(
         self,
         servers: Sequence[EngineServer],
@@ -68,6 +67,7 @@ class NatsConnection(Connected):
         ``leaves_out``: see NatsReader.
         """
         super().__init__(servers, files)
+        self.encrypts_at_first = login.tls_first
         self.inbox = inbox
         self.max_payload = nats.PAYLOAD_MAX_BYTES
         self.reader = nats.NatsReader(leaves_out)
@@ -81,8 +81,8 @@ class NatsConnection(Connected):
     def greet(self, connection: ServerConnection, server: EngineServer) -> Said:
         """Say who asks. Returns what the server says from then on, for ANSWER_SECONDS."""
         said = self._read_anew(connection)
-        info = self._info(next(said))
-        if info.needs_tls or server.is_encrypted:
+        info = self._info(self._first(said, server))
+        if (info.needs_tls or server.is_encrypted) and not self.encrypts_at_first:
             connection.encrypt(server.host, self._files)
             # What came before may be of anybody
             said = self._read_anew(connection)
@@ -112,7 +112,7 @@ class NatsConnection(Connected):
                 return
             self.note(one)
 
-    def ask(
+    def ask_jetstream(
         self, connection: ServerConnection, said: Said, what: str, question: Mapping[str, Any]
     ) -> Mapping[str, Any] | nats.JetStreamRefusal:
         """Ask JetStream for something. Raises SinkError, OSError."""
@@ -140,6 +140,15 @@ class NatsConnection(Connected):
                 raise self.useless("it says far more than it was asked")
             yield from self.parsed(data)
         raise TimeoutError
+
+    def _first(self, said: Said, server: EngineServer) -> nats.NatsMessage | nats.NatsLine:
+        try:
+            return next(said)
+        except TimeoutError:
+            if not server.is_encrypted or self.encrypts_at_first:
+                raise
+            way_out = "set tls_first = true, if TLS comes first there (handshake_first)"
+            raise self.useless("it says nothing before TLS", way_out) from None
 
     def _info(self, line: nats.NatsMessage | nats.NatsLine) -> nats.ServerInfo:
         if not isinstance(line, nats.NatsLine) or line.name != "INFO":

@@ -9,27 +9,25 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from mcastd.engines.connected import ConnectedEngine, EngineServer
+from mcastd.engines.connected import EngineServer
 from mcastd.engines.engine import (
     NOT_OF_THIS_KIND,
     Encoder,
+    Engine,
     HandedOver,
     KeptStream,
     RefusedMessage,
     ServerAnswers,
     by_origin,
 )
+from mcastd.engines.redis_connection import RedisConnection, RedisLogin
 from mcastd.engines.segments import KeptMessage
-from mcastd.errors import SinkError
 from mcastd.net.link import Origin
 from mcastd.net.server_connection import ServerConnection, TlsFiles
 from mcastd.protocols import resp
 
-ANSWER_SECONDS = 5.0
 # A reason to drop: another writer of the same key is ahead.
 OVERTAKEN = "overtaken"
 WRITER = b"writer"
@@ -37,14 +35,6 @@ COMMAND = b"*"
 _NAME = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
 # What a server says to an id that is not above all others of the key.
 NOT_ABOVE = "equal or smaller than the target stream top item"
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class RedisLogin:
-    """Who asks. Nothing of it is shown anywhere."""
-
-    user: str = ""
-    password: str = ""
 
 
 class RedisEncoder(Encoder):
@@ -88,8 +78,10 @@ class RedisEncoder(Encoder):
         )
 
 
-class RedisEngine(ConnectedEngine):
-    """A connection to a server of Redis or Valkey."""
+class RedisEngine(RedisConnection, Engine):
+    """A connection to a server of Redis or Valkey, for entries of a stream of it."""
+
+    commands = "XADD, XRANGE and XREVRANGE"
 
     def __init__(
         self,
@@ -100,25 +92,18 @@ class RedisEngine(ConnectedEngine):
         key: str,
         stream: KeptStream,
     ) -> None:
-        super().__init__(servers, files)
-        self._login = login
+        super().__init__(servers, files, login)
         self._key = key
         self._writer = stream.writer.encode()
-        self._reader = resp.RespReader()
         # What is answered next: a message by its number; b"" if it was only looked for
         self._asked: deque[KeptMessage] = deque()
         self._top = 0  # the number of the last entry of the key, when it was connected, if that is of ours
         self._floor = 0  # the milliseconds of the last entry, if it is of ours: no id may have less
 
     def begin(self, connection: ServerConnection, server: EngineServer) -> int:
-        self._reader = resp.RespReader()
+        self.greet(connection)
         self._asked.clear()
-        login = self._login
-        if login.password:
-            words = [login.user, login.password] if login.user else [login.password]
-            self._ask(connection, "AUTH", *words)
-        self._ask(connection, "PING")
-        last = self._ask(connection, "XREVRANGE", self._key, "+", "-", "COUNT", 1)
+        last = self.require(connection, "XREVRANGE", self._key, "+", "-", "COUNT", 1)
         self._floor, self._top = last_of(last, self._writer)
         return self._top
 
@@ -151,15 +136,15 @@ class RedisEngine(ConnectedEngine):
         found: list[int] = []
         refused: list[RefusedMessage] = []
         for data in self.read():
-            with self._understood():
-                replies = self._reader.feed(data)
+            with self.understood():
+                replies = self.reader.feed(data)
             if len(replies) > len(self._asked):
                 raise self.useless("it answers what was not asked")
             for reply in replies:
                 number, message = self._asked.popleft()
                 if isinstance(reply, resp.RespFailure):
                     if not message or NOT_ABOVE not in reply.text:
-                        raise self._refused(reply)
+                        raise self.refused(reply)
                     mine = id_of(message)
                     self._asked.append((number, b""))
                     self.write(resp.command("XRANGE", key_of(message), mine, mine, "COUNT", 1))
@@ -171,30 +156,6 @@ class RedisEngine(ConnectedEngine):
                     cause = f"another program writes {self._key}, too"
                     refused.append(RefusedMessage(number, OVERTAKEN, cause))
         return ServerAnswers(kept + found, len(found), refused)
-
-    def _ask(self, connection: ServerConnection, *words: bytes | str | int) -> resp.RespReply:
-        """While it may wait. Raises SinkError if it is refused."""
-        connection.send_all(resp.command(*words))
-        until = time.monotonic() + ANSWER_SECONDS
-        while time.monotonic() < until:
-            with self._understood():
-                replies = self._reader.feed(connection.receive())
-            if replies:
-                if isinstance(reply := replies[0], resp.RespFailure):
-                    raise self._refused(reply)
-                return reply
-        raise TimeoutError
-
-    def _refused(self, failure: resp.RespFailure) -> SinkError:
-        return self.useless(f"it says {failure.text}", _WAYS_OUT.get(failure.code, ""))
-
-    @contextmanager
-    def _understood(self) -> Iterator[None]:
-        """Around what reads what came."""
-        try:
-            yield
-        except resp.RespError as error:
-            raise self.useless(f"it is no server of Redis: {error}") from error
 
 
 def id_of(message: bytes) -> bytes:
@@ -236,15 +197,3 @@ def last_of(entries: resp.RespReply, writer: bytes) -> tuple[int, int]:
             if of == writer and (parts := _NAME.fullmatch(name)):
                 return int(parts[1]), int(parts[2])
     return 0, 0
-
-
-_WAYS_OUT = {
-    "NOAUTH": "give user and password",
-    "WRONGPASS": "give another user or password",
-    "NOPERM": "allow the user XADD, XRANGE and XREVRANGE on the key",
-    "WRONGTYPE": "give another key: this one holds no stream",
-    "OOM": "give max_length, or the server more maxmemory",
-    "READONLY": "name the server that is the primary",
-    "MOVED": "name the server of the cluster that has the key",
-    "MISCONF": "see why the server cannot save to its disk",
-}

@@ -22,6 +22,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 # A control line of a server at most; INFO of a large cluster is the longest.
@@ -224,6 +225,41 @@ class StoredScanner:
         return [int(number) for number, _, _ in found], sum(bool(again) for _, _, again in found), end
 
 
+class AckPolicy(StrEnum):
+    """What an acknowledgement means to a consumer of a stream."""
+
+    NONE = "none"  # there are none
+    ALL = "all"  # of this message and of all before it
+    EXPLICIT = "explicit"  # of this message
+
+
+class ConsumerInfo(NamedTuple):
+    """What JetStream says of a consumer."""
+
+    acknowledges: AckPolicy
+    delivers_to: str  # the subject that it pushes to; "": it is pulled from
+    batch_max: int  # messages that may be asked for at once; 0: any number
+    request_seconds: float  # for how long at most; 0: any time
+
+    @classmethod
+    def parse(cls, answer: Mapping[str, Any]) -> ConsumerInfo:
+        """Of the answer to CONSUMER.INFO or CONSUMER.DURABLE.CREATE. Raises NatsError."""
+        config = answer.get("config")
+        if not isinstance(config, dict):
+            raise NatsError("what is said of a consumer has no config")
+        try:
+            acknowledges = AckPolicy(config.get("ack_policy", AckPolicy.NONE))
+        except ValueError as error:
+            raise NatsError("a consumer is acknowledged to in an unknown way") from error
+        batch, nanoseconds = (config.get(key) for key in ("max_batch", "max_expires"))
+        return cls(
+            acknowledges,
+            _text(config, "deliver_subject"),
+            batch if isinstance(batch, int) and batch > 0 else 0,
+            nanoseconds / 1e9 if isinstance(nanoseconds, int) and nanoseconds > 0 else 0.0,
+        )
+
+
 class JetStreamRefusal(NamedTuple):
     """JetStream has refused a message or a request."""
 
@@ -308,27 +344,19 @@ def matches(pattern: str, subject: str) -> bool:
     )
 
 
-class Delivery(NamedTuple):
-    """What the reply subject of a message says that a consumer of JetStream gave."""
+def place_of(reply: bytes) -> bytes | None:
+    """The place of a message in its stream, by the subject that it is acknowledged to: the same each time
+    that it is given. None: it is no such subject.
 
-    place: bytes  # in its stream: the sequence number, and when it was stored
-    times: int  # it was given, with this one
-
-
-def delivery_of(reply: bytes) -> Delivery | None:
-    """None: it is no such subject.
-
-    ``$JS.ACK.[DOMAIN.ACCOUNT.]STREAM.CONSUMER.TIMES.SEQUENCE.NUMBER.TIME.PENDING[.TOKEN]``, as
-    https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-15.md has it.
+    ``$JS.ACK.[DOMAIN.ACCOUNT.]STREAM.CONSUMER.TIMES.SEQUENCE.NUMBER.TIME.PENDING[.TOKEN]``
+    (https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-15.md). A stream that is made
+    anew begins with the same sequence numbers, at another time.
     """
     words = reply.split(b".")
     if words[:2] != [b"$JS", b"ACK"] or not (len(words) == 9 or len(words) >= 11):
         return None
-    at = 4 if len(words) == 9 else 6
-    times, sequence, _, stored = words[at : at + 4]
-    if not (times.isdigit() and len(times) < 10):
-        return None
-    return Delivery(b"%b.%b" % (sequence, stored), int(times))
+    at = 5 if len(words) == 9 else 7
+    return b"%b.%b" % (words[at], words[at + 2])
 
 
 def shown(text: bytes) -> str:

@@ -8,13 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 LINE_MAX_BYTES = 65_536
-STRING_MAX_BYTES = 1 << 20
-ARRAY_MAX = 64
 DEPTH_MAX = 8
-# Of an answer in all.
-ANSWER_MAX_BYTES = 4 << 20
 
 
 # The answer to XADD: an id, whose length is not looked at.
@@ -24,6 +21,17 @@ _IDS = re.compile(rb"(?:\$[0-9]{1,2}\r\n[0-9]{1,20}-[0-9]{1,20}\r\n)*+")
 
 class RespError(ValueError):
     """What came is not the protocol of Redis."""
+
+
+class RespLimits(NamedTuple):
+    """What is taken of a server."""
+
+    string: int = 1 << 20  # bytes
+    array: int = 64  # members
+    answer: int = 4 << 20  # bytes in all
+
+
+USUAL_LIMITS = RespLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,7 @@ class _More(Exception):
 class RespReader:
     """Takes the bytes of a connection, and gives the answers in them."""
 
+    limits: RespLimits = USUAL_LIMITS
     _bytes: bytearray = field(default_factory=bytearray)
 
     def feed(self, data: bytes) -> list[RespReply]:
@@ -75,8 +84,8 @@ class RespReader:
         except _More:
             pass
         del self._bytes[:at]
-        if len(self._bytes) > ANSWER_MAX_BYTES:
-            raise RespError(f"an answer is longer than {ANSWER_MAX_BYTES} bytes")
+        if len(self._bytes) > self.limits.answer:
+            raise RespError(f"an answer is longer than {self.limits.answer} bytes")
         return found
 
     def _line(self, at: int) -> tuple[bytes, int]:
@@ -105,7 +114,7 @@ class RespReader:
     def _string(self, length: int, at: int) -> tuple[bytes | None, int]:
         if length == -1:
             return None, at
-        if not 0 <= length <= STRING_MAX_BYTES:
+        if not 0 <= length <= self.limits.string:
             raise RespError(f"a string has {length} bytes")
         end = at + length
         if len(self._bytes) < end + 2:
@@ -117,7 +126,7 @@ class RespReader:
     def _array(self, count: int, at: int, depth: int) -> tuple[list[RespReply] | None, int]:
         if count == -1:
             return None, at
-        if not 0 <= count <= ARRAY_MAX or depth >= DEPTH_MAX:
+        if not 0 <= count <= self.limits.array or depth >= DEPTH_MAX:
             raise RespError(f"an array has {count} members, {depth} deep")
         members: list[RespReply] = []
         for _ in range(count):

@@ -13,7 +13,8 @@ from mcastd.engines.connected import EngineServer
 from mcastd.engines.engine import Engine, HandedOver, KeptStream
 from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine
 from mcastd.engines.nats_connection import NatsLogin
-from mcastd.engines.redis import RedisEncoder, RedisEngine, RedisLogin, id_of
+from mcastd.engines.redis import RedisEncoder, RedisEngine, id_of
+from mcastd.engines.redis_connection import RedisLogin
 from mcastd.errors import SinkError
 from mcastd.net.link import Origin
 from mcastd.net.server_connection import ServerConnection, TlsFiles

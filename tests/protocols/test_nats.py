@@ -115,22 +115,34 @@ def test_a_message_that_is_too_long_may_be_left_out(cuts: list[int]) -> None:
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        (b"$JS.ACK.TV.radio.1.55.7.1795769488.3", nats.Delivery(b"55.1795769488", 1)),
-        (b"$JS.ACK.hub.ACC.TV.radio.2.55.7.1795769488.3", nats.Delivery(b"55.1795769488", 2)),
-        (b"$JS.ACK._.ACC.TV.radio.2.55.7.1795769488.3.token", nats.Delivery(b"55.1795769488", 2)),
-        (b"$JS.ACK.TV.radio.x.55.7.1795769488.3", None),
+        (b"$JS.ACK.TV.radio.1.55.7.1795769488.3", b"55.1795769488"),
+        (b"$JS.ACK.TV.radio.2.55.8.1795769488.0", b"55.1795769488"),
+        (b"$JS.ACK.hub.ACC.TV.radio.2.55.7.1795769488.3", b"55.1795769488"),
+        (b"$JS.ACK._.ACC.TV.radio.2.55.7.1795769488.3.token", b"55.1795769488"),
         (b"$JS.ACK.TV.radio.1.55.7.1795769488", None),
         (b"_INBOX.7", None),
         (b"", None),
     ],
 )
-def test_where_a_message_stands_in_its_stream(reply: bytes, expected: nats.Delivery | None) -> None:
-    assert nats.delivery_of(reply) == expected
+def test_where_a_message_stands_in_its_stream(reply: bytes, expected: bytes | None) -> None:
+    assert nats.place_of(reply) == expected
 
 
 @given(st.binary(max_size=60) | st.lists(st.sampled_from([b"$JS", b"ACK", b"1", b""])).map(b".".join))
 def test_any_reply_is_read(reply: bytes) -> None:
-    nats.delivery_of(reply)
+    nats.place_of(reply)
+
+
+def test_what_is_said_of_a_consumer() -> None:
+    parse = nats.ConsumerInfo.parse
+    explicit = {"config": {"ack_policy": "explicit", "max_batch": 9, "max_expires": 2_500_000_000}}
+    assert parse(explicit) == nats.ConsumerInfo(nats.AckPolicy.EXPLICIT, "", 9, 2.5)
+    pushed = {"config": {"ack_policy": "all", "deliver_subject": "to.me", "max_batch": -1}}
+    assert parse(pushed) == nats.ConsumerInfo(nats.AckPolicy.ALL, "to.me", 0, 0.0)
+    assert parse({"config": {}}).acknowledges == nats.AckPolicy.NONE
+    for wrong in ({}, {"config": 5}, {"config": {"ack_policy": "odd"}}, {"config": {"ack_policy": []}}):
+        with pytest.raises(NatsError):
+            parse(wrong)
 
 
 @pytest.mark.parametrize(

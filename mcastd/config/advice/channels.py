@@ -129,6 +129,10 @@ def _open_source(channel: OutboundChannel) -> Advice:
             )
 
 
+def _unwise_source(channel: OutboundChannel) -> Advice:
+    yield from (("source", why) for why in channel.source.advice())
+
+
 def _burst_of_nothing(channel: OutboundChannel) -> Advice:
     if channel.rate is None and channel.timing is None and channel.burst is not None:
         yield "burst", "does nothing without a rate, of which it is a part; set rate, or leave it out"
@@ -181,6 +185,7 @@ OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
     _unpaced,
     _at_no_time_of_its_own,
     _open_source,
+    _unwise_source,
     _burst_of_nothing,
     _odd_rtp,
     _copies,

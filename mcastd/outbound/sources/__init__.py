@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mcastd.config import OpenFilesOf, OutboundChannel, UnixSource
-from mcastd.outbound.sources import connections, datagrams, file, objects, recording
+from mcastd.outbound.sources import connections, consumed, datagrams, file, objects, recording
 from mcastd.outbound.sources.source import Source
 
 # Takes a channel's settings, the files that others of this process have open, and the channel's full name.
@@ -31,6 +31,8 @@ OPENERS: dict[str, OpenSource] = {
     "udp": datagrams.open_udp,
     "unix": _open_unix,
     "tcp-server": connections.open_tcp,
+    "nats": consumed.open_consumed,
+    "redis": consumed.open_consumed,
 }
 # By the kind of protocol, for those that send files.
 OPENERS_OF_FILES: dict[str, OpenSource] = {"flute": objects.open_source}
