@@ -110,7 +110,7 @@ class ReceptionStatus:
     received_bytes: int  # of these
     overflow: int  # datagrams that the kernel dropped at the full receive buffer: not in received
     receive_buffer: int | None  # bytes of it that the kernel granted; None: there is none now
-    connected: str | None  # of a stream, who writes it now; "": nobody
+    connected: str | None  # of a stream, who writes it now; of an engine, which server; "": nobody
     returned_by: str  # who sends back what is sent, so that it would go in a circle for ever; "": nobody
     by_sender: dict[str, int]  # datagrams, of the busiest addresses
     other_senders: int  # datagrams of all others

@@ -89,7 +89,7 @@ class RedisConsumer(RedisConnection, Consumer):
     def _read(self, after: str, count: int) -> Sequence[bytes | str | int]:
         plan = self._plan
         # What was given before is answered at once
-        block = () if after == "0" else ("BLOCK", round(REQUEST_SECONDS * 1000))
+        block: tuple[str | int, ...] = () if after == "0" else ("BLOCK", round(REQUEST_SECONDS * 1000))
         who = "XREADGROUP", "GROUP", plan.group, plan.name
         return (*who, "COUNT", count, *block, "STREAMS", plan.key, after)
 

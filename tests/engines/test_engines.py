@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
+from support.scripted import Scripted
 
 from mcastd.engines.connected import EngineServer
 from mcastd.engines.engine import Engine, HandedOver, KeptStream
@@ -17,38 +18,10 @@ from mcastd.engines.redis import RedisEncoder, RedisEngine, id_of
 from mcastd.engines.redis_connection import RedisLogin
 from mcastd.errors import SinkError
 from mcastd.net.link import Origin
-from mcastd.net.server_connection import ServerConnection, TlsFiles
+from mcastd.net.server_connection import TlsFiles
 
 STREAM = KeptStream("239.255.9.7", 9190, "host/inbound/tv")
 INFO = b'INFO {"max_payload":1048576,"headers":true}\r\n'
-
-
-class Scripted(ServerConnection):
-    """A server that says one thing after the other, and takes what it is told to."""
-
-    def __init__(self, said: Iterable[bytes], *, takes: bool = True) -> None:
-        self.said = iter(said)
-        self.taken = b""
-        self.takes = takes
-        self.calls: list[str] = []
-
-    def encrypt(self, host: str, files: TlsFiles) -> None:
-        self.calls.append(f"encrypt {host}")
-
-    def stop_waiting(self) -> None: ...
-
-    def receive(self) -> bytes:
-        return next(self.said, b"")
-
-    def send(self, data: bytes | memoryview) -> int:
-        if self.takes:
-            self.taken += data
-        return len(data) if self.takes else 0
-
-    def send_all(self, data: bytes) -> None:
-        self.taken += data
-
-    def close(self) -> None: ...
 
 
 def nats(subject: str = "mcast.a", stream: KeptStream = STREAM) -> NatsEngine:

@@ -1,8 +1,9 @@
 """Messages of an engine, each sent as one datagram, and acknowledged once that has gone.
 
 ```
-   connecting (a thread) -->  settle: acknowledge what has gone  -->  ask for more  -->  take what has come  --+
-                                   ^-------------------- all of it was sent, or dropped ----------------------+
+   connecting (a thread)  -->  acknowledge what has gone  -->  ask for more  -->  take what has come
+                                        ^                                                |
+                                        +--------- all of it was sent, or dropped -------+
 ```
 
 No more are asked for than go within a second, so that the server waits for no acknowledgement for long. A
@@ -14,7 +15,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from mcastd import clock
 from mcastd.bounded import begin
@@ -152,8 +153,11 @@ class ConsumedSource(ReceivedSource):
         return True
 
     def _made(self) -> Consumer:
-        consumer = self._make()
-        consumer.connect()
+        with ExitStack() as undo:
+            consumer = self._make()
+            undo.callback(consumer.close)
+            consumer.connect()
+            undo.pop_all()
         return consumer
 
     def _disconnect(self) -> None:

@@ -1,0 +1,286 @@
+"""Sources that take from an engine: what is acknowledged, what comes again, what is given up. No server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+from structlog.testing import capture_logs
+from support.wait import wait_for
+
+from mcastd import clock
+from mcastd.engines.consumer import AGAIN, MALFORMED, TOO_LONG, Consumer, TakenMessage
+from mcastd.errors import SinkError, SourceError
+from mcastd.outbound.sources import consumed
+from mcastd.outbound.sources.consumed import ConsumedSource
+from mcastd.outbound.sources.source import NAP_MAX_SECONDS
+
+REASONS = TOO_LONG, AGAIN, MALFORMED
+
+
+class Memory(Consumer):
+    """A server that gives what it is told to, and notes what it is told."""
+
+    server = "memory://1"
+
+    def __init__(self) -> None:
+        self.fd = os.open("/dev/null", os.O_RDONLY)
+        self.away: Exception | None = None  # of connect()
+        self.broken: Exception | None = None  # of all else
+        self.batches: list[Sequence[TakenMessage]] = []
+        self.asked: list[int] = []
+        self.acknowledged: list[bytes] = []
+        self.given_back: list[bytes] = []
+        self.ticks = 0
+        self.closed = False
+        self.wait: Callable[[], object] = lambda: None  # in connect()
+        self.holds = False
+
+    def connect(self) -> None:
+        self.wait()
+        if self.away is not None:
+            raise self.away
+
+    def fileno(self) -> int:
+        return self.fd
+
+    @property
+    def is_full(self) -> bool:
+        return self.holds
+
+    def flush(self) -> None:
+        if self.broken is not None:
+            raise self.broken
+
+    def ask(self, count: int) -> None:
+        self.asked.append(count)
+
+    def receive(self) -> Sequence[TakenMessage] | None:
+        return self.batches.pop(0) if self.batches else None
+
+    def tick(self, now: float) -> None:
+        self.ticks += 1
+
+    def acknowledge(self, messages: Sequence[TakenMessage]) -> None:
+        self.acknowledged += [one.name for one in messages]
+
+    def give_back(self, messages: Sequence[TakenMessage]) -> None:
+        self.given_back += [one.name for one in messages]
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self.fd)
+        self.closed = True
+
+
+def messages(*numbers: int) -> list[TakenMessage]:
+    return [TakenMessage(b"%d" % number, b"payload %d" % number, b"id %d" % number) for number in numbers]
+
+
+class Lab:
+    """A source, and the connections that it makes."""
+
+    def __init__(self) -> None:
+        self.next = Memory()
+        self.made: list[Memory] = []
+        self.source = ConsumedSource("memory", self._make, REASONS, "outbound/tv")
+
+    def _make(self) -> Memory:
+        self.made.append(self.next)
+        self.next = Memory()
+        return self.made[-1]
+
+    @property
+    def server(self) -> Memory:
+        """The one that is connected, or the next one."""
+        return self.made[-1] if self.made and not self.made[-1].closed else self.next
+
+    def read(self) -> list[bytes]:
+        return list(map(bytes, self.source.read()))
+
+    def dropped(self) -> dict[str, int]:
+        return {reason: count for reason, count in self.source.dropped.items() if count}
+
+
+@pytest.fixture
+def lab(no_fd_leak: None) -> Iterator[Lab]:
+    found = Lab()
+    yield found
+    found.source.restart()
+    found.next.close()
+
+
+def test_a_message_is_acknowledged_once_its_datagram_has_gone(lab: Lab) -> None:
+    lab.server.batches = [messages(1, 2, 3)]
+    payloads = lab.source.read()
+    server = lab.server
+    assert list(payloads) == [b"payload 1", b"payload 2", b"payload 3"]
+    assert lab.source.connected == "memory://1"
+    assert lab.source.fileno() == server.fd
+    payloads.gone(2)
+    assert server.acknowledged == []
+    payloads.gone(1)
+    assert lab.read() == []
+    assert server.acknowledged == [b"1", b"2", b"3"]
+    assert server.ticks == 1
+    assert lab.source.nap == NAP_MAX_SECONDS
+    seen = lab.source.reception()
+    assert (seen.received, seen.received_bytes, seen.connected) == (3, 27, "memory://1")
+
+
+def test_at_the_end_what_has_not_gone_is_given_back(lab: Lab) -> None:
+    lab.server.batches = [messages(1, 2, 3), messages(4)]
+    payloads = lab.source.read()
+    server = lab.server
+    payloads.gone(1)
+    lab.source.restart()
+    assert server.acknowledged == [b"1"]
+    assert server.given_back == [b"2", b"3", b"4"]
+    assert server.closed
+    assert lab.source.connected == ""
+    assert lab.source.fileno() is None
+
+
+def test_what_was_sent_and_comes_again_is_acknowledged_again_and_not_sent(lab: Lab) -> None:
+    lab.server.batches = [messages(1, 2)]
+    lab.source.read().gone(2)
+    lab.server.broken = ConnectionResetError(104, "gone")
+    with pytest.raises(SourceError, match="cannot take messages from memory://1: gone; trying again"):
+        lab.source.read()
+    assert lab.made[-1].acknowledged == []
+    lab.next.batches = [messages(1, 2, 3)]
+    assert lab.read() == [b"payload 3"]
+    assert lab.dropped() == {AGAIN: 2}
+    lab.source._note_gone(1)
+    assert lab.read() == []
+    assert lab.server.acknowledged == [b"1", b"2", b"3"]
+    assert lab.source.reception().received == 5
+
+
+def test_of_those_that_were_sent_the_last_ones_are_known(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumed, "REMEMBERED_MESSAGES", 2)
+    lab.server.batches = [messages(1, 2, 3)]
+    lab.source.read().gone(3)
+    lab.server.batches = [messages(1, 2, 3)]
+    assert lab.read() == [b"payload 1"]
+    assert lab.dropped() == {AGAIN: 2}
+
+
+def test_those_without_an_identity_never_come_again(lab: Lab) -> None:
+    same = TakenMessage(b"tv.news", b"again")
+    for _ in range(3):
+        lab.server.batches = [[same, same]]
+        payloads = lab.source.read()
+        assert list(payloads) == [b"again", b"again"]
+        payloads.gone(2)
+
+
+def test_what_is_no_datagram_is_given_up_named_and_acknowledged(lab: Lab) -> None:
+    with capture_logs() as logs:
+        lab.server.batches = [
+            [
+                TakenMessage(b"1", bytes(65_508), b"1"),
+                TakenMessage(b"2", b"", b"2", TOO_LONG, 1_100_000),
+                TakenMessage(b"3\x1b", b"", b"3", MALFORMED),
+                TakenMessage(b"4", bytes(65_507), b"4"),
+            ]
+        ]
+        assert [len(one) for one in lab.source.read()] == [65_507]
+    assert lab.dropped() == {TOO_LONG: 2, MALFORMED: 1}
+    named = [
+        (log["reason"], log["message"], log["size"]) for log in logs if log["event"] == "message.dropped"
+    ]
+    assert named == [(TOO_LONG, "1", 65_508), (MALFORMED, "3\\x1b", 0)]
+    lab.source._note_gone(1)
+    assert lab.read() == []
+    assert lab.server.acknowledged == [b"1", b"2", b"3\x1b", b"4"]
+
+
+def test_where_all_are_given_up_that_is_told_before_more_are_asked_for(lab: Lab) -> None:
+    """A group of Redis would give the same ones again."""
+    lab.server.batches = [[TakenMessage(b"1", b"", b"1", MALFORMED)]]
+    assert lab.read() == []
+    assert lab.server.acknowledged == [b"1"]
+
+
+def test_no_more_are_asked_for_than_go_within_a_second(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    number = 0
+
+    def round_of(count: int, seconds: float) -> int:
+        nonlocal number
+        lab.server.batches = [messages(*range(number, number + count))]
+        number += count
+        lab.source.read().gone(count)
+        now[0] += seconds
+        assert lab.read() == []
+        return lab.server.asked[-1]
+
+    assert [round_of(count, 0.001) for count in (1, 2, 4, 8)] == [2, 4, 8, 16]
+    assert round_of(1, 0.001) == 16, "few come: no more are asked for"
+    assert round_of(16, 4.0) == 4
+    assert round_of(4, 60.0) == 1
+    for _ in range(12):
+        count = lab.server.asked[-1]
+        round_of(count, 0.001)
+    assert lab.server.asked[-1] == consumed.BATCH_MAX_MESSAGES
+
+
+def test_a_server_that_refuses_is_an_error_before_there_is_a_datagram(lab: Lab) -> None:
+    lab.next.away = SinkError(
+        "cannot take messages from x", "it has no stream TV", "make it", reason="refused"
+    )
+    with pytest.raises(SourceError) as error:
+        lab.source.read()
+    assert str(error.value) == "cannot take messages from x: it has no stream TV; make it; trying again"
+    assert lab.source.state == "not connected"
+    lab.next.batches = [messages(1)]
+    assert lab.read() == [b"payload 1"]
+
+
+def test_one_that_takes_its_time_keeps_nobody_waiting(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumed, "CONNECT_WAIT_SECONDS", 0.01)
+    left, right = os.pipe()
+    lab.next.wait = lambda: os.read(left, 1)
+    lab.next.batches = [messages(1)]
+    assert lab.read() == []
+    assert (lab.source.state, lab.source.preparing) == ("connecting", "connecting to memory")
+    assert lab.source.fileno() is None
+    assert lab.source.nap == consumed.LOOK_SECONDS
+    assert lab.read() == []
+    os.write(right, b"x")
+    found: list[bytes] = []
+    wait_for(lambda: found.extend(lab.read()) or found, "its message")
+    assert found == [b"payload 1"]
+    assert lab.source.preparing == ""
+    os.close(left)
+    os.close(right)
+
+
+def test_one_that_is_there_too_late_is_closed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumed, "CONNECT_WAIT_SECONDS", 0.01)
+    left, right = os.pipe()
+    lab.next.wait = lambda: os.read(left, 1)
+    assert lab.read() == []
+    lab.source.restart()
+    os.write(right, b"x")
+    wait_for(lambda: lab.made[0].closed, "it is closed")
+    os.close(left)
+    os.close(right)
+
+
+def test_what_it_does_not_take_is_tried_again_soon(lab: Lab) -> None:
+    lab.next.holds = True
+    assert lab.read() == []
+    assert lab.source.nap == consumed.LOOK_SECONDS
+
+
+def test_news_are_looked_for_once_its_deadline_is_past(lab: Lab) -> None:
+    assert lab.source.has_news()
+    assert lab.read() == []
+    lab.server.deadline = clock.monotonic() + 1000
+    assert not lab.source.has_news()
+    lab.server.deadline = 0.0
+    assert lab.source.has_news()
