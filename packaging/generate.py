@@ -154,7 +154,7 @@ def shipped_examples() -> dict[str, Examples]:
         else:
             examples.setdefault(key, value)
             if key == "kind":
-                found[f"[{section}.NAME.{rest[1]}], kind = {value}"] = examples
+                examples = found.setdefault(f"[{section}.NAME.{rest[1]}], kind = {value}", examples)
     return found
 
 
