@@ -52,7 +52,7 @@ def test_what_they_are(
 @pytest.mark.parametrize(
     "source",
     [
-        'kind = "nats", servers = ["nats://a", "tls://b:9"], stream = "TV", consumer = "radio", create = true',
+        'kind = "nats", servers = ["nats://a", "tls://b:9"], stream = "TV", consumer = "c", create = true',
         'kind = "nats", servers = "nats://a", subject = "tv.*", queue = "senders", token = "/etc/t"',
         'kind = "redis", servers = "rediss://a", key = "tv", group = "g", consumer = "c", field = "x"',
     ],

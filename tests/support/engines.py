@@ -75,13 +75,24 @@ class EngineServer(ABC):
         found = map(json.loads, text.splitlines())
         return [Kept(bytes.fromhex(one["data"]), one["facts"]) for one in found]
 
+    @abstractmethod
+    def writer(self, to: str) -> str:
+        """A program that gives the server a message for each line of its input, which is hexadecimal."""
+
+    def give(self, to: str, *payloads: bytes) -> None:
+        """Have the server keep messages of a subject, or entries of a key."""
+        text = "".join(f"{payload.hex()}\n" for payload in payloads)
+        self._run(sys.executable, "-c", self.writer(to), given=text)
+
     def _is_there(self) -> bool:
         probe = f"import socket; socket.create_connection(({self.address!r}, {self.port}), 5)"
         command = self._host.enter([sys.executable, "-c", probe])
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
-    def _run(self, *command: str) -> str:
-        ran = subprocess.run(self._host.enter(command), capture_output=True, text=True, check=False)
+    def _run(self, *command: str, given: str = "") -> str:
+        ran = subprocess.run(
+            self._host.enter(command), input=given, capture_output=True, text=True, check=False
+        )
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
@@ -98,6 +109,15 @@ class NatsServer(EngineServer):
 
     def reader(self, of: str) -> str:
         return _NATS_READER.format(url=self.url, subject=of, login=self.login)
+
+    def writer(self, to: str) -> str:
+        return _NATS_WRITER.format(url=self.url, subject=to, login=self.login, kept=True)
+
+    def publish(self, to: str, *payloads: bytes) -> None:
+        """The same, whether a stream keeps them or not."""
+        text = "".join(f"{payload.hex()}\n" for payload in payloads)
+        writer = _NATS_WRITER.format(url=self.url, subject=to, login=self.login, kept=False)
+        self._run(sys.executable, "-c", writer, given=text)
 
     def consumer(self, host: Host, name: str, subject: str, count: int) -> subprocess.Popen[str]:
         """A program that takes so many messages of a subject, and prints a line of JSON for each."""
@@ -122,6 +142,14 @@ class RedisServer(EngineServer):
 
     def reader(self, of: str) -> str:
         return _REDIS_READER.format(host=self.address, port=self.port, key=of)
+
+    def writer(self, to: str) -> str:
+        return _REDIS_WRITER.format(host=self.address, port=self.port, key=to)
+
+    def ask(self, *words: str) -> Any:
+        """What it answers to a command, as JSON has it."""
+        text = _REDIS_ASK.format(host=self.address, port=self.port, words=words)
+        return json.loads(self._run(sys.executable, "-c", text))
 
 
 _NATS_READER = """
@@ -165,4 +193,25 @@ import json, redis
 for _, fields in redis.Redis({host!r}, {port}).xrange({key!r}):
     data = fields.pop(b"data")
     print(json.dumps(dict(data=data.hex(), facts={{k.decode(): v.decode() for k, v in fields.items()}})))
+"""
+_NATS_WRITER = """
+import asyncio, nats, sys
+async def main():
+    client = await nats.connect({url!r}, {login})
+    publish = client.jetstream().publish if {kept} else client.publish
+    for line in sys.stdin:
+        await publish({subject!r}, bytes.fromhex(line))
+    await client.drain()
+asyncio.run(main())
+"""
+_REDIS_WRITER = """
+import redis, sys
+client = redis.Redis({host!r}, {port})
+for line in sys.stdin:
+    client.xadd({key!r}, dict(data=bytes.fromhex(line)))
+"""
+_REDIS_ASK = """
+import json, redis
+found = redis.Redis({host!r}, {port}, decode_responses=True).execute_command(*{words!r})
+print(json.dumps(found))
 """
