@@ -169,10 +169,11 @@ class JetStreamConsumer(_NatsMessages):
         if message.status:
             self._note_status(message)
             return None
-        if message.subscription != ANSWERS or (place := nats.place_of(message.reply)) is None:
+        if message.subscription != ANSWERS or (delivery := nats.delivery_of(message.reply)) is None:
             return None
         self._wanted = max(0, self._wanted - 1)
-        return _taken(message, message.reply, place)
+        taken = _taken(message, message.reply)
+        return taken._replace(identity=delivery.place, is_again=delivery.times > 1)
 
     def _note_status(self, message: nats.NatsMessage) -> None:
         if message.status == HEARTBEAT:
@@ -259,6 +260,6 @@ class NatsSubscriber(_NatsMessages):
         """Nobody keeps them."""
 
 
-def _taken(message: nats.NatsMessage, name: bytes, identity: bytes = b"") -> TakenMessage:
+def _taken(message: nats.NatsMessage, name: bytes) -> TakenMessage:
     defect = TOO_LONG if message.left_out else ""
-    return TakenMessage(name, message.payload, identity, defect, message.left_out)
+    return TakenMessage(name, message.payload, defect=defect, size=message.left_out)

@@ -122,18 +122,20 @@ class RedisConsumer(RedisConnection, Consumer):
         """Those of an answer to XREADGROUP."""
         with self.understood():
             entries = entries_of(reply)
-        if not entries:
+        found = [self._taken(name, fields) for name, fields in entries]
+        if not found:
             self._is_behind = False
-        return [self._taken(name, fields) for name, fields in entries]
+        return found
 
     def _taken(self, name: bytes, fields: Sequence[resp.RespReply] | None) -> TakenMessage:
+        again = self._is_behind
         if fields is None:
-            return TakenMessage(name, b"", name, TRIMMED)
+            return TakenMessage(name, b"", name, TRIMMED, is_again=again)
         pairs = zip(fields[::2], fields[1::2], strict=False)
         payload = next((value for key, value in pairs if key == self._field), None)
         if not isinstance(payload, bytes):
-            return TakenMessage(name, b"", name, MALFORMED)
-        return TakenMessage(name, payload, name)
+            return TakenMessage(name, b"", name, MALFORMED, is_again=again)
+        return TakenMessage(name, payload, name, is_again=again)
 
     def tick(self, now: float) -> None:
         if READ not in self._answers or now < self.deadline:

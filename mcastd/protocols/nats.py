@@ -344,19 +344,27 @@ def matches(pattern: str, subject: str) -> bool:
     )
 
 
-def place_of(reply: bytes) -> bytes | None:
-    """The place of a message in its stream, by the subject that it is acknowledged to: the same each time
-    that it is given. None: it is no such subject.
+class Delivery(NamedTuple):
+    """What the subject that a message is acknowledged to says of it."""
+
+    place: bytes  # in its stream, and when it was stored there: a stream that is made anew counts anew
+    times: int  # that its consumer has given it, with this one
+
+
+def delivery_of(reply: bytes) -> Delivery | None:
+    """None: it is no such subject.
 
     ``$JS.ACK.[DOMAIN.ACCOUNT.]STREAM.CONSUMER.TIMES.SEQUENCE.NUMBER.TIME.PENDING[.TOKEN]``
-    (https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-15.md). A stream that is made
-    anew begins with the same sequence numbers, at another time.
+    (https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-15.md).
     """
     words = reply.split(b".")
     if words[:2] != [b"$JS", b"ACK"] or not (len(words) == 9 or len(words) >= 11):
         return None
-    at = 5 if len(words) == 9 else 7
-    return b"%b.%b" % (words[at], words[at + 2])
+    at = 4 if len(words) == 9 else 6
+    times, sequence, _, stored = words[at : at + 4]
+    if not (times.isdigit() and len(times) < 10):
+        return None
+    return Delivery(b"%b.%b" % (sequence, stored), int(times))
 
 
 def shown(text: bytes) -> str:

@@ -113,7 +113,8 @@ class TestJetStream:
         connection.said = iter([given_by(5, b"one") + given_by(5, b"one", times=2)])
         first, again = consumer.receive() or ()
         assert first.identity == again.identity
-        assert first.name != again.name
+        assert (first.is_again, again.is_again) == (False, True)
+        assert (first.name, again.name) == (name_of(5), name_of(5, 2))
 
     @pytest.mark.parametrize(
         ("policy", "acknowledged", "given_back"),
@@ -301,7 +302,7 @@ class TestRedis:
         who = [b"XREADGROUP", b"GROUP", b"g", b"host/tv", b"COUNT", b"9"]
         assert asked(connection.taken) == [[*who, b"STREAMS", b"k", b"0"]]
         (old,) = consumer.receive() or ()
-        assert old == TakenMessage(b"1-1", b"old", b"1-1")
+        assert old == TakenMessage(b"1-1", b"old", b"1-1", is_again=True)
         connection.taken = b""
         consumer.acknowledge([old])
         consumer.ask(9)
@@ -310,6 +311,9 @@ class TestRedis:
         connection.taken = b""
         consumer.ask(9)
         assert asked(connection.taken) == [[*who, b"BLOCK", b"5000", b"STREAMS", b"k", b">"]]
+        connection.said = iter([entries((b"1-2", {b"data": b"new"}))])
+        assert consumer.receive() == [TakenMessage(b"1-2", b"new", b"1-2")]
+        consumer.ask(9)
         connection.taken = b""
         consumer.ask(9)
         assert connection.taken == b"", "it is still to answer"

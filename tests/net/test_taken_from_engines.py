@@ -1,4 +1,4 @@
-"""What real servers of NATS and Redis have, sent to a group: each message one datagram, whatever dies meanwhile.
+"""What real servers of NATS and Redis have, sent to a group: each message once, whatever dies meanwhile.
 
 ```
    host eth0 -------- n0 net

@@ -74,8 +74,11 @@ class Memory(Consumer):
         self.closed = True
 
 
-def messages(*numbers: int) -> list[TakenMessage]:
-    return [TakenMessage(b"%d" % number, b"payload %d" % number, b"id %d" % number) for number in numbers]
+def messages(*numbers: int, again: bool = False) -> list[TakenMessage]:
+    return [
+        TakenMessage(b"%d" % number, b"payload %d" % number, b"id %d" % number, is_again=again)
+        for number in numbers
+    ]
 
 
 class Lab:
@@ -149,7 +152,7 @@ def test_what_was_sent_and_comes_again_is_acknowledged_again_and_not_sent(lab: L
     with pytest.raises(SourceError, match="cannot take messages from memory://1: gone; trying again"):
         lab.source.read()
     assert lab.made[-1].acknowledged == []
-    lab.next.batches = [messages(1, 2, 3)]
+    lab.next.batches = [messages(1, 2, 3, again=True)]
     assert lab.read() == [b"payload 3"]
     assert lab.dropped() == {AGAIN: 2}
     lab.source._note_gone(1)
@@ -162,18 +165,20 @@ def test_of_those_that_were_sent_the_last_ones_are_known(lab: Lab, monkeypatch: 
     monkeypatch.setattr(consumed, "REMEMBERED_MESSAGES", 2)
     lab.server.batches = [messages(1, 2, 3)]
     lab.source.read().gone(3)
-    lab.server.batches = [messages(1, 2, 3)]
+    lab.server.batches = [messages(1, 2, 3, again=True)]
     assert lab.read() == [b"payload 1"]
     assert lab.dropped() == {AGAIN: 2}
 
 
-def test_those_without_an_identity_never_come_again(lab: Lab) -> None:
-    same = TakenMessage(b"tv.news", b"again")
-    for _ in range(3):
-        lab.server.batches = [[same, same]]
-        payloads = lab.source.read()
-        assert list(payloads) == [b"again", b"again"]
-        payloads.gone(2)
+def test_what_the_server_gives_anew_is_sent_anew(lab: Lab) -> None:
+    """As by a consumer that was deleted, and made again to begin with the first message."""
+    for batch in ([TakenMessage(b"tv.news", b"same")] * 2, messages(1, 2)):
+        for _ in range(3):
+            lab.server.batches = [batch]
+            payloads = lab.source.read()
+            assert len(payloads) == 2
+            payloads.gone(2)
+    assert lab.dropped() == {}
 
 
 def test_what_is_no_datagram_is_given_up_named_and_acknowledged(lab: Lab) -> None:

@@ -115,22 +115,23 @@ def test_a_message_that_is_too_long_may_be_left_out(cuts: list[int]) -> None:
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        (b"$JS.ACK.TV.radio.1.55.7.1795769488.3", b"55.1795769488"),
-        (b"$JS.ACK.TV.radio.2.55.8.1795769488.0", b"55.1795769488"),
-        (b"$JS.ACK.hub.ACC.TV.radio.2.55.7.1795769488.3", b"55.1795769488"),
-        (b"$JS.ACK._.ACC.TV.radio.2.55.7.1795769488.3.token", b"55.1795769488"),
+        (b"$JS.ACK.TV.radio.1.55.7.1795769488.3", nats.Delivery(b"55.1795769488", 1)),
+        (b"$JS.ACK.TV.radio.2.55.8.1795769488.0", nats.Delivery(b"55.1795769488", 2)),
+        (b"$JS.ACK.hub.ACC.TV.radio.3.55.7.1795769488.3", nats.Delivery(b"55.1795769488", 3)),
+        (b"$JS.ACK._.ACC.TV.radio.4.55.7.1795769488.3.token", nats.Delivery(b"55.1795769488", 4)),
+        (b"$JS.ACK.TV.radio.x.55.7.1795769488.3", None),
         (b"$JS.ACK.TV.radio.1.55.7.1795769488", None),
         (b"_INBOX.7", None),
         (b"", None),
     ],
 )
-def test_where_a_message_stands_in_its_stream(reply: bytes, expected: bytes | None) -> None:
-    assert nats.place_of(reply) == expected
+def test_what_a_message_is_acknowledged_to(reply: bytes, expected: nats.Delivery | None) -> None:
+    assert nats.delivery_of(reply) == expected
 
 
 @given(st.binary(max_size=60) | st.lists(st.sampled_from([b"$JS", b"ACK", b"1", b""])).map(b".".join))
 def test_any_reply_is_read(reply: bytes) -> None:
-    nats.place_of(reply)
+    nats.delivery_of(reply)
 
 
 def test_what_is_said_of_a_consumer() -> None:
