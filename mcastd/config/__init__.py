@@ -36,6 +36,7 @@ from mcastd.config.network_sources import (
     IpSource,
     ReceivingSource,
     TcpServerSource,
+    TcpSource,
     UdpSource,
     UnixSource,
 )
@@ -134,6 +135,7 @@ __all__ = [
     "TcpOutput",
     "TcpServerOutput",
     "TcpServerSource",
+    "TcpSource",
     "UdpOutput",
     "UdpSource",
     "UnixOutput",

@@ -12,12 +12,13 @@ from mcastd.protocols.nats import matches
 
 # Names that every host has for itself: RFC 6761 section 6.3, and hosts(5) of Debian.
 OF_THIS_HOST = {"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"}
+ENGINES = {"nats", "redis"}
 
 
 class ProgramEnd(NamedTuple):
-    """A socket that is sent to, or what a server of an engine keeps messages under."""
+    """A socket that is sent to; one that gives ("tcp-server"); what an engine keeps messages under."""
 
-    way: Literal["udp", "tcp", "unix", "nats", "redis"]
+    way: Literal["udp", "tcp", "unix", "tcp-server", "nats", "redis"]
     host: str  # an address or name; of "unix" a path
     port: int = 0  # of "unix" there is none
     name: str = ""  # of an engine, the subject or key, of what takes from it a pattern; "": it is not known
@@ -26,7 +27,7 @@ class ProgramEnd(NamedTuple):
     @property
     def is_shared(self) -> bool:
         """Return True if several may take what is sent there."""
-        return self.way in {"nats", "redis"}
+        return self.way in {"tcp-server", *ENGINES}
 
     @property
     def place(self) -> str:
@@ -42,7 +43,9 @@ class ProgramEnd(NamedTuple):
         """
         if self.way != other.way or self.port != other.port:
             return False
-        if self.is_shared:
+        if self.way == "tcp-server":  # who takes connects to who gives
+            return ProgramEnd("tcp", *other[1:3]).leads_to(ProgramEnd("tcp", *self[1:3]))
+        if self.way in ENGINES:
             return _same_host(self.host, other.host) and self._is_taken_by(other)
         if self.way == "unix":
             return os.path.normpath(self.host) == os.path.normpath(other.host)

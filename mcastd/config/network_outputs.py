@@ -140,6 +140,9 @@ class TcpServerOutput(StreamingOutput):
     def label(self) -> str:
         return f"tcp-server {self.listen}"
 
+    def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
+        return (("listen", ProgramEnd("tcp-server", *split_end(self.listen))),)
+
 
 class UnixOutput(SendingOutput, StreamingOutput):
     """Received datagrams given to a program on this host that has a socket at a path."""

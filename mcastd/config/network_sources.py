@@ -1,4 +1,4 @@
-"""The tables of sources that others send to: by UDP, by TCP, and by a socket at a path."""
+"""The tables of sources that are what others send: by UDP, by TCP, and by a socket at a path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from mcastd.config.addresses import split_end
 from mcastd.config.ends import ProgramEnd
 from mcastd.config.model import check_distinct
-from mcastd.config.network_outputs import ListenEnd, StreamFraming
+from mcastd.config.network_outputs import EndName, ListenEnd, StreamFraming
 from mcastd.config.source import SourceSettings
 from mcastd.config.types import BufferSize, Mode, Moment, SocketPath, SourcePrefix
 from mcastd.ip import Prefix
@@ -75,6 +75,28 @@ class UdpSource(IpSource):
     @property
     def end(self) -> ProgramEnd:
         return ProgramEnd("udp", *split_end(self.listen))
+
+
+class TcpSource(ReceivingSource):
+    """A stream that a program gives which is connected to, over TCP."""
+
+    kind: Literal["tcp"] = Field("tcp", description='"tcp".')
+    connect: EndName = Field(
+        description='Where to connect to: an address or a name, and a port, like "192.0.2.7:9000".'
+    )
+    framing: StreamFraming = Field("none", description=OF_FRAMING)
+
+    @property
+    def has_datagrams(self) -> bool:
+        return self.framing == "length"
+
+    @property
+    def label(self) -> str:
+        return f"tcp {self.connect}"
+
+    @property
+    def end(self) -> ProgramEnd:
+        return ProgramEnd("tcp-server", *split_end(self.connect))
 
 
 class TcpServerSource(IpSource):

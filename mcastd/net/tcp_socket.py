@@ -23,6 +23,16 @@ def connecting(to: Address, port: int) -> socket.socket:
         return sock
 
 
+def connected(host: str, port: int, seconds: float) -> socket.socket:
+    """A connection to one of the addresses of a host; this may wait, ``seconds`` for each. Raises OSError."""
+    with contextlib.ExitStack() as undo:
+        sock = undo.enter_context(socket.create_connection((host, port), timeout=seconds))
+        be_watchful(sock)
+        sock.setblocking(False)
+        undo.pop_all()
+    return sock
+
+
 def listening(at: Address, port: int, waiting: int = 1) -> socket.socket:
     """A socket that peers connect to, one after the other; up to ``waiting`` of them wait. Raises OSError."""
     with _kept(at) as sock:

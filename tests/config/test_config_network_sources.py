@@ -13,6 +13,7 @@ from mcastd.config.load import dump
 UDP = 'source = { kind = "udp", listen = "127.0.0.1:5000" }\n'
 UNIX = 'source = { kind = "unix", path = "/run/tv" }\n'
 TCP = 'source = { kind = "tcp-server", listen = "[::1]:5000" }\n'
+CONNECT = 'source = { kind = "tcp", connect = "localhost:5000" }\n'
 
 
 def channel(source: str, *more: str, name: str = "tv", group: str = "239.2.2.2") -> str:
@@ -38,6 +39,13 @@ def subscription(output: str, *more: str, name: str = "back", group: str = "239.
             "tcp-server [::1]:5000",
             True,
             ProgramEnd("tcp", "::1", 5000),
+        ),
+        (CONNECT, "tcp localhost:5000", False, ProgramEnd("tcp-server", "localhost", 5000)),
+        (
+            CONNECT.replace(" }", ', framing = "length" }'),
+            "tcp localhost:5000",
+            True,
+            ProgramEnd("tcp-server", "localhost", 5000),
         ),
     ],
 )
@@ -78,6 +86,9 @@ def test_their_defaults() -> None:
         (UNIX.replace(" }", ', framing = "length" }'), "", 'framing is of type = "stream"'),
         (UNIX.replace("/run/tv", f"/run/{'x' * 110}"), "", "is longer than a Unix socket's path can be"),
         (UDP.replace("127.0.0.1", "localhost"), "", "must be an address of this host and a port"),
+        (CONNECT.replace("localhost", "239.1.1.1"), "", "is no address of a host"),
+        (CONNECT.replace(":5000", ""), "", "must be an address or a name, and a port"),
+        (CONNECT, "repeat = 2", 'repeat: does not apply to a source of kind = "tcp": it has no end'),
         (UDP.replace("127.0.0.1", "239.1.1.1"), "", "must be an address of this host and a port"),
         (
             UDP.replace(" }", ', senders = ["::1"] }'),
@@ -115,6 +126,9 @@ def test_they_may_be_slowed_down(loaded: Callable[[str], Config]) -> None:
         (("udp", "192.0.2.1", 5000), ("udp", "192.0.2.1", 5000), True),
         (("udp", "192.0.2.1", 5000), ("udp", "0.0.0.0", 5000), False),  # whether it is ours is not known
         (("udp", "tv.example.net", 5000), ("udp", "0.0.0.0", 5000), False),
+        (("tcp-server", "0.0.0.0", 5000), ("tcp-server", "localhost", 5000), True),
+        (("tcp-server", "127.0.0.1", 5000), ("tcp-server", "127.0.0.2", 5000), False),
+        (("tcp-server", "192.0.2.1", 5000), ("tcp-server", "tv.example.net", 5000), False),
         (("unix", "/run/tv", 0), ("unix", "/run/./tv", 0), True),
         (("unix", "/run/tv", 0), ("unix", "/run/radio", 0), False),
     ],
@@ -132,6 +146,7 @@ def test_where_what_is_sent_surely_comes(
         (UDP, 'kind = "udp", to = "localhost:5000"', "to"),
         (UNIX, 'kind = "unix", path = "/run/tv"', "path"),
         (TCP, 'kind = "tcp", to = "[::1]:5000"', "to"),
+        (CONNECT, 'kind = "tcp-server", listen = "0.0.0.0:5000"', "listen"),
     ],
 )
 def test_a_source_that_is_fed_by_what_it_sends_is_refused(

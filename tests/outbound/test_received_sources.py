@@ -370,3 +370,82 @@ def test_writers_that_are_cut_off(opened: OpenReceived, listen: str) -> None:
         writer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
     assert read(source, 1) == [b"and"]
     assert source.read() == []
+
+
+@pytest.fixture
+def program() -> Iterator[socket.socket]:
+    """One that gives a stream to whoever connects."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.settimeout(60)
+        yield sock
+
+
+def end_at(program: socket.socket) -> str:
+    return f"127.0.0.1:{program.getsockname()[1]}"
+
+
+class TestConnecting:
+    def test_one_that_ends_is_connected_to_again(self, opened: OpenReceived, program: socket.socket) -> None:
+        source = opened("tcp", connect=end_at(program))
+        assert (source.state, reception(source).connected) == ("waiting for the writer", "127.0.0.1")
+        assert not is_readable(source)
+        given, _ = program.accept()
+        with given:
+            given.sendall(b"one\ntw")
+            assert read(source, 1) == [b"one\n"]
+            given.sendall(b"o\nend")
+        assert read(source, 2) == [b"two\n", b"end"]
+        assert reception(source).connected == ""
+        assert source.read() == []
+        assert source.state == "waiting to connect again"
+        assert source.nap < 1
+        wait_for(lambda: source.read() == [] and reception(source).connected, "the next connection")
+        given, _ = program.accept()
+        with given:
+            given.sendall(b"again\n")
+            assert read(source, 1) == [b"again\n"]
+        seen = reception(source)
+        assert (seen.received, seen.received_bytes, seen.by_sender) == (4, 17, {"127.0.0.1": 4})
+        assert dropped(source) == {}
+
+    def test_datagrams_by_their_lengths(self, opened: OpenReceived, program: socket.socket) -> None:
+        source = opened("tcp", connect=end_at(program), framing="length")
+        given, _ = program.accept()
+        with given:
+            given.sendall(b"".join(LENGTH.pack(size) + bytes(size) for size in (0, 1316, 5)))
+            assert read(source, 3) == [b"", bytes(1316), bytes(5)]
+            given.sendall(LENGTH.pack(9) + b"torn")
+        wait_for(lambda: source.read() == [] and dropped(source), "the end of it")
+        assert dropped(source) == {"torn": 1}
+
+    def test_another_kind_of_stream_is_left(self, opened: OpenReceived, program: socket.socket) -> None:
+        source = opened("tcp", connect=end_at(program), framing="length")
+        given, _ = program.accept()
+        with given:
+            given.sendall(b"HTTP/1.1 400 Bad Request\r\n")
+            wait_for(lambda: source.read() == [] and dropped(source), "it is refused")
+        assert dropped(source) == {"malformed": 1}
+
+    def test_where_nobody_is(self, opened: OpenReceived, listen: str) -> None:
+        with pytest.raises(
+            SourceError, match="cannot connect to 127.0.0.1 port .*: connection refused"
+        ) as no:
+            opened("tcp", connect=listen)
+        assert no.value.code == "ECONNREFUSED"
+        assert no.value.way_out.startswith("start the program")
+        assert no.value.waits == "trying again"
+
+    def test_one_that_ends_each_connection_is_asked_less_and_less(
+        self, opened: OpenReceived, program: socket.socket
+    ) -> None:
+        source = opened("tcp", connect=end_at(program))
+        naps = []
+        for _ in range(3):
+            given, _ = program.accept()
+            given.close()
+            wait_for(lambda: source.read() == [] and source.state == "waiting to connect again", "its end")
+            naps.append(source.nap)
+            assert not source.has_news()
+            wait_for(lambda: source.read() == [] and reception(source).connected, "the next connection")
+        first, second, third = naps
+        assert 0.1 < first <= 0.2 < second <= 0.4 < third <= 0.8

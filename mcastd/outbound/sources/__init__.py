@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mcastd.config import OpenFilesOf, OutboundChannel, UnixSource
-from mcastd.outbound.sources import connections, consumed, datagrams, file, objects, recording
+from mcastd.outbound.sources import connecting, connections, consumed, datagrams, file, objects, recording
 from mcastd.outbound.sources.source import Source
 
 # Takes a channel's settings, the files that others of this process have open, and the channel's full name.
@@ -30,6 +30,7 @@ OPENERS: dict[str, OpenSource] = {
     "file": file.open_source,
     "udp": datagrams.open_udp,
     "unix": _open_unix,
+    "tcp": connecting.open_connecting,
     "tcp-server": connections.open_tcp,
     "nats": consumed.open_consumed,
     "redis": consumed.open_consumed,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
@@ -42,7 +43,7 @@ def open_tcp(channel: OutboundChannel, _: OpenFilesOf | None = None, worker: str
     return ConnectionSource(
         settings.label,
         lambda: listening(ip_address(host), port, WAITING_WRITERS),
-        *_framing(channel, settings.framing == "length"),
+        *framing_of(channel, settings.framing == "length"),
         admission=Admission(settings.senders),
         worker=worker,
     )
@@ -63,42 +64,32 @@ def open_unix(channel: OutboundChannel, settings: UnixSource, worker: str) -> Re
             raise
         return sock
 
-    framing = _framing(channel, settings.framing == "length")
+    framing = framing_of(channel, settings.framing == "length")
     return ConnectionSource(settings.label, listen, *framing, unbind=binding.remove, worker=worker)
 
 
-def _framing(channel: OutboundChannel, by_lengths: bool) -> tuple[Framer, TimedSchedule | None]:
+def framing_of(channel: OutboundChannel, by_lengths: bool) -> tuple[Framer, TimedSchedule | None]:
+    """How a stream is cut, and the schedule that comes of it, if one does."""
     return (LengthFramer(), None) if by_lengths else framer_of(channel)
 
 
-class ConnectionSource(FramedSource, ReceivedSource):
-    """What one writer after the other writes, through a framer."""
-
-    reasons = (SENDER, TORN, MALFORMED)
+class WriterSource(FramedSource, ReceivedSource):
+    """What one writer after the other writes, through a framer. How there is a writer, a kind says."""
 
     def __init__(
         self,
         label: str,
-        listen: Callable[[], socket.socket],
         framer: Framer,
-        schedule: TimedSchedule | None = None,
+        schedule: TimedSchedule | None,
         *,
-        admission: Admission | None = None,
-        unbind: Callable[[], None] = lambda: None,
-        worker: str = "",
+        admission: Admission,
+        worker: str,
     ) -> None:
-        """``listen`` opens a socket that does not block, and raises OSError or SourceError.
-
-        ``unbind`` gives up its path.
-        """
-        super().__init__(admission or Admission())
+        super().__init__(admission)
         self.schedule = schedule
         self._label = label
-        self._listen = listen
-        self._unbind = unbind
         self._framer = framer
         self._log = get_logger(worker=worker)
-        self._listening: socket.socket | None = None
         self._writer: socket.socket | None = None
         self._last_writer = self._last_address = ""  # of the writer, or the last one
 
@@ -107,15 +98,13 @@ class ConnectionSource(FramedSource, ReceivedSource):
         return "" if self._writer is None else self._last_writer
 
     def fileno(self) -> int | None:
-        sock = self._writer or self._listening
-        return None if sock is None else sock.fileno()
+        return None if self._writer is None else self._writer.fileno()
 
     def read(self) -> Payloads:
-        """Raises SourceError if it cannot listen, or no writer can be taken now."""
+        """Raises SourceError if no writer can be had now."""
         for _ in range(STEPS_AT_ONCE):
             if self._writer is None:
-                if not self._accept():
-                    self.state = "waiting for a writer"
+                if not self._have_writer():
                     break
                 continue
             try:
@@ -133,45 +122,18 @@ class ConnectionSource(FramedSource, ReceivedSource):
 
     def restart(self) -> None:
         self._disconnect()
-        if self._listening is not None:
-            self._listening.close()
-            self._listening = None
-            self._unbind()
         with suppress(SourceError):
             self._framer.finish()
         if isinstance(self.schedule, TimedSchedule):
             self.schedule.restart()
         self.state = "not opened"
 
-    def _accept(self) -> bool:
-        """Take the writer that waits, if it may send. Returns False if none waits. Raises SourceError."""
-        try:
-            if self._listening is None:
-                self._listening = self._listen()
-            sock, address = self._listening.accept()
-        except BlockingIOError:
-            return False
-        except ConnectionError:  # it has gone already: accept(2)
-            return True
-        except OSError as error:
-            number = error.errno or 0
-            what, way_out = f"cannot receive at {self._label}", _WAYS_OUT.get(number, "")
-            waits = "trying again"
-            raise SourceError(what, reason_of(error), way_out, waits=waits, errno=number) from error
-        sock.setblocking(False)
-        if isinstance(address, tuple):
-            self._last_writer = self._last_address = str(address[0]).partition("%")[0]
-            if not self._admission.admits(self._last_address):
-                sock.close()
-                self._refuse(self._last_address, 1)
-                return True
-            with suppress(OSError):  # it has gone already, which the next read tells
-                be_watchful(sock)
-        else:
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _ucred.size)
-            self._last_writer = f"pid {_ucred.unpack(credentials)[0]}"
-        self._writer = sock
-        return True
+    @abstractmethod
+    def _have_writer(self) -> bool:
+        """Take one, or refuse one. Returns False if there is none now, and why is the state.
+
+        Raises SourceError.
+        """
 
     def _next(self) -> Payloads | None:
         """What the next bytes of the writer, or its end, make whole; None while it is silent.
@@ -213,6 +175,74 @@ class ConnectionSource(FramedSource, ReceivedSource):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+class ConnectionSource(WriterSource):
+    """Its writers connect here."""
+
+    reasons = (SENDER, TORN, MALFORMED)
+
+    def __init__(
+        self,
+        label: str,
+        listen: Callable[[], socket.socket],
+        framer: Framer,
+        schedule: TimedSchedule | None = None,
+        *,
+        admission: Admission | None = None,
+        unbind: Callable[[], None] = lambda: None,
+        worker: str = "",
+    ) -> None:
+        """``listen`` opens a socket that does not block, and raises OSError or SourceError.
+
+        ``unbind`` gives up its path.
+        """
+        super().__init__(label, framer, schedule, admission=admission or Admission(), worker=worker)
+        self._listen = listen
+        self._unbind = unbind
+        self._listening: socket.socket | None = None
+
+    def fileno(self) -> int | None:
+        sock = self._writer or self._listening
+        return None if sock is None else sock.fileno()
+
+    def restart(self) -> None:
+        super().restart()
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+            self._unbind()
+
+    def _have_writer(self) -> bool:
+        """Take the writer that waits, if it may send."""
+        try:
+            if self._listening is None:
+                self._listening = self._listen()
+            sock, address = self._listening.accept()
+        except BlockingIOError:
+            self.state = "waiting for a writer"
+            return False
+        except ConnectionError:  # it has gone already: accept(2)
+            return True
+        except OSError as error:
+            number = error.errno or 0
+            what, way_out = f"cannot receive at {self._label}", _WAYS_OUT.get(number, "")
+            waits = "trying again"
+            raise SourceError(what, reason_of(error), way_out, waits=waits, errno=number) from error
+        sock.setblocking(False)
+        if isinstance(address, tuple):
+            self._last_writer = self._last_address = str(address[0]).partition("%")[0]
+            if not self._admission.admits(self._last_address):
+                sock.close()
+                self._refuse(self._last_address, 1)
+                return True
+            with suppress(OSError):  # it has gone already, which the next read tells
+                be_watchful(sock)
+        else:
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _ucred.size)
+            self._last_writer = f"pid {_ucred.unpack(credentials)[0]}"
+        self._writer = sock
+        return True
 
 
 # struct ucred of unix(7): pid, uid, gid.
