@@ -30,7 +30,7 @@ OPENERS: dict[str, OpenSource] = {
     "file": file.open_source,
     "udp": datagrams.open_udp,
     "unix": _open_unix,
-    "tcp": connecting.open_connecting,
+    "tcp": connecting.open_tcp,
     "tcp-server": connections.open_tcp,
     "nats": consumed.open_consumed,
     "redis": consumed.open_consumed,

@@ -36,9 +36,7 @@ PAUSE_MAX_SECONDS = 5.0
 CALM_SECONDS = 10.0
 
 
-def open_connecting(
-    channel: OutboundChannel, _: OpenFilesOf | None = None, worker: str = ""
-) -> ReceivedSource:
+def open_tcp(channel: OutboundChannel, _: OpenFilesOf | None = None, worker: str = "") -> ReceivedSource:
     """A source of ``kind = "tcp"``, which the channel's settings name."""
     settings = channel.source
     assert isinstance(settings, TcpSource)
