@@ -100,6 +100,7 @@ class NatsEngine(NatsConnection, Engine):
         self._prefix = f"{self.inbox}.".encode()
         self._begin = f"HPUB {subject} {self.inbox}.".encode()
         self._plan = plan
+        self._taken: Sequence[str] = ()  # subjects that the stream takes, as far as that is known
         self._refused: list[RefusedMessage] = []  # since receive() was called last
         self._earlier = ""  # another subject, for which messages were in the spool
         self._stored = nats.StoredScanner(self._prefix)
@@ -117,6 +118,7 @@ class NatsEngine(NatsConnection, Engine):
         plan = self._plan
         found = self.ask_jetstream(connection, said, f"STREAM.INFO.{plan.name}", {})
         if not isinstance(found, nats.JetStreamRefusal):
+            self._require_subject(nats.subjects_of(found))
             return
         if found.error != nats.STREAM_NOT_FOUND:
             raise self.useless(found.description, "see whether JetStream is on, and what the user may")
@@ -142,6 +144,19 @@ class NatsEngine(NatsConnection, Engine):
         )
         if isinstance(made, nats.JetStreamRefusal):
             raise self.useless(f"it does not make the stream {plan.name}: {made.description}")
+
+    def _require_subject(self, subjects: Sequence[str] | None) -> None:
+        """That its stream takes our messages is known before there is one."""
+        self._taken = subjects or ()
+        if subjects is None or any(nats.matches(one, self._subject) for one in subjects):
+            return
+        takes = f"takes {', '.join(subjects)}" if subjects else "is a copy of others, and takes no messages"
+        raise self.useless(f"its stream {self._plan.name} {takes}, not {self._subject}", self._way_to_take())
+
+    def _way_to_take(self) -> str:
+        """The command that has the stream take our messages, too."""
+        subjects = ",".join([*self._taken, self._subject])
+        return f'nats stream edit {self._plan.name} --subjects "{subjects}"'
 
     def _known(self, connection: ServerConnection, said: Said) -> int:
         """The number of the last message of ours that the server has, if it is the last of the subject."""
@@ -205,7 +220,7 @@ class NatsEngine(NatsConnection, Engine):
         if message.status:
             earlier = f", or {self._earlier}, for which messages were in the spool" if self._earlier else ""
             cause = f"no stream of it takes {self._subject}{earlier}"
-            raise self.useless(cause, f"add the subject to the stream {self._plan.name}")
+            raise self.useless(cause, self._way_to_take())
         number = message.subject[len(self._prefix) :]
         with self.understood():
             stored = nats.parse_stored(message.payload)

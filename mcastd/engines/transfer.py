@@ -73,6 +73,7 @@ class Transfer:
         self._answer_by = 0.0  # monotonic seconds
         self._retry_at = 0.0  # the same, of a connection
         self._pause = RETRY_SECONDS
+        self._is_proven = False  # the connection is told of: the server has not refused what waits
 
     @property
     def server(self) -> str:
@@ -150,13 +151,21 @@ class Transfer:
         engine, known = connecting.result()
         self._engine = engine
         self._poll.register(engine, select.POLLIN)
-        self.trouble = None
-        self._log.info("engine.connected", server=engine.server, waiting=self.waiting)
+        was_refused = self.trouble is not None and self.trouble.reason == REFUSED
+        # What it has refused, while it was connected, it may refuse again: _settle() sees it taken
+        self._is_proven = not (was_refused and self.waiting)
+        if self._is_proven:
+            self._prove(engine)
         # A number that was never sent is of a clock that was set back since, or of another with our name
         self._known = known if known <= max(self._flight.last, self.backlog.first - 1) else 0
         if again := self._unknown(self._flight.left()):
             self._answer_by = clock.monotonic() + ANSWER_SECONDS
             engine.send(again)
+
+    def _prove(self, engine: Engine) -> None:
+        """The server is there, and refuses nothing."""
+        self._is_proven, self.trouble = True, None
+        self._log.info("engine.connected", server=engine.server, waiting=self.waiting)
 
     def _connect(self) -> tuple[Engine, int]:
         engine = self._make_engine()
@@ -217,6 +226,8 @@ class Transfer:
         done = self._flight.answer([*answers.kept, *(one.number for one in answers.refused)])
         if not done:
             return
+        if self._engine is not None and not self._is_proven:
+            self._prove(self._engine)
         self._answer_by = clock.monotonic() + ANSWER_SECONDS
         self.backlog.forget(done[-1][0])
         begin = self._counted_from

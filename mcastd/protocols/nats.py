@@ -225,6 +225,20 @@ class StoredScanner:
         return [int(number) for number, _, _ in found], sum(bool(again) for _, _, again in found), end
 
 
+def subjects_of(answer: Mapping[str, Any]) -> list[str] | None:
+    """The subjects that a stream takes messages of, by the answer to STREAM.INFO; made fit to be shown.
+
+    None: that is not said. Empty: none, since it is a copy of others.
+    """
+    config = answer.get("config")
+    if not isinstance(config, dict):
+        return None
+    subjects = config.get("subjects") or []
+    if not isinstance(subjects, list):
+        return None
+    return [shown(one.encode(errors="replace")) for one in subjects if isinstance(one, str)]
+
+
 class AckPolicy(StrEnum):
     """What an acknowledgement means to a consumer of a stream."""
 

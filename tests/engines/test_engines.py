@@ -89,6 +89,34 @@ def test_nats_names_the_subject_that_no_stream_takes_any_more() -> None:
         engine.receive()
 
 
+@pytest.mark.parametrize(
+    ("subjects", "cause", "way_out"),
+    [
+        (["tv.>", "a"], "its stream TV takes tv.>, a, not mcast.a", '"tv.>,a,mcast.a"'),
+        ([], "its stream TV is a copy of others, and takes no messages, not mcast.a", '"mcast.a"'),
+    ],
+)
+def test_a_stream_that_does_not_take_the_subject_is_told_before_there_is_a_message(
+    subjects: list[str], cause: str, way_out: str
+) -> None:
+    engine = nats()
+    found = answer(engine, b"ask", json.dumps({"config": {"subjects": subjects}}).encode())
+    connection = connected(engine, [INFO, b"PONG\r\n", found])
+    with pytest.raises(SinkError) as refused:
+        engine.begin(connection, EngineServer("nats://192.0.2.1", "192.0.2.1", 4222, is_encrypted=False))
+    assert refused.value.cause == cause
+    assert refused.value.way_out == f"nats stream edit TV --subjects {way_out}"
+
+
+def test_one_that_takes_it_by_a_pattern_is_connected_to() -> None:
+    engine = nats()
+    found = answer(engine, b"ask", json.dumps({"config": {"subjects": ["mcast.*"]}}).encode())
+    none = answer(engine, b"ask", b'{"error":{"code":404,"err_code":10037,"description":"no message found"}}')
+    connection = connected(engine, [INFO, b"PONG\r\n", found, none])
+    server = EngineServer("nats://192.0.2.1", "192.0.2.1", 4222, is_encrypted=False)
+    assert engine.begin(connection, server) == 0
+
+
 def test_what_was_made_for_another_kind_of_engine_is_never_sent() -> None:
     payload = b"\r\nFLUSHALL\r\nPUB x 1\r\n1\r\n"
     of_nats = NatsEncoder("mcast.a", STREAM).encode(handed(payload), STREAM, [7])

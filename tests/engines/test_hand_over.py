@@ -45,6 +45,7 @@ class Server:
     forgets: bool = False  # it does not say what it has, when it is connected
     connections: int = 0
     sent: int = 0
+    full: bool = False  # it refuses what it is sent, while it is connected
 
 
 class Memory(Engine):
@@ -54,6 +55,7 @@ class Memory(Engine):
         self.server = "memory"
         self._at = server
         self._said = ServerAnswers()
+        self._refusal: SinkError | None = None
         self._fd = -1
 
     def connect(self) -> int:
@@ -67,7 +69,9 @@ class Memory(Engine):
         return self._fd
 
     def send(self, messages: Sequence[KeptMessage]) -> None:
-        for number, message in messages:
+        if self._at.full:
+            self._refusal = SinkError("cannot send to memory", "it is full", reason="refused")
+        for number, message in () if self._refusal else messages:
             self._at.sent += 1
             reason = self._at.answers(number, message) if self._at.answers else ""
             said = self._said
@@ -86,8 +90,8 @@ class Memory(Engine):
     def flush(self) -> None: ...
 
     def receive(self) -> ServerAnswers:
-        if self._at.away is not None:
-            raise self._at.away
+        if error := self._at.away or self._refusal:
+            raise error
         said, self._said = self._said, ServerAnswers()
         if said != ServerAnswers():
             os.eventfd_read(self._fd)
@@ -97,6 +101,18 @@ class Memory(Engine):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class Noted:
+    """A log that keeps the names of events."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def info(self, event: str, **_: object) -> None:
+        self.events.append(event)
+
+    warning = info
 
 
 @dataclass
@@ -295,6 +311,28 @@ def test_what_a_server_has_last_says_nothing_of_what_it_did_not_take_before(
         server.away = None
     handed.wait_written(4)
     assert {*server.kept.values()} == {b"0", b"1", b"2", b"3"}
+
+
+def test_a_server_that_refuses_at_each_attempt_is_not_told_of_as_connected(
+    server: Server, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trouble stays until it takes something: the log would have it come and go for ever."""
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(module, "RETRY_MAX_SECONDS", 0.01)
+    handed = start()
+    told: list[str] = []
+    monkeypatch.setattr(handed.it, "_log", Noted(told))
+    server.full = True
+    handed.put(b"1")
+    wait_for(lambda: server.connections > 5, "it is tried again and again")
+    trouble = handed.it.picture.trouble
+    assert trouble is not None
+    assert trouble.reason == "refused"
+    assert told.count("engine.connected") <= 1, "the first"
+    server.full = False
+    handed.wait_written(1)
+    wait_for(lambda: handed.it.picture.trouble is None, "all is well")
+    assert 1 <= told.count("engine.connected") <= 2
 
 
 def test_a_number_that_was_never_sent_is_not_believed(server: Server, start: Start) -> None:

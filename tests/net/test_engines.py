@@ -344,7 +344,11 @@ def test_a_stream_that_is_missing_or_full_or_takes_another_subject(lab: Lab) -> 
         lab.send(b"first")
         plan = {"name": "TV", "storage": "file", "subjects": ["mcast.other"]}
         server.api("STREAM.CREATE.TV", plan)
-        wait_for(lambda: "no stream of it takes" in (output_of(daemon)["error"] or ""), "its subject")
+        wait_for(
+            lambda: "its stream TV takes mcast.other" in (output_of(daemon)["error"] or ""), "its subject"
+        )
+        edit = 'nats stream edit TV --subjects "mcast.other,mcast.239_255_9_7.9190"'
+        assert output_of(daemon)["way_out"] == edit
         plan |= {"subjects": ["mcast.>"], "max_msgs": 3, "discard": "new"}
         server.api("STREAM.UPDATE.TV", plan)
         wait_written(daemon, 1)

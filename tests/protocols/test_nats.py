@@ -134,6 +134,21 @@ def test_any_reply_is_read(reply: bytes) -> None:
     nats.delivery_of(reply)
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"config": {"subjects": ["a.b", "c.>"]}}, ["a.b", "c.>"]),
+        ({"config": {"subjects": ["a\x1b[2J", 5, "\ud800"]}}, ["a[2J", "?"]),
+        ({"config": {"mirror": {"name": "TV"}}}, []),
+        ({"config": {"subjects": "a"}}, None),
+        ({"config": 5}, None),
+        ({}, None),
+    ],
+)
+def test_which_subjects_a_stream_takes(answer: dict[str, object], expected: list[str] | None) -> None:
+    assert nats.subjects_of(answer) == expected
+
+
 def test_what_is_said_of_a_consumer() -> None:
     parse = nats.ConsumerInfo.parse
     explicit = {"config": {"ack_policy": "explicit", "max_batch": 9, "max_expires": 2_500_000_000}}
