@@ -26,11 +26,11 @@ from mcastd.engines.engine import (
     ServerAnswers,
     by_origin,
 )
-from mcastd.engines.nats_connection import NatsConnection, NatsLogin, Said
+from mcastd.engines.nats_connection import NatsConnection, NatsLogin, ServerWords
 from mcastd.engines.segments import KeptMessage
 from mcastd.net.link import Origin
 from mcastd.net.server_connection import ServerConnection, TlsFiles
-from mcastd.protocols import nats
+from mcastd.protocols import jetstream, nats
 
 ID = "Nats-Msg-Id"
 
@@ -103,7 +103,7 @@ class NatsEngine(NatsConnection, Engine):
         self._taken: Sequence[str] = ()  # subjects that the stream takes, as far as that is known
         self._refused: list[RefusedMessage] = []  # since receive() was called last
         self._earlier = ""  # another subject, for which messages were in the spool
-        self._stored = nats.StoredScanner(self._prefix)
+        self._stored = jetstream.StoredScanner(self._prefix)
 
     # -- while the connection is made
 
@@ -114,13 +114,13 @@ class NatsEngine(NatsConnection, Engine):
         self.answer_ping()
         return known
 
-    def _require_stream(self, connection: ServerConnection, said: Said) -> None:
+    def _require_stream(self, connection: ServerConnection, said: ServerWords) -> None:
         plan = self._plan
         found = self.ask_jetstream(connection, said, f"STREAM.INFO.{plan.name}", {})
-        if not isinstance(found, nats.JetStreamRefusal):
-            self._require_subject(nats.subjects_of(found))
+        if not isinstance(found, jetstream.JetStreamRefusal):
+            self._require_subject(jetstream.subjects_of(found))
             return
-        if found.error != nats.STREAM_NOT_FOUND:
+        if found.error != jetstream.STREAM_NOT_FOUND:
             raise self.useless(found.description, "see whether JetStream is on, and what the user may")
         if not plan.create:
             way_out = (
@@ -142,7 +142,7 @@ class NatsEngine(NatsConnection, Engine):
                 "duplicate_window": round(plan.duplicate_window * 1e9),
             },
         )
-        if isinstance(made, nats.JetStreamRefusal):
+        if isinstance(made, jetstream.JetStreamRefusal):
             raise self.useless(f"it does not make the stream {plan.name}: {made.description}")
 
     def _require_subject(self, subjects: Sequence[str] | None) -> None:
@@ -158,12 +158,12 @@ class NatsEngine(NatsConnection, Engine):
         subjects = ",".join([*self._taken, self._subject])
         return f'nats stream edit {self._plan.name} --subjects "{subjects}"'
 
-    def _known(self, connection: ServerConnection, said: Said) -> int:
+    def _known(self, connection: ServerConnection, said: ServerWords) -> int:
         """The number of the last message of ours that the server has, if it is the last of the subject."""
         last = self.ask_jetstream(
             connection, said, f"STREAM.MSG.GET.{self._plan.name}", {"last_by_subj": self._subject}
         )
-        if isinstance(last, nats.JetStreamRefusal):
+        if isinstance(last, jetstream.JetStreamRefusal):
             return 0
         message = last.get("message")
         return number_of(message, self._writer) if isinstance(message, dict) else 0
@@ -223,10 +223,10 @@ class NatsEngine(NatsConnection, Engine):
             raise self.useless(cause, self._way_to_take())
         number = message.subject[len(self._prefix) :]
         with self.understood():
-            stored = nats.parse_stored(message.payload)
+            stored = jetstream.parse_stored(message.payload)
             if not number.isdigit() or len(number) > 20:
                 raise nats.NatsError("an answer is to no message of ours")
-        if isinstance(stored, nats.StoredMessage):
+        if isinstance(stored, jetstream.StoredMessage):
             return int(number), stored.is_duplicate
         if stored.is_final:
             cause = f"the stream {self._plan.name} says {stored.description}"

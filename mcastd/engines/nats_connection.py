@@ -12,7 +12,7 @@ from typing import Any
 from mcastd import __version__
 from mcastd.engines.connected import SAID_MAX_BYTES, Connected, EngineServer
 from mcastd.net.server_connection import ServerConnection, TlsFiles
-from mcastd.protocols import nats
+from mcastd.protocols import jetstream, nats
 from mcastd.protocols.nkeys import Credentials
 
 API = "$JS.API"
@@ -21,7 +21,7 @@ ANSWER_SECONDS = 5.0
 # The subscription by which answers come.
 ANSWERS = 1
 
-Said = Iterator[nats.NatsMessage | nats.NatsLine]
+ServerWords = Iterator[nats.NatsMessage | nats.NatsLine]
 """What a server says, for as long as it is waited for."""
 
 
@@ -78,7 +78,7 @@ class NatsConnection(Connected):
 
     # -- while the connection is made
 
-    def greet(self, connection: ServerConnection, server: EngineServer) -> Said:
+    def greet(self, connection: ServerConnection, server: EngineServer) -> ServerWords:
         """Say who asks. Returns what the server says from then on, for ANSWER_SECONDS."""
         said = self._read_anew(connection)
         info = self._info(self._first(said, server))
@@ -105,7 +105,7 @@ class NatsConnection(Connected):
         self.wait_for_pong(said)
         return said
 
-    def wait_for_pong(self, said: Said) -> None:
+    def wait_for_pong(self, said: ServerWords) -> None:
         """Wait until the server has taken all that was said before a PING. Raises SinkError."""
         for one in said:
             if isinstance(one, nats.NatsLine) and one.name == "PONG":
@@ -113,8 +113,8 @@ class NatsConnection(Connected):
             self.note(one)
 
     def ask_jetstream(
-        self, connection: ServerConnection, said: Said, what: str, question: Mapping[str, Any]
-    ) -> Mapping[str, Any] | nats.JetStreamRefusal:
+        self, connection: ServerConnection, said: ServerWords, what: str, question: Mapping[str, Any]
+    ) -> Mapping[str, Any] | jetstream.JetStreamRefusal:
         """Ask JetStream for something. Raises SinkError, OSError."""
         reply = f"{self.inbox}.ask"
         connection.send_all(nats.publish(f"{API}.{what}", reply, json.dumps(question).encode()))
@@ -123,15 +123,15 @@ class NatsConnection(Connected):
                 if one.status:
                     raise self.useless("JetStream is not on there", "start it with -js, or jetstream {}")
                 with self.understood():
-                    return nats.parse_answer(one.payload)
+                    return jetstream.parse_answer(one.payload)
             self.note(one)
         raise TimeoutError  # pragma: no cover - said does
 
-    def _read_anew(self, connection: ServerConnection) -> Said:
+    def _read_anew(self, connection: ServerConnection) -> ServerWords:
         self.reader = nats.NatsReader(self._leaves_out)
         return self._said(connection)
 
-    def _said(self, connection: ServerConnection) -> Said:
+    def _said(self, connection: ServerConnection) -> ServerWords:
         until = time.monotonic() + ANSWER_SECONDS
         size = 0
         while time.monotonic() < until:
@@ -141,7 +141,7 @@ class NatsConnection(Connected):
             yield from self.parsed(data)
         raise TimeoutError
 
-    def _first(self, said: Said, server: EngineServer) -> nats.NatsMessage | nats.NatsLine:
+    def _first(self, said: ServerWords, server: EngineServer) -> nats.NatsMessage | nats.NatsLine:
         try:
             return next(said)
         except TimeoutError:

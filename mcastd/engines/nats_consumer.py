@@ -20,10 +20,17 @@ from dataclasses import dataclass
 
 from mcastd.engines.connected import EngineServer
 from mcastd.engines.consumer import TOO_LONG, Consumer, TakenMessage
-from mcastd.engines.nats_connection import ANSWER_SECONDS, ANSWERS, API, NatsConnection, NatsLogin, Said
+from mcastd.engines.nats_connection import (
+    ANSWER_SECONDS,
+    ANSWERS,
+    API,
+    NatsConnection,
+    NatsLogin,
+    ServerWords,
+)
 from mcastd.errors import SinkError
 from mcastd.net.server_connection import ServerConnection, TlsFiles
-from mcastd.protocols import nats
+from mcastd.protocols import jetstream, nats
 
 # The subscription of a subject.
 MESSAGES = 2
@@ -99,7 +106,7 @@ class JetStreamConsumer(_NatsMessages):
     ) -> None:
         super().__init__(servers, files, login, name=name)
         self._plan = plan
-        self._acknowledges = nats.AckPolicy.EXPLICIT
+        self._acknowledges = jetstream.AckPolicy.EXPLICIT
         self._batch_max = 0  # messages that may be asked for at once; 0: any number
         self._request_seconds = REQUEST_SECONDS
         self._request = 0  # its number
@@ -118,33 +125,35 @@ class JetStreamConsumer(_NatsMessages):
         self.answer_ping()
         return 0
 
-    def _required(self, connection: ServerConnection, said: Said) -> nats.ConsumerInfo:
+    def _required(self, connection: ServerConnection, said: ServerWords) -> jetstream.ConsumerInfo:
         """What the consumer is, which is made if it is missing and that is wanted."""
         plan = self._plan
         found = self.ask_jetstream(connection, said, f"CONSUMER.INFO.{plan.stream}.{plan.name}", {})
-        is_missing = isinstance(found, nats.JetStreamRefusal) and found.error == nats.CONSUMER_NOT_FOUND
+        is_missing = (
+            isinstance(found, jetstream.JetStreamRefusal) and found.error == jetstream.CONSUMER_NOT_FOUND
+        )
         if is_missing and plan.create:
             what = f"CONSUMER.DURABLE.CREATE.{plan.stream}.{plan.name}"
             config = {
                 "durable_name": plan.name,
-                "ack_policy": nats.AckPolicy.EXPLICIT,
+                "ack_policy": jetstream.AckPolicy.EXPLICIT,
                 "ack_wait": round(ACKNOWLEDGED_BY_SECONDS * 1e9),
                 "deliver_policy": "all" if plan.from_first else "new",
                 **({"filter_subject": plan.subject} if plan.subject else {}),
             }
             wanted = {"stream_name": plan.stream, "config": config}
             found = self.ask_jetstream(connection, said, what, wanted)
-        if isinstance(found, nats.JetStreamRefusal):
+        if isinstance(found, jetstream.JetStreamRefusal):
             raise self._missing(found)
         with self.understood():
-            return nats.ConsumerInfo.parse(found)
+            return jetstream.ConsumerInfo.parse(found)
 
-    def _missing(self, refusal: nats.JetStreamRefusal) -> SinkError:
+    def _missing(self, refusal: jetstream.JetStreamRefusal) -> SinkError:
         plan = self._plan
-        if refusal.error == nats.STREAM_NOT_FOUND:
+        if refusal.error == jetstream.STREAM_NOT_FOUND:
             way_out = f"name one that it has (nats stream ls), or make it (nats stream add {plan.stream})"
             return self.useless(f"it has no stream {plan.stream}", way_out)
-        if refusal.error == nats.CONSUMER_NOT_FOUND:
+        if refusal.error == jetstream.CONSUMER_NOT_FOUND:
             way_out = f"make it (nats consumer add {plan.stream} {plan.name} --pull), or set create = true"
             return self.useless(f"its stream {plan.stream} has no consumer {plan.name}", way_out)
         cause = f"it does not give the consumer {plan.name}: {refusal.description}"
@@ -169,11 +178,11 @@ class JetStreamConsumer(_NatsMessages):
         if message.status:
             self._note_status(message)
             return None
-        if message.subscription != ANSWERS or (delivery := nats.delivery_of(message.reply)) is None:
+        if message.subscription != ANSWERS or (given := jetstream.given_by(message.reply)) is None:
             return None
         self._wanted = max(0, self._wanted - 1)
         taken = _taken(message, message.reply)
-        return taken._replace(identity=delivery.place, is_again=delivery.times > 1)
+        return taken._replace(identity=given.place, is_again=given.times > 1)
 
     def _note_status(self, message: nats.NatsMessage) -> None:
         if message.status == HEARTBEAT:
@@ -196,13 +205,13 @@ class JetStreamConsumer(_NatsMessages):
         self._wanted = 0  # that it is over was not said: ask again
 
     def acknowledge(self, messages: Sequence[TakenMessage]) -> None:
-        if self._acknowledges == nats.AckPolicy.NONE:
+        if self._acknowledges == jetstream.AckPolicy.NONE:
             return
-        told = messages[-1:] if self._acknowledges == nats.AckPolicy.ALL else messages
+        told = messages[-1:] if self._acknowledges == jetstream.AckPolicy.ALL else messages
         self._tell(ACK, told)
 
     def give_back(self, messages: Sequence[TakenMessage]) -> None:
-        if self._acknowledges == nats.AckPolicy.EXPLICIT:
+        if self._acknowledges == jetstream.AckPolicy.EXPLICIT:
             self._tell(NAK, messages)
 
     def _tell(self, what: bytes, messages: Sequence[TakenMessage]) -> None:

@@ -1,4 +1,4 @@
-"""The NATS client protocol, and what JetStream says by it: bytes to values and back.
+"""The NATS client protocol: bytes to values and back. What JetStream says by it: jetstream.py.
 
 Lines end with CRLF, and a payload follows the line that has its length
 (https://docs.nats.io/reference/reference-protocols/nats-protocol).
@@ -22,26 +22,16 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 # A control line of a server at most; INFO of a large cluster is the longest.
 LINE_MAX_BYTES = 65_536
 # Of a message of a server: what JetStream answers is far below.
 PAYLOAD_MAX_BYTES = 1 << 20
-# Codes of JetStream's errors: server/errors.json of nats-server.
-CONSUMER_NOT_FOUND = 10_014
-STREAM_NOT_FOUND = 10_059
-MESSAGE_EXCEEDS_MAXIMUM = 10_054
-
 HEAD = "NATS/1.0\r\n"
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
 
-# What a server answers to nearly all messages: anything else is read as JSON.
-_STORED = re.compile(
-    rb'\{"stream": ?"[^"\\]*", ?"seq": ?([0-9]+)(?:, ?"domain": ?"[^"\\]*")?(, ?"duplicate": ?true)?\}'
-)
 _STATUS = re.compile(rb"NATS/1\.0 ([0-9]{3})(?: +([^\r\n]*))?")
 
 
@@ -187,132 +177,16 @@ class ServerInfo:
     @classmethod
     def parse(cls, rest: bytes) -> ServerInfo:
         """Of the JSON behind INFO. Raises NatsError."""
-        said = _object(rest)
+        said = object_of(rest)
         size = said.get("max_payload")
         return cls(
-            name=_text(said, "server_name"),
-            version=_text(said, "version"),
+            name=text_in(said, "server_name"),
+            version=text_in(said, "version"),
             max_payload=size if isinstance(size, int) and size > 0 else PAYLOAD_MAX_BYTES,
             has_headers=said.get("headers") is True,
             needs_tls=said.get("tls_required") is True,
-            nonce=_text(said, "nonce"),
+            nonce=text_in(said, "nonce"),
         )
-
-
-class StoredMessage(NamedTuple):
-    """A message is in its stream."""
-
-    sequence: int
-    is_duplicate: bool  # it was there before: it is not there twice
-
-
-class StoredScanner:
-    """Reads answers in a row to messages that are stored, each to a subject that ends with a number.
-
-    It does in a few steps what NatsReader and :func:`parse_stored` do for one after the other.
-    """
-
-    def __init__(self, prefix: bytes) -> None:
-        """``prefix`` is that of the subjects, before the number."""
-        answer = rb"MSG %b([0-9]{1,20}) [0-9]+ +[0-9]+\r\n%b\r\n" % (re.escape(prefix), _STORED.pattern)
-        self._answer = re.compile(answer)
-        self._answers = re.compile(rb"(?:%b)*+" % answer)  # possessive: it never tries again
-
-    def scan(self, data: bytes) -> tuple[list[int], int, int]:
-        """The numbers, how many of them were stored before, and where the first other thing begins."""
-        end = self._answers.match(data).end()  # type: ignore[union-attr] # it matches nothing, too
-        found = self._answer.findall(data, 0, end)
-        return [int(number) for number, _, _ in found], sum(bool(again) for _, _, again in found), end
-
-
-def subjects_of(answer: Mapping[str, Any]) -> list[str] | None:
-    """The subjects that a stream takes messages of, by the answer to STREAM.INFO; made fit to be shown.
-
-    None: that is not said. Empty: none, since it is a copy of others.
-    """
-    config = answer.get("config")
-    if not isinstance(config, dict):
-        return None
-    subjects = config.get("subjects") or []
-    if not isinstance(subjects, list):
-        return None
-    return [shown(one.encode(errors="replace")) for one in subjects if isinstance(one, str)]
-
-
-class AckPolicy(StrEnum):
-    """What an acknowledgement means to a consumer of a stream."""
-
-    NONE = "none"  # there are none
-    ALL = "all"  # of this message and of all before it
-    EXPLICIT = "explicit"  # of this message
-
-
-class ConsumerInfo(NamedTuple):
-    """What JetStream says of a consumer."""
-
-    acknowledges: AckPolicy
-    delivers_to: str  # the subject that it pushes to; "": it is pulled from
-    batch_max: int  # messages that may be asked for at once; 0: any number
-    request_seconds: float  # for how long at most; 0: any time
-
-    @classmethod
-    def parse(cls, answer: Mapping[str, Any]) -> ConsumerInfo:
-        """Of the answer to CONSUMER.INFO or CONSUMER.DURABLE.CREATE. Raises NatsError."""
-        config = answer.get("config")
-        if not isinstance(config, dict):
-            raise NatsError("what is said of a consumer has no config")
-        try:
-            acknowledges = AckPolicy(config.get("ack_policy", AckPolicy.NONE))
-        except ValueError as error:
-            raise NatsError("a consumer is acknowledged to in an unknown way") from error
-        batch, nanoseconds = (config.get(key) for key in ("max_batch", "max_expires"))
-        return cls(
-            acknowledges,
-            _text(config, "deliver_subject"),
-            batch if isinstance(batch, int) and batch > 0 else 0,
-            nanoseconds / 1e9 if isinstance(nanoseconds, int) and nanoseconds > 0 else 0.0,
-        )
-
-
-class JetStreamRefusal(NamedTuple):
-    """JetStream has refused a message or a request."""
-
-    code: int  # as of HTTP
-    error: int  # STREAM_NOT_FOUND and so on; 0: it is not said
-    description: str
-
-    @property
-    def is_final(self) -> bool:
-        """The same message is refused again, however often it is sent."""
-        return self.error == MESSAGE_EXCEEDS_MAXIMUM
-
-
-def parse_stored(payload: bytes) -> StoredMessage | JetStreamRefusal:
-    """The answer to a message. Raises NatsError if it is none."""
-    if usual := _STORED.fullmatch(payload):
-        return StoredMessage(int(usual[1]), usual[2] is not None)
-    said = _object(payload)
-    if (refused := refusal_of(said)) is not None:
-        return refused
-    sequence = said.get("seq")
-    if not isinstance(sequence, int):
-        raise NatsError("an answer has no sequence number")
-    return StoredMessage(sequence, said.get("duplicate") is True)
-
-
-def parse_answer(payload: bytes) -> Mapping[str, Any] | JetStreamRefusal:
-    """The answer to a request of JetStream's interface. Raises NatsError."""
-    said = _object(payload)
-    return said if (refused := refusal_of(said)) is None else refused
-
-
-def refusal_of(said: Mapping[str, Any]) -> JetStreamRefusal | None:
-    error = said.get("error")
-    if not isinstance(error, dict):
-        return None
-    numbers = [error.get(key) for key in ("code", "err_code")]
-    code, number = (one if isinstance(one, int) else 0 for one in numbers)
-    return JetStreamRefusal(code, number, _text(error, "description"))
 
 
 def connect(options: Mapping[str, object]) -> bytes:
@@ -358,29 +232,6 @@ def matches(pattern: str, subject: str) -> bool:
     )
 
 
-class Delivery(NamedTuple):
-    """What the subject that a message is acknowledged to says of it."""
-
-    place: bytes  # in its stream, and when it was stored there: a stream that is made anew counts anew
-    times: int  # that its consumer has given it, with this one
-
-
-def delivery_of(reply: bytes) -> Delivery | None:
-    """None: it is no such subject.
-
-    ``$JS.ACK.[DOMAIN.ACCOUNT.]STREAM.CONSUMER.TIMES.SEQUENCE.NUMBER.TIME.PENDING[.TOKEN]``
-    (https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-15.md).
-    """
-    words = reply.split(b".")
-    if words[:2] != [b"$JS", b"ACK"] or not (len(words) == 9 or len(words) >= 11):
-        return None
-    at = 4 if len(words) == 9 else 6
-    times, sequence, _, stored = words[at : at + 4]
-    if not (times.isdigit() and len(times) < 10):
-        return None
-    return Delivery(b"%b.%b" % (sequence, stored), int(times))
-
-
 def shown(text: bytes) -> str:
     """What a server says, made fit to be shown."""
     return "".join(c for c in text.decode(errors="replace") if c.isprintable())[:500]
@@ -391,7 +242,8 @@ def error_of(rest: bytes) -> str:
     return shown(rest.strip()).removeprefix("'").removesuffix("'")
 
 
-def _object(text: bytes) -> dict[str, Any]:
+def object_of(text: bytes) -> dict[str, Any]:
+    """An object of JSON. Raises NatsError."""
     try:
         said = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -401,7 +253,7 @@ def _object(text: bytes) -> dict[str, Any]:
     return said
 
 
-def _text(said: Mapping[str, Any], key: str) -> str:
+def text_in(said: Mapping[str, Any], key: str) -> str:
     """A string, made fit to be shown; "" if there is none."""
     value = said.get(key)
     return "".join(c for c in value if c.isprintable())[:200] if isinstance(value, str) else ""
