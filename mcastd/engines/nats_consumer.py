@@ -129,10 +129,8 @@ class JetStreamConsumer(_NatsMessages):
         """What the consumer is, which is made if it is missing and that is wanted."""
         plan = self._plan
         found = self.ask_jetstream(connection, said, f"CONSUMER.INFO.{plan.stream}.{plan.name}", {})
-        is_missing = (
-            isinstance(found, jetstream.JetStreamRefusal) and found.error == jetstream.CONSUMER_NOT_FOUND
-        )
-        if is_missing and plan.create:
+        missing = jetstream.CONSUMER_NOT_FOUND
+        if plan.create and isinstance(found, jetstream.JetStreamRefusal) and found.error == missing:
             what = f"CONSUMER.DURABLE.CREATE.{plan.stream}.{plan.name}"
             config = {
                 "durable_name": plan.name,
@@ -175,17 +173,17 @@ class JetStreamConsumer(_NatsMessages):
         return f"{self.inbox}.{self._request}"
 
     def taken(self, message: nats.NatsMessage) -> TakenMessage | None:
-        if message.status:
-            self._note_status(message)
+        if message.subscription != ANSWERS:
             return None
-        if message.subscription != ANSWERS or (given := jetstream.given_by(message.reply)) is None:
+        if (given := jetstream.given_by(message.reply)) is None:
+            self._note_status(message)
             return None
         self._wanted = max(0, self._wanted - 1)
         taken = _taken(message, message.reply)
         return taken._replace(identity=given.place, is_again=given.times > 1)
 
     def _note_status(self, message: nats.NatsMessage) -> None:
-        if message.status == HEARTBEAT:
+        if message.status in {0, HEARTBEAT}:
             return
         if message.status in ENDED:
             if message.subject == self._reply.encode():

@@ -168,6 +168,15 @@ class TestJetStream:
         with pytest.raises(SinkError, match=words):
             consumer.receive()
 
+    def test_a_status_in_a_message_of_somebody_is_none_of_the_server(self) -> None:
+        consumer = jetstream()
+        connection = begun(consumer, PULLED)
+        head = b"NATS/1.0 503 No\r\n\r\n"
+        sizes = b"%d %d" % (len(head), len(head) + 1)
+        connection.said = iter([b"HMSG tv.a 1 %b %b\r\n%bx\r\n" % (name_of(5), sizes, head)])
+        (message,) = consumer.receive() or ()
+        assert message.payload == b"x"
+
     def test_a_server_that_says_nothing_is_given_up(self) -> None:
         consumer = jetstream()
         connection = begun(consumer, PULLED)

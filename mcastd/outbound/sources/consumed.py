@@ -118,7 +118,9 @@ class ConsumedSource(ReceivedSource):
             with suppress(McastdError, OSError):
                 self._settle(consumer)
                 left = [*self._given[self._gone :]]
-                while (more := consumer.receive()) is not None and len(left) < REMEMBERED_MESSAGES:
+                for _ in range(READS_AT_ONCE):
+                    if (more := consumer.receive()) is None:
+                        break
                     left += more
                 consumer.give_back(left)
                 consumer.flush()
