@@ -131,8 +131,19 @@ def test_programs_of_the_host_give_datagrams_and_streams(
         assert [ear.hear()[0] for _ in range(3)] == [b"one\n", b"two\n", b"three"]
 
 
+@pytest.mark.parametrize(
+    ("output", "source"),
+    [
+        (f'kind = "tcp", to = "10.9.0.2:{LISTEN}"', f'kind = "tcp-server", listen = "0.0.0.0:{LISTEN}"'),
+        (
+            f'kind = "tcp-server", listen = "10.9.0.1:{LISTEN}"',
+            f'kind = "tcp", connect = "10.9.0.1:{LISTEN}"',
+        ),
+    ],
+    ids=["the output connects", "the source connects"],
+)
 def test_an_output_of_one_daemon_is_the_source_of_another(
-    hosts: tuple[Host, Host, Host], tmp_path: Path
+    hosts: tuple[Host, Host, Host], tmp_path: Path, output: str, source: str
 ) -> None:
     """By lengths, over TCP: a group comes out elsewhere, datagram for datagram."""
     left, relay, right = hosts
@@ -141,10 +152,10 @@ def test_an_output_of_one_daemon_is_the_source_of_another(
 group = "239.1.1.1"
 port = {PORT}
 interface = "eth0"
-output = {{ kind = "tcp", to = "10.9.0.2:{LISTEN}", framing = "length" }}
+output = {{ {output}, framing = "length" }}
 """
     into = (
-        f'[outbound.tv]\nsource = {{ kind = "tcp-server", listen = "0.0.0.0:{LISTEN}", framing = "length" }}'
+        f'[outbound.tv]\nsource = {{ {source}, framing = "length" }}'
         f'\ngroup = "{GROUP}"\nport = {PORT}\ninterface = "eth0"\n'
     )
     (tmp_path / "a").mkdir()
