@@ -20,6 +20,8 @@ from mcastd.protocols.nats import is_subject
 
 # What stands for the group and port of the subscription in the name of what it is kept under.
 PLACES = {"{group}", "{port}"}
+DEFAULT_SUBJECT = "mcast.{group}.{port}"
+DEFAULT_KEY = "mcast:{group}:{port}"
 
 
 def _parse_name(value: object) -> str:
@@ -62,12 +64,12 @@ class EngineOutput(EngineServers, OutputSettings):
 
     @property
     @abstractmethod
-    def kept_under(self) -> str:
-        """What datagrams are kept under at the server."""
+    def kept_in(self) -> str:
+        """What tells it at the server from other outputs; "" if that is as by default."""
 
     @property
     def label(self) -> str:
-        return f"{self.kind} {self.first_end} {self.kept_under}"
+        return " ".join(filter(None, (self.kind, self.first_end, self.kept_in)))
 
     @property
     def named(self) -> dict[str, str]:
@@ -97,7 +99,7 @@ class NatsOutput(NatsServers, EngineOutput):
     kind: Literal["nats"] = Field("nats", description='"nats".')
     stream: StreamName = Field(description="The name of the stream that keeps the messages.")
     subject: KeptName = Field(
-        "mcast.{group}.{port}",
+        DEFAULT_SUBJECT,
         description="The subject of the messages; {group}, with _ for each dot or colon, and {port} are those"
         " of the subscription.",
     )
@@ -115,8 +117,8 @@ class NatsOutput(NatsServers, EngineOutput):
     )
 
     @property
-    def kept_under(self) -> str:
-        return self.subject
+    def kept_in(self) -> str:
+        return self.stream if self.subject == DEFAULT_SUBJECT else f"{self.stream}/{self.subject}"
 
     def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
         subject = self.name_of(self.subject, str(group), port)
@@ -136,7 +138,7 @@ class RedisOutput(RedisServers, EngineOutput):
 
     kind: Literal["redis"] = Field("redis", description='"redis".')
     key: KeptName = Field(
-        "mcast:{group}:{port}",
+        DEFAULT_KEY,
         description="The key of the stream, which nobody else may write; {group}, with _ for each dot or"
         " colon, and {port} are those of the subscription.",
     )
@@ -145,8 +147,8 @@ class RedisOutput(RedisServers, EngineOutput):
     )
 
     @property
-    def kept_under(self) -> str:
-        return self.key
+    def kept_in(self) -> str:
+        return "" if self.key == DEFAULT_KEY else self.key
 
     def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
         key = self.name_of(self.key, str(group), port)

@@ -32,8 +32,10 @@ def test_where_a_server_is(url: str, of: type[EngineOutput], expected: tuple[str
 
 def test_what_they_are_called_and_write() -> None:
     plain, other = NatsOutput(**NATS), RedisOutput(**REDIS, spool="/srv/spool")
-    assert plain.label == "nats 192.0.2.7:4222 mcast.{group}.{port}"
-    assert other.label == "redis 192.0.2.7:6379 mcast:{group}:{port}"
+    assert plain.label == "nats 192.0.2.7:4222 TV"
+    assert NatsOutput(**NATS, subject="tv.a").label == "nats 192.0.2.7:4222 TV/tv.a"
+    assert other.label == "redis 192.0.2.7:6379"
+    assert RedisOutput(**REDIS, key="tv").label == "redis 192.0.2.7:6379 tv"
     assert (plain.needs_metadata, plain.paths()) == (True, ())
     (written,) = other.paths()
     assert (written.path, written.key) == (Path("/srv/spool"), "spool")

@@ -673,7 +673,7 @@ def handed(
         "taken_up": 0,
         "duplicates": 0,
     }
-    label = "nats 192.0.2.7:4222 mcast.{group}.{port}"
+    label = "nats 192.0.2.7:4222 TV"
     counters = {"written": written, "dropped": {}}
     return {"outputs": [{"path": label, "error": error, "counters": counters, "engine": engine}]}
 
