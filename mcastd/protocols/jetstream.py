@@ -91,7 +91,8 @@ class ConsumerInfo(NamedTuple):
             acknowledges,
             text_in(config, "deliver_subject"),
             batch if isinstance(batch, int) and batch > 0 else 0,
-            nanoseconds / 1e9 if isinstance(nanoseconds, int) and nanoseconds > 0 else 0.0,
+            # Bounded: a float holds no number of any length
+            min(nanoseconds, 10**18) / 1e9 if isinstance(nanoseconds, int) and nanoseconds > 0 else 0.0,
         )
 
 

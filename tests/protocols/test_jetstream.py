@@ -74,6 +74,7 @@ def test_what_is_said_of_a_consumer() -> None:
     assert parse(explicit) == jetstream.ConsumerInfo(jetstream.AckPolicy.EXPLICIT, "", 9, 2.5)
     pushed = {"config": {"ack_policy": "all", "deliver_subject": "to.me", "max_batch": -1}}
     assert parse(pushed) == jetstream.ConsumerInfo(jetstream.AckPolicy.ALL, "to.me", 0, 0.0)
+    assert parse({"config": {"max_expires": 10**400}}).request_seconds == 1e9
     assert parse({"config": {}}).acknowledges == jetstream.AckPolicy.NONE
     for wrong in ({}, {"config": 5}, {"config": {"ack_policy": "odd"}}, {"config": {"ack_policy": []}}):
         with pytest.raises(NatsError):
@@ -118,3 +119,16 @@ def test_answers_in_a_row_are_read_as_one_after_the_other(
     assert plain == answers
     expected = [number for number, _ in answers], sum(again for _, again in answers), len(said)
     assert jetstream.StoredScanner(b"in.").scan(said + rest) == expected
+
+
+VALUES = st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists, max_leaves=4)
+KEYS = st.sampled_from(["subjects", "ack_policy", "deliver_subject", "max_batch", "max_expires"])
+
+
+@given(st.dictionaries(st.just("config"), VALUES | st.dictionaries(KEYS, VALUES)))
+def test_anything_that_is_said_of_streams_and_consumers_is_read_or_refused(answer: dict[str, object]) -> None:
+    jetstream.subjects_of(answer)
+    try:
+        jetstream.ConsumerInfo.parse(answer)
+    except NatsError:
+        return

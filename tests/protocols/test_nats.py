@@ -59,9 +59,15 @@ def test_what_is_no_nats_is_refused(said: bytes, words: str) -> None:
         NatsReader().feed(said)
 
 
-@given(st.binary(max_size=200) | st.lists(st.sampled_from(SAID.splitlines(True))).map(b"".join))
-def test_anything_is_read_or_refused(said: bytes) -> None:
-    reader = NatsReader()
+TOO_LONG = b"MSG in.5 1 2000000\r\n"
+
+
+@given(
+    st.binary(max_size=200) | st.lists(st.sampled_from([*SAID.splitlines(True), TOO_LONG])).map(b"".join),
+    st.booleans(),
+)
+def test_anything_is_read_or_refused(said: bytes, leaves_out: bool) -> None:
+    reader = NatsReader(leaves_out)
     for begin in range(0, len(said), 7):
         try:
             found = reader.feed(said[begin : begin + 7])
