@@ -26,7 +26,7 @@ class TakenMessage(NamedTuple):
     identity: bytes = b""  # the same if it comes again; b"": it never does
     defect: str = ""  # the reason to drop it; "": none
     size: int = 0  # bytes of the payload, if that was left out
-    is_again: bool = False  # the server has given it before
+    may_be_again: bool = False  # the server may have given it before
 
 
 class Consumer(ABC):

@@ -107,6 +107,7 @@ class JetStreamConsumer(_NatsMessages):
         super().__init__(servers, files, login, name=name)
         self._plan = plan
         self._acknowledges = jetstream.AckPolicy.EXPLICIT
+        self._created = b""  # when the consumer was made
         self._batch_max = 0  # messages that may be asked for at once; 0: any number
         self._request_seconds = REQUEST_SECONDS
         self._request = 0  # its number
@@ -120,6 +121,7 @@ class JetStreamConsumer(_NatsMessages):
             way_out = "name one that is pulled from, or another name with create = true"
             raise self.useless(f"the consumer {self._plan.name} pushes to {config.delivers_to}", way_out)
         self._acknowledges = config.acknowledges
+        self._created = f"{config.created} ".encode()
         self._batch_max = config.batch_max
         self._request_seconds = min(REQUEST_SECONDS, config.request_seconds or REQUEST_SECONDS)
         self.answer_ping()
@@ -175,12 +177,12 @@ class JetStreamConsumer(_NatsMessages):
     def taken(self, message: nats.NatsMessage) -> TakenMessage | None:
         if message.subscription != ANSWERS:
             return None
-        if (given := jetstream.given_by(message.reply)) is None:
+        if (place := jetstream.place_of(message.reply)) is None:
             self._note_status(message)
             return None
         self._wanted = max(0, self._wanted - 1)
         taken = _taken(message, message.reply)
-        return taken._replace(identity=given.place, is_again=given.times > 1)
+        return taken._replace(identity=self._created + place, may_be_again=True)
 
     def _note_status(self, message: nats.NatsMessage) -> None:
         if message.status in {0, HEARTBEAT}:

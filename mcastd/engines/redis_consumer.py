@@ -130,12 +130,12 @@ class RedisConsumer(RedisConnection, Consumer):
     def _taken(self, name: bytes, fields: Sequence[resp.RespReply] | None) -> TakenMessage:
         again = self._is_behind
         if fields is None:
-            return TakenMessage(name, b"", name, TRIMMED, is_again=again)
+            return TakenMessage(name, b"", name, TRIMMED, may_be_again=again)
         pairs = zip(fields[::2], fields[1::2], strict=False)
         payload = next((value for key, value in pairs if key == self._field), None)
         if not isinstance(payload, bytes):
-            return TakenMessage(name, b"", name, MALFORMED, is_again=again)
-        return TakenMessage(name, payload, name, is_again=again)
+            return TakenMessage(name, b"", name, MALFORMED, may_be_again=again)
+        return TakenMessage(name, payload, name, may_be_again=again)
 
     def tick(self, now: float) -> None:
         if READ not in self._answers or now < self.deadline:

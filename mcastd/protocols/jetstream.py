@@ -75,6 +75,7 @@ class ConsumerInfo(NamedTuple):
     delivers_to: str  # the subject that it pushes to; "": it is pulled from
     batch_max: int  # messages that may be asked for at once; 0: any number
     request_seconds: float  # for how long at most; 0: any time
+    created: str  # when; one that is made anew by the same name gives all again
 
     @classmethod
     def parse(cls, answer: Mapping[str, Any]) -> ConsumerInfo:
@@ -93,6 +94,7 @@ class ConsumerInfo(NamedTuple):
             batch if isinstance(batch, int) and batch > 0 else 0,
             # Bounded: a float holds no number of any length
             min(nanoseconds, 10**18) / 1e9 if isinstance(nanoseconds, int) and nanoseconds > 0 else 0.0,
+            text_in(answer, "created"),
         )
 
 
@@ -137,24 +139,16 @@ def refusal_of(said: Mapping[str, Any]) -> JetStreamRefusal | None:
     return JetStreamRefusal(code, number, text_in(error, "description"))
 
 
-class GivenMessage(NamedTuple):
-    """What the subject that a message is acknowledged to says of it."""
-
-    place: bytes  # in its stream, and when it was stored there: a stream that is made anew counts anew
-    times: int  # that its consumer has given it, with this one
-
-
-def given_by(reply: bytes) -> GivenMessage | None:
-    """None: it is no such subject.
+def place_of(reply: bytes) -> bytes | None:
+    """The place of a message in its stream, and when it was stored there, by the subject that takes its
+    acknowledgement. None: it is no such subject.
 
     ``$JS.ACK.[DOMAIN.ACCOUNT.]STREAM.CONSUMER.TIMES.SEQUENCE.NUMBER.TIME.PENDING[.TOKEN]``
-    (https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-15.md).
+    (https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-15.md). TIMES tells less than
+    it seems to: a server that was killed may have forgotten that it has given a message.
     """
     words = reply.split(b".")
     if words[:2] != [b"$JS", b"ACK"] or not (len(words) == 9 or len(words) >= 11):
         return None
-    at = 4 if len(words) == 9 else 6
-    times, sequence, _, stored = words[at : at + 4]
-    if not (times.isdigit() and len(times) < 10):
-        return None
-    return GivenMessage(b"%b.%b" % (sequence, stored), int(times))
+    at = 5 if len(words) == 9 else 7
+    return b"%b.%b" % (words[at], words[at + 2])

@@ -22,7 +22,7 @@ from mcastd.protocols.resp import RespError, RespFailure, RespReader
 
 INFO = b'INFO {"max_payload":1048576,"headers":true}\r\n'
 SERVER = EngineServer("nats://192.0.2.1", "192.0.2.1", 4222, is_encrypted=False)
-PULLED = {"config": {"ack_policy": "explicit"}}
+PULLED = {"created": "today", "config": {"ack_policy": "explicit"}}
 
 
 NOBODY, NOBODY_THERE = NatsLogin(), RedisLogin()
@@ -97,8 +97,8 @@ class TestJetStream:
         assert connection.taken == b"", "they are still to come"
         found = consumer.receive()
         assert found == [
-            TakenMessage(name_of(5), b"one", b"5.1795769488"),
-            TakenMessage(name_of(6), b"", b"6.1795769488"),
+            TakenMessage(name_of(5), b"one", b"today 5.1795769488", may_be_again=True),
+            TakenMessage(name_of(6), b"", b"today 6.1795769488", may_be_again=True),
         ]
         assert consumer.receive() is None
         consumer.acknowledge(found)
@@ -113,8 +113,17 @@ class TestJetStream:
         connection.said = iter([given_by(5, b"one") + given_by(5, b"one", times=2)])
         first, again = consumer.receive() or ()
         assert first.identity == again.identity
-        assert (first.is_again, again.is_again) == (False, True)
         assert (first.name, again.name) == (name_of(5), name_of(5, 2))
+
+    def test_one_of_a_consumer_that_was_made_anew_is_another(self) -> None:
+        found = []
+        for created in ("yesterday", "today"):
+            consumer = jetstream()
+            connection = begun(consumer, {**PULLED, "created": created})
+            connection.said = iter([given_by(5, b"one")])
+            (message,) = consumer.receive() or ()
+            found.append(message.identity)
+        assert found[0] != found[1]
 
     @pytest.mark.parametrize(
         ("policy", "acknowledged", "given_back"),
@@ -311,7 +320,7 @@ class TestRedis:
         who = [b"XREADGROUP", b"GROUP", b"g", b"host/tv", b"COUNT", b"9"]
         assert asked(connection.taken) == [[*who, b"STREAMS", b"k", b"0"]]
         (old,) = consumer.receive() or ()
-        assert old == TakenMessage(b"1-1", b"old", b"1-1", is_again=True)
+        assert old == TakenMessage(b"1-1", b"old", b"1-1", may_be_again=True)
         connection.taken = b""
         consumer.acknowledge([old])
         consumer.ask(9)

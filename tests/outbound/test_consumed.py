@@ -76,7 +76,7 @@ class Memory(Consumer):
 
 def messages(*numbers: int, again: bool = False) -> list[TakenMessage]:
     return [
-        TakenMessage(b"%d" % number, b"payload %d" % number, b"id %d" % number, is_again=again)
+        TakenMessage(b"%d" % number, b"payload %d" % number, b"id %d" % number, may_be_again=again)
         for number in numbers
     ]
 

@@ -34,23 +34,22 @@ def test_the_answer_to_a_message(answer: bytes, expected: object) -> None:
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        (b"$JS.ACK.TV.radio.1.55.7.1795769488.3", jetstream.GivenMessage(b"55.1795769488", 1)),
-        (b"$JS.ACK.TV.radio.2.55.8.1795769488.0", jetstream.GivenMessage(b"55.1795769488", 2)),
-        (b"$JS.ACK.hub.ACC.TV.radio.3.55.7.1795769488.3", jetstream.GivenMessage(b"55.1795769488", 3)),
-        (b"$JS.ACK._.ACC.TV.radio.4.55.7.1795769488.3.token", jetstream.GivenMessage(b"55.1795769488", 4)),
-        (b"$JS.ACK.TV.radio.x.55.7.1795769488.3", None),
+        (b"$JS.ACK.TV.radio.1.55.7.1795769488.3", b"55.1795769488"),
+        (b"$JS.ACK.TV.radio.2.55.8.1795769488.0", b"55.1795769488"),
+        (b"$JS.ACK.hub.ACC.TV.radio.3.55.7.1795769488.3", b"55.1795769488"),
+        (b"$JS.ACK._.ACC.TV.radio.4.55.7.1795769488.3.token", b"55.1795769488"),
         (b"$JS.ACK.TV.radio.1.55.7.1795769488", None),
         (b"_INBOX.7", None),
         (b"", None),
     ],
 )
-def test_what_a_message_is_acknowledged_to(reply: bytes, expected: jetstream.GivenMessage | None) -> None:
-    assert jetstream.given_by(reply) == expected
+def test_where_a_message_stands_in_its_stream(reply: bytes, expected: bytes | None) -> None:
+    assert jetstream.place_of(reply) == expected
 
 
 @given(st.binary(max_size=60) | st.lists(st.sampled_from([b"$JS", b"ACK", b"1", b""])).map(b".".join))
 def test_any_reply_is_read(reply: bytes) -> None:
-    jetstream.given_by(reply)
+    jetstream.place_of(reply)
 
 
 @pytest.mark.parametrize(
@@ -70,10 +69,11 @@ def test_which_subjects_a_stream_takes(answer: dict[str, object], expected: list
 
 def test_what_is_said_of_a_consumer() -> None:
     parse = jetstream.ConsumerInfo.parse
-    explicit = {"config": {"ack_policy": "explicit", "max_batch": 9, "max_expires": 2_500_000_000}}
-    assert parse(explicit) == jetstream.ConsumerInfo(jetstream.AckPolicy.EXPLICIT, "", 9, 2.5)
+    config = {"ack_policy": "explicit", "max_batch": 9, "max_expires": 2_500_000_000}
+    explicit = {"created": "2026-11-27", "config": config}
+    assert parse(explicit) == jetstream.ConsumerInfo(jetstream.AckPolicy.EXPLICIT, "", 9, 2.5, "2026-11-27")
     pushed = {"config": {"ack_policy": "all", "deliver_subject": "to.me", "max_batch": -1}}
-    assert parse(pushed) == jetstream.ConsumerInfo(jetstream.AckPolicy.ALL, "to.me", 0, 0.0)
+    assert parse(pushed) == jetstream.ConsumerInfo(jetstream.AckPolicy.ALL, "to.me", 0, 0.0, "")
     assert parse({"config": {"max_expires": 10**400}}).request_seconds == 1e9
     assert parse({"config": {}}).acknowledges == jetstream.AckPolicy.NONE
     for wrong in ({}, {"config": 5}, {"config": {"ack_policy": "odd"}}, {"config": {"ack_policy": []}}):

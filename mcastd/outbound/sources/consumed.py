@@ -222,7 +222,7 @@ class ConsumedSource(ReceivedSource):
         self.position += sum(len(one.payload) for one in messages)
         found: list[TakenMessage] = []
         for one in messages:
-            if one.is_again and one.identity in self._sent:
+            if one.may_be_again and one.identity in self._sent:
                 self._give_up(one, AGAIN)
             elif one.defect or len(one.payload) > MAX_DATAGRAM_BYTES:
                 self._give_up(one, one.defect or TOO_LONG)
