@@ -144,7 +144,7 @@ class NatsConnection(Connected):
     def _first(self, said: ServerWords, server: EngineServer) -> nats.NatsMessage | nats.NatsLine:
         try:
             return next(said)
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):  # a server that waits for TLS gives up after a while
             if not server.is_encrypted or self.encrypts_at_first:
                 raise
             way_out = "set tls_first = true, if TLS comes first there (handshake_first)"

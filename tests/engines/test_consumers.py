@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import given
@@ -430,6 +430,21 @@ def test_tls_may_come_before_all_else() -> None:
         calls.append(connection.calls)
     assert first.encrypts_at_first
     assert calls == [[], ["encrypt 192.0.2.1"]], "connect() has done it for the first"
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(104, "it has closed the connection")])
+def test_a_server_that_waits_for_tls_is_told_how_to_be_asked(error: OSError) -> None:
+    def silence() -> Iterator[bytes]:
+        raise error
+        yield b""
+
+    server = EngineServer("tls://192.0.2.1", "192.0.2.1", 4222, is_encrypted=True)
+    consumer = jetstream()
+    with pytest.raises(SinkError, match="it says nothing before TLS") as told:
+        consumer.begin(connected(consumer, silence()), server)
+    assert "tls_first = true" in told.value.way_out
+    with pytest.raises(type(error)):
+        consumer.begin(connected(consumer, silence()), SERVER)
 
 
 def test_a_consumer_is_one() -> None:
