@@ -59,8 +59,10 @@ OPTIONAL = tuple(
     if extra != "dev"
     for library in libraries
 )
-# What our package recommends: all of that which Debian has.
-RECOMMENDED = tuple(_as_debian(library) for library in OPTIONAL if not library.startswith("raptorq"))
+# What our package recommends: all of that which Debian 13 has.
+RECOMMENDED = tuple(
+    _as_debian(library) for library in OPTIONAL if not library.startswith(("raptorq", "confluent-kafka"))
+)
 
 # A host as a user has it, with what our package depends on: `apt install ./mcastd_*.deb` takes no network.
 HOST = ("systemd", "systemd-sysv", "dbus", "python3", "logrotate", "iproute2", "procps", "libpam-systemd")

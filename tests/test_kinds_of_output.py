@@ -109,7 +109,7 @@ def test_a_made_up_output_is_configured_as_others_are(made_up: None, tmp_path: P
         (
             '{ kind = "memry" }',
             'must be "file", "fifo", "directory", "group", "udp", "unix", "tcp", "tcp-server",'
-            ' "nats", "redis" or "memory", not "memry"; did you mean "memory"?',
+            ' "nats", "redis", "kafka" or "memory", not "memry"; did you mean "memory"?',
         ),
         (
             '{ kind = "memory", name = "a" }, { kind = "memory", name = "a", format = "pairs" }',
@@ -221,6 +221,7 @@ EACH: dict[str, dict[str, object]] = {
     "tcp-server": {"listen": "127.0.0.1:9009"},
     "nats": {"servers": "nats://127.0.0.1:9", "stream": "TV"},
     "redis": {"servers": "redis://127.0.0.1:9"},
+    "kafka": {"servers": "kafka://127.0.0.1:9"},
     "memory": {"name": "a"},
 }
 

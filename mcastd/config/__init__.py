@@ -8,7 +8,7 @@ from mcastd.config.daemon import DaemonSettings
 from mcastd.config.diff import Changes, diff
 from mcastd.config.directory_output import DirectoryOutput
 from mcastd.config.discover import Discover
-from mcastd.config.engine_outputs import EngineOutput, NatsOutput, RedisOutput
+from mcastd.config.engine_outputs import EngineOutput, KafkaOutput, NatsOutput, RedisOutput
 from mcastd.config.engine_servers import EngineServers, NatsServers, RedisServers
 from mcastd.config.engine_sources import EngineSource, NatsSource, RedisSource
 from mcastd.config.fifo_output import FifoOutput
@@ -102,6 +102,7 @@ __all__ = [
     "Interfaces",
     "IpOutput",
     "IpSource",
+    "KafkaOutput",
     "KeepBefore",
     "Kinds",
     "LegSettings",

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
 from mcastd.config.ends import ProgramEnd
-from mcastd.config.engine_servers import NAME_MAX, EngineServers, NatsServers, RedisServers, StreamName
+from mcastd.config.engine_servers import (
+    NAME_MAX,
+    EngineServers,
+    NatsServers,
+    RedisServers,
+    Servers,
+    StreamName,
+)
 from mcastd.config.numbers import whole_number
 from mcastd.config.output import OutputPath, OutputSettings, dated
 from mcastd.config.types import BufferSize, DirectoryPath, Duration, Size, Switch
@@ -22,6 +30,8 @@ from mcastd.protocols.nats import is_subject
 PLACES = {"{group}", "{port}"}
 DEFAULT_SUBJECT = "mcast.{group}.{port}"
 DEFAULT_KEY = "mcast:{group}:{port}"
+DEFAULT_TOPIC = "mcast.{group}.{port}"
+_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]+")
 
 
 def _parse_name(value: object) -> str:
@@ -36,7 +46,16 @@ def _parse_name(value: object) -> str:
     return value
 
 
+def _parse_topic(value: object) -> str:
+    """The name of a topic of Kafka, in which the group and port may stand."""
+    name = _parse_name(value)
+    if not _TOPIC.fullmatch(re.sub("[{}]", "", name)):
+        raise ValueError(f"must be a name of letters, digits, dots, _ and -, not {show(value)}")
+    return name
+
+
 KeptName = Annotated[str, PlainValidator(_parse_name)]
+TopicName = Annotated[str, PlainValidator(_parse_topic)]
 Replicas = Annotated[int, PlainValidator(whole_number(1, 5))]
 MaxLength = Annotated[int, PlainValidator(whole_number(1, 1 << 62))]
 
@@ -153,3 +172,40 @@ class RedisOutput(RedisServers, EngineOutput):
     def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
         key = self.name_of(self.key, str(group), port)
         return (("key", ProgramEnd("redis", *self.first_server, key)),)
+
+
+class KafkaOutput(EngineOutput):
+    """Received datagrams handed to a topic of Kafka."""
+
+    schemes: ClassVar[dict[str, bool]] = {"kafka": False, "kafka+ssl": True}
+    default_port: ClassVar[int] = 9092
+
+    kind: Literal["kafka"] = Field("kafka", description='"kafka".')
+    servers: Servers = Field(
+        description="URLs of some servers of the cluster, by which all are found:"
+        ' "kafka://192.0.2.7:9092", or "kafka+ssl://NAME" with TLS.'
+    )
+    topic: TopicName = Field(
+        DEFAULT_TOPIC,
+        description="The topic of the records; {group}, with _ for each dot or colon, and {port} are those of"
+        " the subscription.",
+    )
+    mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = Field(
+        "SCRAM-SHA-512", description="How the server is shown that user and password are right (SASL)."
+    )
+
+    @property
+    def kept_in(self) -> str:
+        return "" if self.topic == DEFAULT_TOPIC else self.topic
+
+    @property
+    def sent_as_they_are(self) -> tuple[str, ...]:
+        return ("password",) if self.mechanism == "PLAIN" else ()
+
+    @model_validator(mode="after")
+    def _one_way_to_all(self) -> KafkaOutput:
+        if len({self.server_of(url)[3] for url in self.servers}) > 1:
+            raise ValueError("servers: all have TLS, or none")
+        if (self.user is None) is not (self.password is None):
+            raise ValueError("user and password belong together")
+        return self

@@ -54,8 +54,6 @@ class EngineServers(OfKind):
     # By the scheme of an URL: whether it means TLS.
     schemes: ClassVar[dict[str, bool]]
     default_port: ClassVar[int]
-    # The keys of secrets that are sent to the server as they are.
-    secrets: ClassVar[tuple[str, ...]] = ("password",)
 
     servers: Servers
     user: UserName | None = Field(None, description="The user's name at the server.")
@@ -86,9 +84,14 @@ class EngineServers(OfKind):
         """The keys of secrets that anybody on the way can read, and what to do about it."""
         servers = [self.server_of(one) for one in self.servers]
         if any(not is_encrypted and not _is_this_host(host) for _, host, _, is_encrypted in servers):
-            for key in self.secrets:
+            for key in self.sent_as_they_are:
                 if getattr(self, key) is not None:
                     yield key, "goes over the network as it is: use TLS"
+
+    @property
+    def sent_as_they_are(self) -> tuple[str, ...]:
+        """The keys of secrets that the server is shown; of others it is proven that they are known."""
+        return ("password",)
 
     @classmethod
     def server_of(cls, url: str) -> tuple[str, str, int, bool]:
@@ -125,7 +128,6 @@ class NatsServers(EngineServers):
 
     schemes: ClassVar[dict[str, bool]] = {"nats": False, "tls": True}
     default_port: ClassVar[int] = 4222
-    secrets: ClassVar[tuple[str, ...]] = ("password", "token")
 
     servers: Servers = Field(
         description='URLs of the servers, which are tried in turn: "nats://192.0.2.7:4222", "tls://NAME". TLS'
@@ -140,6 +142,10 @@ class NatsServers(EngineServers):
     creds: SecretPlace | None = Field(
         None, description="The file with the credentials of a user (.creds), or the seed of its key alone."
     )
+
+    @property
+    def sent_as_they_are(self) -> tuple[str, ...]:
+        return ("password", "token")
 
     @model_validator(mode="after")
     def _tls_from_the_first(self) -> NatsServers:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 from mcastd.config.directory_output import DirectoryOutput
-from mcastd.config.engine_outputs import NatsOutput, RedisOutput
+from mcastd.config.engine_outputs import KafkaOutput, NatsOutput, RedisOutput
 from mcastd.config.fifo_output import FifoOutput
 from mcastd.config.file_output import FileOutput
 from mcastd.config.kinds import Kinds
@@ -25,6 +25,7 @@ OUTPUTS = Kinds[OutputSettings](
     TcpServerOutput,
     NatsOutput,
     RedisOutput,
+    KafkaOutput,
     short="path",
     words="a path",
     brief=False,

@@ -14,6 +14,7 @@ from mcastd.config import (
     DirectoryOutput,
     FifoOutput,
     InboundSubscription,
+    KafkaOutput,
     NatsOutput,
     OutputPath,
     OutputSettings,
@@ -272,4 +273,5 @@ CHECKS: Mapping[type[OutputSettings], Callable[[Looked], Iterator[Finding]]] = {
     FifoOutput: _reader,
     NatsOutput: _engine,
     RedisOutput: _engine,
+    KafkaOutput: _engine,
 }

@@ -26,6 +26,11 @@ class EngineServer(NamedTuple):
     port: int
     is_encrypted: bool  # with TLS
 
+    @property
+    def end(self) -> str:
+        """Host and port, as they stand together."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 class Connected(ABC):
     """Bytes to a server and back, for a kind of engine that says what is in them."""

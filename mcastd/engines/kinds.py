@@ -10,6 +10,7 @@ from mcastd.config import (
     EngineOutput,
     EngineServers,
     EngineSource,
+    KafkaOutput,
     NatsOutput,
     NatsServers,
     NatsSource,
@@ -23,6 +24,7 @@ from mcastd.engines.connected import EngineServer
 from mcastd.engines.consumer import AGAIN, MALFORMED, TOO_LONG, TRIMMED, Consumer
 from mcastd.engines.engine import REFUSED, TOO_BIG, UNREACHABLE, Encoder, Engine, KeptStream
 from mcastd.engines.hand_over import HandOverPlan
+from mcastd.engines.kafka import KafkaEncoder, KafkaEngine, KafkaLogin, KafkaPlace
 from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine
 from mcastd.engines.nats_connection import NatsLogin
 from mcastd.engines.nats_consumer import JetStreamConsumer, NatsConsumerPlan, NatsSubscriber
@@ -75,9 +77,28 @@ def _redis_engine(config: RedisOutput, stream: KeptStream) -> RedisEngine:
     )
 
 
+def _kafka_encoder(config: KafkaOutput, stream: KeptStream) -> KafkaEncoder:
+    return KafkaEncoder(config.name_of(config.topic, stream.group, stream.port))
+
+
+def _kafka_engine(config: KafkaOutput, stream: KeptStream) -> KafkaEngine:
+    servers = _servers(config)
+    return KafkaEngine(
+        KafkaPlace(
+            [one.end for one in servers],
+            servers[0].is_encrypted,
+            config.name_of(config.topic, stream.group, stream.port),
+        ),
+        _tls(config),
+        KafkaLogin(config.mechanism, config.user or "", _secret(config, "password", config.password)),
+        stream,
+    )
+
+
 ENGINES: dict[type[EngineOutput], EngineKind] = {
     NatsOutput: EngineKind(_nats_encoder, _nats_engine, (TOO_BIG,)),
     RedisOutput: EngineKind(_redis_encoder, _redis_engine, (OVERTAKEN,)),
+    KafkaOutput: EngineKind(_kafka_encoder, _kafka_engine, (TOO_BIG,)),
 }
 _REASONS = (FULL, SPOOL, SPOOL_IN_USE, UNREACHABLE, REFUSED, STOPPED, CRASHED)
 

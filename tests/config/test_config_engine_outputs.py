@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mcastd.config import EngineOutput, NatsOutput, RedisOutput
+from mcastd.config import EngineOutput, KafkaOutput, NatsOutput, RedisOutput
 
 NATS: dict[str, Any] = {"servers": "nats://192.0.2.7", "stream": "TV"}
 REDIS: dict[str, Any] = {"servers": "redis://192.0.2.7"}
+KAFKA: dict[str, Any] = {"servers": "kafka://192.0.2.7"}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,8 @@ REDIS: dict[str, Any] = {"servers": "redis://192.0.2.7"}
         ("nats://[2001:db8::7]:9", NatsOutput, ("2001:db8::7", 9, False)),
         ("redis://localhost", RedisOutput, ("localhost", 6379, False)),
         ("rediss://localhost:9/", RedisOutput, ("localhost", 9, True)),
+        ("kafka://localhost", KafkaOutput, ("localhost", 9092, False)),
+        ("kafka+ssl://[2001:db8::7]:9093", KafkaOutput, ("2001:db8::7", 9093, True)),
     ],
 )
 def test_where_a_server_is(url: str, of: type[EngineOutput], expected: tuple[str, int, bool]) -> None:
@@ -68,10 +71,15 @@ def test_what_they_are_called_and_write() -> None:
         ({**REDIS, "when_full": "block"}, "drop-newest"),
         ({**REDIS, "format": "lines"}, "raw"),
         ({**REDIS, "max_length": 0}, "1"),
+        ({**KAFKA, "topic": "news/{group}"}, "letters, digits, dots, _ and -"),
+        ({**KAFKA, "topic": ".."}, "letters, digits, dots, _ and -"),
+        ({**KAFKA, "servers": ["kafka://a", "kafka+ssl://b"]}, "all have TLS, or none"),
+        ({**KAFKA, "user": "me"}, "belong together"),
+        ({**KAFKA, "mechanism": "GSSAPI"}, "SCRAM-SHA-512"),
     ],
 )
 def test_what_is_refused(settings: dict[str, Any], words: str) -> None:
-    of = NatsOutput if "stream" in settings else RedisOutput
+    of = KafkaOutput if "kafka" in str(settings) else NatsOutput if "stream" in settings else RedisOutput
     with pytest.raises(ValidationError) as refused:
         of(**settings)
     assert words in str(refused.value)
@@ -91,3 +99,9 @@ def test_what_is_refused(settings: dict[str, Any], words: str) -> None:
 )
 def test_what_is_unwise(settings: dict[str, Any], advised: list[str]) -> None:
     assert [key for key, _ in NatsOutput(**settings).advice()] == advised
+
+
+@pytest.mark.parametrize(("mechanism", "advised"), [("PLAIN", ["password"]), ("SCRAM-SHA-256", [])])
+def test_a_password_that_is_proven_goes_without_tls(mechanism: str, advised: list[str]) -> None:
+    output = KafkaOutput(**KAFKA, user="me", password="/etc/p", mechanism=mechanism)
+    assert [key for key, _ in output.advice()] == advised

@@ -65,7 +65,7 @@ def test_every_problem_is_said_at_once(refused: Refused) -> None:
         (
             '[inbound.n]\noutput.kind = "x"',
             'mcastd.toml:2: inbound.n.output.kind: must be "file", "fifo", "directory", "group", "udp",'
-            ' "unix", "tcp", "tcp-server", "nats" or "redis", not "x"',
+            ' "unix", "tcp", "tcp-server", "nats", "redis" or "kafka", not "x"',
         ),
         ("[inbound.n]\noutput.kind = []", "mcastd.toml:2: inbound.n.output.kind: must be"),
         ('[inbound.n]\noutput = [{kind="fifo"}]', "mcastd.toml:2: inbound.n.output[0].path: missing"),

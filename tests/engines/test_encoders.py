@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcastd.engines.engine import HandedOver, KeptStream
+from mcastd.engines.kafka import KafkaEncoder, KafkaRecord
+from mcastd.engines.kafka import number_of as kafka_number_of
 from mcastd.engines.nats import NatsEncoder, inbox_of, number_of, payload_bytes
 from mcastd.engines.redis import RedisEncoder, id_of, last_of
 from mcastd.net.link import Origin
@@ -103,3 +105,30 @@ def test_any_last_message_of_a_subject_is_read(told: dict[str, object]) -> None:
 @given(st.recursive(st.none() | st.integers() | st.binary(), st.lists, max_leaves=8))
 def test_any_last_entry_of_a_key_is_read(told: object) -> None:
     last_of(told, b"x")  # type: ignore[arg-type] # whatever a server answers
+
+
+@given(rows=ROWS, first=FIRST)
+def test_kafka(rows: list[tuple[bytes, Origin, int]], first: int) -> None:
+    numbers = [*range(first, first + len(rows))]
+    messages = KafkaEncoder("mcast.100").encode(handed(rows), STREAM, numbers)
+    assert [number for number, _ in messages] == numbers
+    for (number, message), (payload, origin, time) in zip(messages, rows, strict=True):
+        record = KafkaRecord.of(number, message)
+        assert (record.topic, record.writer) == ("mcast.100", STREAM.writer.encode())
+        assert (record.payload, record.time) == (payload, time)
+        assert dict(record.headers) == {
+            "id": f"{STREAM.writer}/{number}".encode(),
+            "group": STREAM.group.encode(),
+            "port": b"9190",
+            "sender": origin.source.encode(),
+            "sender_port": str(origin.port).encode(),
+            "ttl": str(origin.ttl).encode(),
+            "time": str(time).encode(),
+        }
+        assert kafka_number_of(record.headers, record.writer) == number
+        assert kafka_number_of(record.headers, b"another") == 0
+
+
+@given(st.none() | st.lists(st.tuples(st.sampled_from(["id", "x"]), st.none() | st.binary(max_size=30))))
+def test_what_others_have_written_to_a_topic_has_no_number_of_ours(headers: object) -> None:
+    assert kafka_number_of(headers, b"host/inbound/tv") == 0

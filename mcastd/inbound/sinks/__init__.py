@@ -12,6 +12,7 @@ from mcastd.config import (
     FifoOutput,
     FileOutput,
     GroupOutput,
+    KafkaOutput,
     NatsOutput,
     OutputSettings,
     RedisOutput,
@@ -63,6 +64,7 @@ SINKS: dict[type[OutputSettings], Callable[[Any, Format, Account, Means], Sink]]
     TcpServerOutput: TcpServerSink,
     NatsOutput: EngineSink,
     RedisOutput: EngineSink,
+    KafkaOutput: EngineSink,
 }
 
 

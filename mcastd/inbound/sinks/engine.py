@@ -1,4 +1,4 @@
-"""Hands what is received to a distributed engine: NATS, Redis.
+"""Hands what is received to a distributed engine: NATS, Redis, Kafka.
 
 What is with the server counts as written. What waits, in memory or in the spool, counts as queued.
 """
