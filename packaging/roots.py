@@ -52,17 +52,15 @@ def _as_debian(requirement: str) -> str:
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 LIBRARIES = tuple(map(_as_debian, PYPROJECT["project"]["dependencies"]))
-# What a user may want beside these.
+# What a user may want beside these; the library for Kafka is large, and for few.
 OPTIONAL = tuple(
     library
     for extra, libraries in PYPROJECT["project"]["optional-dependencies"].items()
-    if extra != "dev"
+    if extra not in {"dev", "kafka"}
     for library in libraries
 )
-# What our package recommends: all of that which Debian 13 has.
-RECOMMENDED = tuple(
-    _as_debian(library) for library in OPTIONAL if not library.startswith(("raptorq", "confluent-kafka"))
-)
+# What our package recommends: all of that which Debian has.
+RECOMMENDED = tuple(_as_debian(library) for library in OPTIONAL if not library.startswith("raptorq"))
 
 # A host as a user has it, with what our package depends on: `apt install ./mcastd_*.deb` takes no network.
 HOST = ("systemd", "systemd-sysv", "dbus", "python3", "logrotate", "iproute2", "procps", "libpam-systemd")
