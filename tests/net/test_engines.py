@@ -195,6 +195,58 @@ def test_a_daemon_that_is_killed_loses_nothing_that_it_had(lab: Lab) -> None:
         assert numbers_of(lab) == [*range(1200)]
 
 
+def pass_on(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    wait_for(lambda: time.monotonic() >= until)
+
+
+def bounce(lab: Lab, daemon: RunningDaemon, *, in_a_batch: bool = False) -> None:
+    """Kill the server after some seconds, perhaps while it owes an answer, and start it again."""
+    pass_on(4)
+    if in_a_batch:
+        lab.server.pause()
+        wait_for(lambda: output_of(daemon)["engine"]["in_flight"], "something is on its way")
+    lab.server.kill()
+    pass_on(1)
+    lab.server.start()
+    wait_for(lambda: output_of(daemon)["engine"]["server"], "it is connected again")
+
+
+def test_half_a_minute_with_four_deaths_of_the_server_and_one_of_the_daemon(lab: Lab) -> None:
+    """At 5,000 a second: missing is only what came behind all that was safe, and before the next daemon."""
+    lab.server.start()
+    with contextlib.ExitStack() as sending:
+        sent = sending.enter_context(stream(lab, 5000))
+        with lab.daemon() as daemon:
+            bounce(lab, daemon)
+            bounce(lab, daemon, in_a_batch=True)
+            pass_on(3)
+            worker = daemon.worker("inbound/tv")["status"]
+            (output,) = worker["outputs"]
+            assert (worker["counters"]["overflow"], output["counters"]["dropped"]) == (0, {})
+            safe = output["counters"]["written"] + output["engine"]["waiting"]
+            daemon.process.kill()
+            daemon.process.wait()
+        with lab.daemon() as daemon:
+            daemon.wait_state("inbound/tv", "active")
+            back = sent[0]
+            bounce(lab, daemon)
+            bounce(lab, daemon)
+            pass_on(4)
+            sending.close()
+            wait_for(lambda: received(daemon) >= sent[0] - back, "all that was sent")
+            wait_for(lambda: max(numbers_of(lab)) == sent[0] - 1, "the last one is kept")
+            wait_for(lambda: output_of(daemon)["engine"]["waiting"] == 0, "all are acknowledged")
+            worker = daemon.worker("inbound/tv")["status"]
+            (output,) = worker["outputs"]
+            assert (worker["counters"]["overflow"], output["counters"]["dropped"]) == (0, {})
+    kept = numbers_of(lab)
+    assert len(set(kept)) == len(kept), "each once"
+    missing = sorted({*range(sent[0])}.difference(kept))
+    assert missing == [*range(missing[0], missing[-1] + 1)] if missing else True
+    assert not missing or (safe <= missing[0] and missing[-1] < back)
+
+
 def test_a_daemon_that_ends_while_its_server_is_away_goes_on_where_it_was(lab: Lab) -> None:
     with lab.daemon() as daemon:
         wait_for(lambda: output_of(daemon)["error"], "it says that there is no server")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -62,6 +63,11 @@ class EngineServer(ABC):
         self._process.kill()
         self._process.wait()
         self._process = None
+
+    def pause(self) -> None:
+        """It answers nothing from now on, until it is killed."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
 
     def stop(self) -> None:
         if self._process is not None:
