@@ -11,8 +11,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from itertools import groupby
 from struct import Struct
 from typing import Protocol
@@ -122,7 +122,7 @@ class SpacedRows:
     RowBytes 0 begins at ``start``, and row 1 ``stride`` bytes behind that.
     """
 
-    __slots__ = ("_count", "_memory", "_skip", "_start", "_stride", "size")
+    __slots__ = ("_count", "_memory", "_skip", "_start", "_stride", "_unpack", "size")
 
     def __init__(
         self, memory: RowMemory, start: int, stride: int, *, size: int, count: int, skip: int = 0
@@ -132,6 +132,8 @@ class SpacedRows:
         self._start = start
         self._stride = stride
         self._count = count
+        # By place and size of cells: these rows may be kept for the next batch that lies just so
+        self._unpack: dict[int, Callable[[], tuple[bytes, ...]]] = {}
         self._skip = skip
 
     def __len__(self) -> int:
@@ -151,21 +153,25 @@ class SpacedRows:
         return column.tobytes()
 
     def cells(self, at: int, size: int) -> bytes:
+        if (unpack := self._unpack.get(at << 32 | size)) is not None:
+            return b"".join(unpack())
         count, stride = self._count, self._stride
         begin = self._start + self._skip * stride + at
         if count <= UNPACKED_ROWS_MAX:
-            return b"".join(_cells(size, stride - size, count).unpack_from(self._memory.bytes, begin))
+            cells = _cells(size, stride - size, count)
+            unpack = self._unpack[at << 32 | size] = partial(cells.unpack_from, self._memory.bytes, begin)
+            return b"".join(unpack())
         if begin % WORD_BYTES or stride % WORD_BYTES:
             memory = self._memory.bytes
             end = begin + count * stride
             return b"".join([memory[place : place + size] for place in range(begin, end, stride)])
         first, step, words = begin // WORD_BYTES, stride // WORD_BYTES, size // WORD_BYTES
-        cells = array("I", bytes(count * size))
-        columns, memory = memoryview(cells), self._memory.words
+        found = array("I", bytes(count * size))
+        columns, memory = memoryview(found), self._memory.words
         for word in range(words):
             start = first + word
             columns[word::words] = memory[start : start + (count - 1) * step + 1 : step]
-        return cells.tobytes()
+        return found.tobytes()
 
     def tails(self, at: int, start: int, stop: int) -> list[RowBytes]:
         skip, columns = self._skip, slice(at, self.size)

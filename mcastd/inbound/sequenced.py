@@ -55,11 +55,13 @@ class NumberedSequencer(Sequencer):
         self.reasons = (*self.own_reasons, DUPLICATE, STRAY, LATE)
         self.total = SequenceCounters()
         self._wire = wire
+        self._cells = wire.cells
         self._wanted = wanted
         self._now = now
         room = HeldRoom()
         self._streams = NumberedStreams(wire, wanted, self.total, room, is_exclusive=self.is_exclusive)
         self._arrivals = NumberedArrivals(wire, dropped, room, self._explain)
+        self._accept = self._arrivals.misfits.accept
         # The numbers of the batch that was given on last, if it was fed just so, and all of it is NEXT:
         # a range if it has each from first to last, and else with the indices behind gaps; or None
         self.numbers: Sequence[int] | None = None
@@ -151,15 +153,17 @@ class NumberedSequencer(Sequencer):
     def feed(self, batch: Batch) -> Iterable[Batch]:
         now, stream = self._now(), self._streams.last
         self.numbers, self.breaks = None, ()
-        begin = 0 if stream is None else stream.order.next
-        if stream is not None and not stream.is_waiting and self._goes_on(batch, stream):
-            self.numbers = range(begin, stream.order.next)
-            stream.heard = stream.order.went_on = now
-            self._arrivals.misfits.accept()
-            stream.datagrams += len(batch)
-            if stream.reorder is not None:
-                stream.reorder.next = stream.order.next
-            return (batch,)
+        if stream is not None and ((reorder := stream.reorder) is None or not stream.is_waiting):
+            order = stream.order
+            begin = order.next
+            if self._goes_on(batch, stream, order):
+                self.numbers = range(begin, order.next)
+                stream.heard = order.went_on = now
+                self._accept()
+                stream.datagrams += len(batch)
+                if reorder is not None:
+                    reorder.next = order.next
+                return (batch,)
         return self._sort(batch, now)
 
     def hold_back(self, seconds: float) -> None:
@@ -180,21 +184,21 @@ class NumberedSequencer(Sequencer):
 
     def _column_of(self, batch: Batch, rows: Sequence[Rows], stream: OfStream) -> bytes:
         """The cells of a batch, if all of it is of the sender of a stream, and long enough; b"" if not."""
-        sources, cells = batch.sources, self._wire.cells
+        sources, cells = batch.sources, self._cells
         if len(sources) > 1 or (sources and sources[0][0] != stream.address):
             return b""
         if len(rows) == 1:
-            (one,) = rows
+            one = rows[0]
             return one.cells(cells.at, cells.size) if one.size >= cells.end else b""
         if min([one.size for one in rows]) < cells.end:
             return b""
         return b"".join([one.cells(cells.at, cells.size) for one in rows])
 
-    def _goes_on(self, batch: Batch, stream: OfStream) -> bool:
+    def _goes_on(self, batch: Batch, stream: OfStream, order: Order) -> bool:
         """Return True if all datagrams of a batch go on in order with this stream, and count them there."""
-        rows, order = batch.rows, stream.order
+        rows = batch.rows
         column = self._column_of(batch, rows, stream)
-        if not column or (count := self._wire.cells.in_order(column, stream.fixed, order.next)) < 0:
+        if not column or (count := self._cells.in_order(column, stream.fixed, order.next)) < 0:
             return False
         if count != len(batch) and not self._fits(min([one.size for one in rows]), count // len(batch)):
             return False
@@ -216,7 +220,7 @@ class NumberedSequencer(Sequencer):
 
     def _sort_whole(self, sorting: Sorting, stream: OfStream) -> bool:
         """Sort a batch of which all is of one stream by its column, if it is. Returns True if so."""
-        batch, cells = sorting.batch, self._wire.cells
+        batch, cells = sorting.batch, self._cells
         rows = batch.rows
         column = self._column_of(batch, rows, stream)
         if not column or not cells.have_fixed(column, stream.fixed):
@@ -236,7 +240,7 @@ class NumberedSequencer(Sequencer):
             stream = self._streams.of_sender(address) if len(of_sender) >= COLUMN_MIN else None
             own = () if stream is None else self._own(stream, payloads, of_sender)
             if stream is not None and len(own) >= COLUMN_MIN:
-                column = self._wire.cells.column_of([payloads[index] for index in own])
+                column = self._cells.column_of([payloads[index] for index in own])
                 self._sort_column(sorting, stream, column, own, [times[at] for at in own] if times else ())
                 sorting.end_part()
                 for index in own:
@@ -250,7 +254,7 @@ class NumberedSequencer(Sequencer):
     def _own(self, stream: OfStream, payloads: Sequence[RowBytes], of_sender: Sequence[int]) -> Sequence[int]:
         """Which of a sender's datagrams are of its stream. None if some are that do not look like the others:
         they have their place among these, and no column."""
-        wire, cells = self._wire, self._wire.cells
+        wire, cells = self._wire, self._cells
         known = [at for at in of_sender if len(payloads[at]) >= cells.end]
         column = cells.column_of([payloads[at] for at in known])
         strange = {known[place] for place in cells.unlike(column, stream.fixed)}
@@ -272,7 +276,7 @@ class NumberedSequencer(Sequencer):
         times: Sequence[int],
     ) -> None:
         """Sort datagrams of one stream, by their indices in the batch, cells and the kernel's times."""
-        cells, order = self._wire.cells, stream.order
+        cells, order = self._cells, stream.order
         counts, numbers = cells.counts_of(column), cells.numbers_of(column)
         was_waiting = stream.is_waiting
         places = dict(order.walk(numbers, counts, sorting.now))
@@ -323,7 +327,7 @@ class NumberedSequencer(Sequencer):
         self._arrivals.put(sorting, Numbered(index, number, count), arrival, stream, is_foreign=is_foreign)
 
     def _count(self, datagram: RowBytes) -> int:
-        return self._wire.cells.count(datagram)
+        return self._cells.count(datagram)
 
     def _may_begin(self, sorting: Sorting, index: int, key: NumberedKey, number: int, count: int) -> bool:
         """Return True if another stream is to be received from this datagram on; else that is sorted."""
@@ -359,7 +363,7 @@ class NumberedSequencer(Sequencer):
         """Take the kernel's times of a column. What is far off is left out; where it begins anew, the
         timestamps do."""
         assert stream.jitter is not None
-        size, begin = self._wire.cells.size, 0
+        size, begin = self._cells.size, 0
         for place in sorted([at for at, arrival in places.items() if arrival in FAR]):
             self._measure(stream, column[begin * size : place * size], times[begin:place])
             begin = place + 1
@@ -370,5 +374,5 @@ class NumberedSequencer(Sequencer):
 
     def _measure_one(self, stream: OfStream, one: ListBatch) -> None:
         if one.times:
-            cells = self._wire.cells
+            cells = self._cells
             self._measure(stream, bytes(one.payloads[0][cells.at : cells.end]), one.times)

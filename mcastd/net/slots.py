@@ -25,6 +25,8 @@ SLOT = 1 << 16
 STRIDE = SLOT + 64
 # Packets in a batch.
 SLOTS = 256
+# Sizes and numbers of batches whose rows are kept.
+ALIKE_KEPT = 512
 # A batch of more bytes touches more of the memory than should stay touched.
 LARGE_BATCH_BYTES = SLOTS * 8192
 
@@ -38,16 +40,23 @@ class Slots:
         view = memoryview(self.memory)
         self._rows = RowMemory(view)
         self.views = [view[start : start + SLOT] for start in range(0, STRIDE * SLOTS, STRIDE)]
+        # Of batches in which all are of one length, by that and their number
+        self._alike: dict[int, tuple[SpacedRows]] = {}
         self.swollen = False  # some of the batches were of many large datagrams
 
-    def rows(self, lengths: Sequence[int], sizes: Sequence[int] = ()) -> list[SpacedRows]:
+    def rows(self, lengths: Sequence[int], sizes: Sequence[int] = ()) -> Sequence[SpacedRows]:
         """The datagrams of packets of these lengths, in a slot each.
 
         ``sizes`` are those of the segments of each packet; 0: it is one datagram.
         """
-        memory, count = self._rows, len(lengths)
-        if not sizes and lengths.count(lengths[0]) == count:
-            return [SpacedRows(memory, 0, STRIDE, size=lengths[0], count=count)]
+        memory, count, length = self._rows, len(lengths), lengths[0]
+        if not sizes and lengths.count(length) == count:
+            if (alike := self._alike.get(length * STRIDE + count)) is None:
+                if len(self._alike) == ALIKE_KEPT:
+                    self._alike.clear()
+                alike = (SpacedRows(memory, 0, STRIDE, size=length, count=count),)
+                self._alike[length * STRIDE + count] = alike
+            return alike
         rows: list[SpacedRows] = []
         if not any(sizes):
             start = 0

@@ -116,7 +116,9 @@ class Order:
             self.is_confirmed = True
             if self._gaps:
                 self._confirmed = self.next
-        self._go_to(self.next + count)
+        self.next += count
+        if self._gaps:
+            self._settle(self.next - self._numbering.misorder)
 
     def _go_to(self, number: int) -> None:
         self.next = number

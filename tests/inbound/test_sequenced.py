@@ -21,6 +21,7 @@ from mcastd.codec import from_json
 from mcastd.config import InboundSubscription, MoldInbound, RtpInbound, SequenceInbound
 from mcastd.counters import SequenceCounters
 from mcastd.inbound import numbered_streams, sorting
+from mcastd.inbound.arrivals import NumberedArrivals
 from mcastd.inbound.numbered import FieldSequencer, MoldSequencer, RtpSequencer
 from mcastd.inbound.numbered_streams import CANDIDATES_MAX, SENDERS_MAX, SILENT_SECONDS
 from mcastd.inbound.sequenced import FAR_NUMBERS, NumberedSequencer
@@ -306,7 +307,7 @@ def test_what_is_held_of_one_sender_costs_the_stream_of_another_nothing(
     taking.feed(made[0], made[1], sender=B)
     taking.feed(made[0], sender=A)
     assert taking.feed(made[3], sender=B) == []
-    monkeypatch.setattr(NumberedSequencer, "_put", lambda *_, **__: pytest.fail("datagram by datagram"))
+    monkeypatch.setattr(NumberedArrivals, "put", lambda *_, **__: pytest.fail("datagram by datagram"))
     assert taking.feed(*made[1:9]) == made[1:9]
     batch = ListBatch(made[9:20], addresses=[A] * 11)
     assert taking.audited.feed(batch) == [batch]
