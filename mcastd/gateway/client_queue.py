@@ -39,7 +39,7 @@ class ClientQueue:
         self._limit = limit
         self._waiting: deque[StreamBlock] = deque()
         self._gone = 0  # bytes of the first one that have gone
-        self.size = 0  # bytes of memory of what waits
+        self.size = 0  # bytes of memory of what waits; 0: nothing does
         self.sent = 0  # datagrams that have gone whole
         self.sent_bytes = 0
         self.dropped = 0  # datagrams that were given up
@@ -61,14 +61,15 @@ class ClientQueue:
             buffers[0] = memoryview(buffers[0])[self._gone :]
         return buffers
 
+    def passed(self, block: StreamBlock) -> None:
+        """A block has gone whole and at once, while nothing waited."""
+        self.sent += block.datagrams
+        self.sent_bytes += len(block.data)
+
     def went(self, size: int) -> None:
         """``size`` bytes of these were taken."""
         self.sent_bytes += size
         waiting, gone = self._waiting, self._gone + size
-        if len(waiting) == 1 and gone == len(waiting[0].data):  # as it is for a player that keeps up
-            self.sent += waiting.popleft().datagrams
-            self.size = self._gone = 0
-            return
         while waiting and gone >= len(waiting[0].data):
             first = waiting.popleft()
             gone -= len(first.data)

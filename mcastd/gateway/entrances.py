@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import select
 import socket
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
@@ -20,15 +22,42 @@ WAITING_CONNECTIONS = 64
 ACCEPTED_AT_ONCE = 32
 # Between two attempts to listen, or to accept where there are no descriptors.
 RETRY_SECONDS = 1.0
+# The reason by which attempts to accept are counted that failed for want of descriptors or memory.
+SHORTAGE = "shortage"
+WAYS_OUT = {
+    errno.EMFILE: "raise LimitNOFILE= of the service",
+    errno.ENFILE: "raise the sysctl fs.file-max of this host",
+}
+# What accept(2) says of one connection, which is no more: the next one may be sound.
+OF_ONE_CONNECTION = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENONET,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EPROTO,
+        errno.ETIMEDOUT,
+    }
+)
 
 
 class Entrances:
-    """Listens at the ends that it is told. Times are monotonic seconds."""
+    """Listens at the ends that it is told. Times are monotonic seconds.
 
-    def __init__(self, name: str, interest: Interest) -> None:
-        """``name``: of the worker, for the log."""
+    While none can be accepted, for want of descriptors, those who connect wait: it is tried once a second.
+    """
+
+    def __init__(self, name: str, interest: Interest, refused: Counter[str]) -> None:
+        """``name``: of the worker, for the log; ``refused`` counts what could not be accepted, by reason."""
         self.refused: dict[str, str] = {}  # where it could not listen, and why; only replaced: others read it
+        self.shortage = ""  # why nobody can be accepted now, and the way out
         self.deadline = math.inf  # when :meth:`tick` is due
+        self._counted = refused
         self._interest = interest
         self._ends: Sequence[str] = ()
         self._by_fd: dict[int, tuple[str, socket.socket]] = {}  # only replaced: others read it
@@ -77,32 +106,43 @@ class Entrances:
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 sock, (host, *_) = listener.accept()
-            except (BlockingIOError, ConnectionError):
+            except BlockingIOError:  # nobody waits; and before it looked for that it had a descriptor
+                self._recover()
                 return
-            except OSError as error:  # no descriptor is left: those that are served go on
-                self._log.warning("player.refused", reason=reason_of(error))
-                self._rest(now)
+            except OSError as error:
+                if error.errno in OF_ONE_CONNECTION:
+                    continue
+                self._run_short(error, now)
                 return
+            self._recover()
             sock.setblocking(False)
             yield sock, ip_address(str(host).partition("%")[0])
 
-    def _rest(self, now: float) -> None:
+    def _run_short(self, error: OSError, now: float) -> None:
+        """Those that are served go on; the others wait, and are not looked at for a while."""
+        self._counted[SHORTAGE] += 1
+        if not self.shortage:
+            way_out = WAYS_OUT.get(error.errno or 0, "")
+            self.shortage = "; ".join(filter(None, (reason_of(error), way_out)))
+            self._log.warning("player.refused", reason=self.shortage)
         for fd in self._by_fd:
             self._interest.forget(fd)
         self.deadline = min(self.deadline, now + RETRY_SECONDS)
 
-    def tick(self, now: float) -> bool:
-        """Try again what could not be done. Returns True if it listens elsewhere now than before."""
-        if now < self.deadline:
-            return False
-        before = self.ends
-        self.open(self._ends, now)
-        return self.ends != before
+    def _recover(self) -> None:
+        if self.shortage:
+            self.shortage = ""
+            self._log.info("players.accepted")
+
+    def tick(self, now: float) -> None:
+        """Try again what could not be done. Raises LinkError if it can listen nowhere any more."""
+        if now >= self.deadline:
+            self.open(self._ends, now)
 
     def close(self) -> None:
         for fd, (_, sock) in self._by_fd.items():
             self._close(fd, sock)
-        self._by_fd, self.deadline = {}, math.inf
+        self._by_fd, self.deadline, self.shortage = {}, math.inf, ""
 
     def _close(self, fd: int, sock: socket.socket) -> None:
         self._interest.forget(fd)

@@ -56,8 +56,14 @@ def head_of(status: int, kind: str, length: int | None = None, fields: Sequence[
 class Player:
     """Times are monotonic seconds."""
 
-    def __init__(self, address: str, limit: int, now: float, answered: Counter[str] | None = None) -> None:
-        """``limit``: bytes that are held for it; ``answered``: where its answer is counted, by the status."""
+    def __init__(
+        self, address: str, limit: int, now: float, answered: Counter[str] | None = None, fd: int = -1
+    ) -> None:
+        """``limit``: bytes that are held for it; ``answered``: where its answer is counted, by the status.
+
+        ``fd``: what others know its connection by.
+        """
+        self.fd = fd
         self.address = address
         self.since = now
         self.request: HttpRequest | None = None
@@ -80,6 +86,11 @@ class Player:
     def has_begun(self) -> bool:
         """True if it has a stream, of which something has come."""
         return self.resource is not None and self._start is None
+
+    @property
+    def keeps_up(self) -> bool:
+        """True if it has taken all that came of its stream: what comes next may go as it is."""
+        return not self.queue.size and not self.is_half_closed and self.has_begun
 
     def feed(self, data: bytes) -> HttpRequest | None:
         """Returns the request once it is whole. Raises HttpRefusal. What follows it is thrown away."""
@@ -123,8 +134,8 @@ class Player:
         self.deadline = until
         self._start = StreamStart(now)
 
-    def take(self, payloads: list[bytes], block: StreamBlock, now: float) -> None:
-        """Take the datagrams that came together; ``block`` has all of them."""
+    def take(self, payloads: Sequence[bytes | memoryview], block: StreamBlock, now: float) -> None:
+        """Have the datagrams that came together wait for it; ``block`` has all of them."""
         if self._start is None:
             self.queue.add(block)
             return

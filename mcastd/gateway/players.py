@@ -5,12 +5,14 @@
       |                       |                                |
       +-- refused: why        +-- nothing comes: 504           +-- it goes, or takes nothing
 ```
+
+What comes costs a player that keeps up one system call, and a few steps of Python. Only what it does not take
+goes by its queue, and then the kernel says when it takes more.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import select
 import socket
 from collections import Counter, defaultdict
@@ -20,11 +22,14 @@ from typing import NamedTuple
 from mcastd.config import GatewaySettings
 from mcastd.counters import GatewayCounters
 from mcastd.errors import LinkError
+from mcastd.gateway.client_queue import StreamBlock
+from mcastd.gateway.deadlines import Deadlines
+from mcastd.gateway.entrances import SHORTAGE
 from mcastd.gateway.interest import Interest
 from mcastd.gateway.pages import PlayedNow
 from mcastd.gateway.player import Player
 from mcastd.gateway.rules import GROUP, NAME, TOKEN, NameRefusal, PlayerRefusal, PlayerRules
-from mcastd.gateway.streams import Streams
+from mcastd.gateway.streams import Delivery, Streams
 from mcastd.ip import Address, host_of
 from mcastd.net.tcp_socket import TIMEOUT_MILLISECONDS, be_watchful, close_at_once
 from mcastd.protocols.gateway_paths import StreamResource
@@ -41,7 +46,7 @@ SLOW = "slow"
 # Reasons of connections and requests that were refused.
 CLIENT, FULL, PER_ADDRESS, REQUEST = "client", "full", "per-address", "request"
 NO_WAY, SILENT = "no-way", "silent"
-REFUSALS = (CLIENT, FULL, GROUP, NAME, NO_WAY, PER_ADDRESS, REQUEST, SILENT, TOKEN)
+REFUSALS = (CLIENT, FULL, GROUP, NAME, NO_WAY, PER_ADDRESS, REQUEST, SHORTAGE, SILENT, TOKEN)
 # Why the stream of a player has ended.
 GONE, UNREACHABLE, STALLED, STOPPED = "gone", "unreachable", "stalled", "stopped"
 NOT_ALLOWED = "not-allowed"
@@ -65,13 +70,13 @@ class Players:
     def __init__(
         self, rules: PlayerRules, streams: Streams, interest: Interest, counters: GatewayCounters
     ) -> None:
-        self.deadline = math.inf  # when :meth:`tick` is due
         self.refused_name = ""  # by which this host was asked for, and that is none of its names: the last
         self._rules = rules
         self._streams = streams
         self._interest = interest
         self._counters = counters
         self._by_fd: dict[int, Connection] = {}  # changed by the worker's thread alone; others copy it
+        self._deadlines = Deadlines()
         # Those without a stream, by host; of each the one that has been there longest comes first.
         self._asking: defaultdict[Address, dict[int, None]] = defaultdict(dict)
         self._asking_count = 0
@@ -79,6 +84,11 @@ class Players:
 
     def __contains__(self, fd: int) -> bool:
         return fd in self._by_fd
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`tick` is due; inf: never."""
+        return self._deadlines.next
 
     @property
     def settings(self) -> GatewaySettings:
@@ -112,7 +122,7 @@ class Players:
             self._drop(next(iter(of_most)), GONE, now)
         _watch_over(sock, self.settings.stall)
         fd, answered = sock.fileno(), self._counters.answered
-        player = Player(str(address), self.settings.client_buffer, now, answered)
+        player = Player(str(address), self.settings.client_buffer, now, answered, fd)
         self._by_fd[fd] = connection = Connection(sock, player, host_of(address))
         self._count_asking(fd, connection)
         self._settle(fd, player)
@@ -126,22 +136,37 @@ class Players:
         if events & select.POLLOUT and fd in self._by_fd:
             self._send(fd, now)
 
-    def flush(self, now: float) -> None:
-        """Send what streams have brought."""
-        for fd, connection in [*self._by_fd.items()]:
-            if len(connection.player.queue):
-                self._send(fd, now)
+    def give(self, delivery: Delivery, now: float) -> None:
+        """Have players get what has come: at once, where nothing waits that came before."""
+        block = delivery.block
+        data, size, whole = block.data, len(block.data), 0
+        for player in delivery.players:
+            if not player.keeps_up:
+                self._add(player, delivery, now)
+                continue
+            try:
+                went = self._by_fd[player.fd].sock.send(data)
+            except BlockingIOError:
+                went = 0
+            except OSError as error:
+                self._drop(player.fd, _reason_of_end(error), now)
+                continue
+            if went == size:
+                player.queue.passed(block)
+                whole += 1
+            else:
+                self._fall_behind(player, block, went, now)
+        self._counters.sent += whole * block.datagrams
+        self._counters.sent_bytes += whole * size
 
     def tick(self, now: float) -> None:
         """End what takes too long."""
-        if now < self.deadline:
-            return
-        self.deadline = math.inf
-        for fd, connection in [*self._by_fd.items()]:
-            if now >= connection.player.deadline:
+        for fd in self._deadlines.due(now):
+            deadline = self._by_fd[fd].player.deadline
+            if now >= deadline:
                 self._expire(fd, now)
             else:
-                self.deadline = min(self.deadline, connection.player.deadline)
+                self._deadlines.set(fd, deadline)
 
     def follow(self, rules: PlayerRules, now: float) -> None:
         """Go by other rules. Those who may not have any more what they have are ended."""
@@ -224,6 +249,23 @@ class Players:
             where = "your address" if host.version == 4 else "your network"
             raise PlayerRefusal(429, f"{of_host} players of {where} are served, and no more", PER_ADDRESS)
 
+    def _add(self, player: Player, delivery: Delivery, now: float) -> None:
+        """Have it wait. Where something did before, the kernel says when there is room for more."""
+        waits = player.queue.size > 0
+        player.take(delivery.payloads, delivery.block, now)
+        if waits:
+            self._count_dropped(player)
+        elif player.queue.size:
+            self._send(player.fd, now)
+
+    def _fall_behind(self, player: Player, block: StreamBlock, went: int, now: float) -> None:
+        """It has kept up, and took but ``went`` bytes of a block."""
+        player.queue.add(block)
+        player.queue.went(went)
+        self._counters.sent_bytes += went
+        player.went(went, now, self.settings.stall)
+        self._settle(player.fd, player)
+
     def _send(self, fd: int, now: float) -> None:
         sock, player, _ = self._by_fd[fd]
         queue, counters = player.queue, self._counters
@@ -259,7 +301,7 @@ class Players:
         else:
             events = select.POLLRDHUP  # what it sends behind its request is left where it is, and stops it
         self._interest.want(fd, events | (select.POLLOUT if len(player.queue) else 0))
-        self.deadline = min(self.deadline, player.deadline)
+        self._deadlines.set(fd, player.deadline)
 
     def _expire(self, fd: int, now: float) -> None:
         connection = self._by_fd[fd]
@@ -288,6 +330,7 @@ class Players:
         del self._by_fd[fd]
         self._uncount_asking(fd, connection)
         self._interest.forget(fd)
+        self._deadlines.forget(fd)
         if at_once:
             close_at_once(connection.sock)
         else:

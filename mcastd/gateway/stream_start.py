@@ -39,7 +39,7 @@ class StreamStart:
         self._until = now + WAIT_MAX_SECONDS
         self.skipped = 0  # datagrams that came too early
 
-    def begin(self, payload: bytes, now: float) -> bytes | None:
+    def begin(self, payload: bytes | memoryview, now: float) -> bytes | memoryview | None:
         """What of this datagram a client gets first: then it has begun. None: it is to wait."""
         if not is_transport_stream(payload) or now >= self._until:
             return payload

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
+from typing import NamedTuple
 
 from mcastd import log
 from mcastd.config import GatewaySettings
@@ -29,21 +30,34 @@ OpenStream = Callable[[GatewaySettings, StreamResource], Receiver]
 """Joins a group. Raises LinkError."""
 
 
+class Delivery(NamedTuple):
+    """What came of a group together, for some of its players. It is valid until the next one."""
+
+    players: Sequence[Player]
+    payloads: Sequence[bytes | memoryview]
+    block: StreamBlock  # all of them
+
+
 class JoinedStream:
     """One group and port, of one sender or any; with RTP and without it is the same."""
 
     def __init__(self, resource: StreamResource, link: Receiver) -> None:
         self.resource = resource
         self.link = link
-        self.players: set[Player] = set()
+        # By whether RTP is taken off.
+        self.players: dict[bool, set[Player]] = {False: set(), True: set()}
         self.left_at: float | None = None  # monotonic seconds: when its last player went; None: it has some
         self.last: float | None = None  # monotonic seconds, of the last datagram
         self.received = 0  # datagrams
         self.received_bytes = 0
         self.not_rtp = 0  # datagrams without what was to be taken off
 
-    def pump(self, now: float) -> None:
-        """Give players what has come."""
+    @property
+    def players_count(self) -> int:
+        return sum(map(len, self.players.values()))
+
+    def taken(self, now: float) -> Iterator[Delivery]:
+        """What has come, as its players want it. Raises LinkError."""
         for _ in range(BATCHES_AT_ONCE):
             batch = self.link.receive()
             if not (count := len(batch)):
@@ -51,23 +65,18 @@ class JoinedStream:
             self.last = now
             self.received += count
             self.received_bytes += batch.size
-            payloads = [bytes(payload) for payload in batch.payloads]
-            for without_rtp in (False, True):
-                players = [
-                    one for one in self.players if one.resource and one.resource.without_rtp is without_rtp
-                ]
-                if players:
-                    self._give(players, [*self._without_rtp(payloads)] if without_rtp else payloads, now)
+            payloads = batch.payloads
+            for without_rtp, players in self.players.items():
+                if not players:
+                    continue
+                wanted = [*self._without_rtp(payloads)] if without_rtp else payloads
+                if data := b"".join(wanted):
+                    yield Delivery([*players], wanted, StreamBlock(data, len(wanted)))
             if self.link.emptied:
                 break
         self.link.idle()
 
-    def _give(self, players: list[Player], payloads: list[bytes], now: float) -> None:
-        block = StreamBlock(b"".join(payloads), len(payloads))
-        for player in players if block.data else ():
-            player.take(payloads, block, now)
-
-    def _without_rtp(self, payloads: list[bytes]) -> Iterator[bytes]:
+    def _without_rtp(self, payloads: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
         """What the packets carry. Reports of RTP, which may share the port, and all else are left out."""
         for payload in payloads:
             span = None if rtp.is_rtcp(payload) else rtp.payload_span(payload)
@@ -89,7 +98,7 @@ class Streams:
     ) -> None:
         """``name``: of the worker, for the log."""
         self._settings = settings
-        self.deadline = math.inf  # when :meth:`tick` is due; inf: nothing is joined
+        self.deadline = math.inf  # when :meth:`taken` is due; inf: nothing is joined
         self.last: float | None = None  # of the last datagram
         self._open_stream = open_stream
         self._counters = counters
@@ -117,22 +126,22 @@ class Streams:
     def enter(self, player: Player, resource: StreamResource, now: float) -> None:
         """Let a player have what comes from now on. Raises LinkError if it cannot be joined."""
         stream = self._by_key.get(_key_of(resource)) or self._join(resource)
-        stream.players.add(player)
+        stream.players[resource.without_rtp].add(player)
         stream.left_at = None
         self.deadline = min(self.deadline, now + self._settings.max_latency)
 
     def leave(self, player: Player, resource: StreamResource, now: float) -> None:
         """It gets nothing more of this."""
         if (stream := self._by_key.get(_key_of(resource))) is not None:
-            stream.players.discard(player)
-            stream.left_at = stream.left_at if stream.players else now
+            stream.players[resource.without_rtp].discard(player)
+            stream.left_at = stream.left_at if stream.players_count else now
 
     # -- what comes
 
-    def tick(self, now: float) -> bool:
-        """Give players what has come, if it is time for that. Returns True if it was."""
+    def taken(self, now: float) -> Iterator[Delivery]:
+        """What has come for players, if it is time for that. It is taken while this is gone through."""
         if now < self.deadline:
-            return False
+            return
         counters = self._counters
         for stream in self._by_key.values():
             if stream.link.retry_at is not None and now >= stream.link.retry_at:
@@ -142,7 +151,7 @@ class Streams:
                 continue
             before = stream.received, stream.received_bytes, stream.not_rtp
             try:
-                stream.pump(now)
+                yield from stream.taken(now)
             except LinkError as error:
                 group, port = stream.resource.group, stream.resource.port
                 self._log.warning("group.failed", group=str(group), port=port, reason=str(error))
@@ -153,7 +162,6 @@ class Streams:
             self.last = stream.last if stream.received > before[0] else self.last
         # While all linger, too: a player that comes then gets nothing old.
         self.deadline = now + self._settings.max_latency if self._by_key else math.inf
-        return True
 
     def follow(self, settings: GatewaySettings) -> None:
         """Receive as the settings and the network are now."""
@@ -216,7 +224,7 @@ def _listed(stream: JoinedStream, now: float) -> PlayedGroupStatus:
         port=resource.port,
         sender="" if resource.sender is None else str(resource.sender),
         interfaces=seen.interfaces,
-        players=len(stream.players),
+        players=stream.players_count,
         received=stream.received,
         overflow=seen.overflow,
         age=None if stream.last is None else now - stream.last,

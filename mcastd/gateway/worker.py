@@ -7,9 +7,12 @@
 ```
 
 While somebody has a group, what comes is taken each ``max_latency``: so much of it goes with each call.
+Of connections, only those with something new are looked at.
 """
 
 from __future__ import annotations
+
+import select
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
@@ -47,7 +50,8 @@ class GatewayWorker:
         self._token_trouble = ""  # why another token could not be read; the one before holds
         self._read_for: GatewaySettings | None = None  # the settings for which the token was read
         self._interest = Interest()
-        self._entrances = Entrances(name, self._interest)
+        self._entrances = Entrances(name, self._interest, self.counters.refused)
+        self._reported = self._condition
         self._streams = Streams(name, config, open_stream, self.counters)
         self._players = Players(self._rules_of(config), self._streams, self._interest, self.counters)
         self._log = log.get_logger(worker=name)
@@ -56,21 +60,24 @@ class GatewayWorker:
     def run(self, context: Context) -> None:
         """Raises LinkError if it can listen nowhere, and KeyFileError if it has no token where it is to."""
         self._read_for = None
+        ready = self._interest.open()
+        context.watch(ready, select.POLLIN)
         try:
             self._follow(context)
             while not context.stopping:
                 context.take(NOT_FOR_US)
                 if context.take(Signal.NETWORK | Signal.RETRY):
                     self._follow(context)
-                self._interest.tell(context)
-                ready = context.wait(self._due - clock.monotonic())
-                self._see_to(ready)
+                self._interest.tell()
+                if context.wait(self._due - clock.monotonic()):
+                    self._see_to_ready()
                 self._tick(context)
         finally:
             self._entrances.close()
             self._players.close(clock.monotonic())
             self._streams.close()
-            self._interest.tell(context)
+            context.unwatch(ready)
+            self._interest.close()
             self._token, self._token_trouble = None, ""
 
     def update(self, settings: object) -> bool:
@@ -161,26 +168,37 @@ class GatewayWorker:
         finally:
             context.waits_for = ""
 
-    def _see_to(self, ready: dict[int, int]) -> None:
-        now = clock.monotonic()
-        for fd, events in ready.items():
+    def _see_to_ready(self) -> None:
+        """Those who connect come last: they get the numbers of connections that have ended meanwhile."""
+        now, connecting = clock.monotonic(), list[int]()
+        for fd, events in self._interest.ready():
             if fd in self._entrances:
-                for sock, address in self._entrances.accept(fd, now):
-                    self._players.add(sock, address, now)
+                connecting.append(fd)
             elif fd in self._players:
                 self._players.see_to(fd, events, now)
+        for fd in connecting:
+            for sock, address in self._entrances.accept(fd, now):
+                self._players.add(sock, address, now)
 
     def _tick(self, context: Context) -> None:
         now = clock.monotonic()
-        if self._streams.tick(now):
-            self._players.flush(now)
+        for delivery in self._streams.taken(now):
+            self._players.give(delivery, now)
         self._players.tick(now)
-        if self._entrances.tick(now):
+        self._entrances.tick(now)
+        if self._condition != self._reported:
             self._report(context)
 
+    @property
+    def _condition(self) -> tuple[tuple[str, ...], dict[str, str], str]:
+        """Where it listens, where it could not and why, and why nobody can be accepted."""
+        return self._entrances.ends, self._entrances.refused, self._entrances.shortage
+
     def _report(self, context: Context) -> None:
-        detail = f"at {', '.join(self._entrances.ends)}"
-        for end, why in self._entrances.refused.items():
+        self._reported = ends, refused, shortage = self._condition
+        detail = f"at {', '.join(ends)}"
+        for end, why in refused.items():
             detail += f"; not at {end}: {why}"
+        detail += f"; players wait: {shortage}" if shortage else ""
         detail += f"; {self._token_trouble}" if self._token_trouble else ""
-        context.ready(detail, degraded=bool(self._entrances.refused or self._token_trouble))
+        context.ready(detail, degraded=bool(refused or shortage or self._token_trouble))
