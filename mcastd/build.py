@@ -28,11 +28,11 @@ from mcastd.config import (
     OpenFiles,
     OpenFilesOf,
     OutboundChannel,
-    RtpInbound,
     WorkerSettings,
 )
 from mcastd.config.addresses import may_meet
 from mcastd.discovery.discovery import Discovery
+from mcastd.gateway.subscriptions import played
 from mcastd.gateway.worker import GatewayWorker
 from mcastd.inbound.keeper import Diagnose
 from mcastd.inbound.reader import Reader
@@ -300,18 +300,7 @@ def _gateway(name: str, settings: GatewaySettings, parts: Parts) -> GatewayWorke
             memberships=parts.memberships,
         )
 
-    return GatewayWorker(name, settings, open_stream, lambda: _played(parts.config()))
-
-
-def _played(config: Config) -> dict[str, StreamResource]:
-    """The subscriptions that a gateway has by their names: those of one group, from any sender or one."""
-    found: dict[str, StreamResource] = {}
-    for name, one in config.inbound.items():
-        plain = not (one.legs or one.fec or one.is_tunnelled or one.exclude_sources)
-        if one.enabled and plain and len(one.sources) < 2 and not one.protocol.gives_objects:
-            sender = next(iter(one.sources), None)
-            found[name] = StreamResource(one.group, one.port, sender, isinstance(one.protocol, RtpInbound))
-    return found
+    return GatewayWorker(name, settings, open_stream, lambda: played(parts.config()))
 
 
 # By the settings of a kind of worker (see Config.kinds): makes one of its name, settings and parts.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from mcastd.config import GatewaySettings
 from mcastd.gateway.pages import PAGE, PLAYLIST, POLICY, PlayedNow, playlist, start_page
+from mcastd.gateway.subscriptions import Subscriptions, Unplayable
 from mcastd.ip import Address, stays_on_link
 from mcastd.keytext import AccessToken
 from mcastd.protocols.gateway_paths import PageResource, StreamResource, SubscriptionResource, parse_path
@@ -18,8 +19,6 @@ from mcastd.protocols.http_request import HttpRefusal, HttpRequest
 
 # Reasons of requests: for a group that may not be had, by a name of another host, without the token.
 GROUP, NAME, TOKEN = "group", "name", "token"
-
-Subscriptions = Callable[[], Mapping[str, StreamResource]]
 
 
 class PlayerRefusal(HttpRefusal):
@@ -82,7 +81,7 @@ class PlayerRules:
             page = start_page(self.title, streams, groups, played_now(), query)
             return ServedPage(PAGE, page.encode(), POLICY)
         if isinstance(resource, SubscriptionResource):
-            resource = self.subscriptions().get(resource.name)
+            resource = self._subscription(resource.name)
         if resource is None:
             raise HttpRefusal(
                 404, "there is nothing; ask for /udp/GROUP:PORT, /rtp/GROUP:PORT or /playlist.m3u"
@@ -91,9 +90,20 @@ class PlayerRules:
             raise PlayerRefusal(403, f"{resource.group} is not in allow_groups", GROUP)
         return resource
 
+    def _subscription(self, name: str) -> StreamResource | None:
+        """The subscription of a name; None: there is none. Raises HttpRefusal if players cannot have it."""
+        found = self.subscriptions().get(name)
+        if isinstance(found, Unplayable):
+            raise HttpRefusal(404, f"{name} {found.why}")
+        return found
+
     def _streams(self) -> dict[str, StreamResource]:
         """The subscriptions that may be asked for."""
-        return {name: one for name, one in self.subscriptions().items() if self.allows_group(one.group)}
+        return {
+            name: one
+            for name, one in self.subscriptions().items()
+            if isinstance(one, StreamResource) and self.allows_group(one.group)
+        }
 
     def _require_own_name(self, host: str) -> None:
         """A page of another site may have its name lead here (DNS rebinding): it is not told anything."""

@@ -22,8 +22,9 @@ from mcastd.delivery.keys import KeyFileError, read_key
 from mcastd.gateway.entrances import Entrances
 from mcastd.gateway.interest import Interest
 from mcastd.gateway.players import SLOW, Players
-from mcastd.gateway.rules import PlayerRules, Subscriptions
+from mcastd.gateway.rules import PlayerRules
 from mcastd.gateway.streams import NOT_RTP, OpenStream, Streams
+from mcastd.gateway.subscriptions import Subscriptions
 from mcastd.keytext import AccessToken
 from mcastd.status import GatewayStatus
 from mcastd.worker import Books, Context, GatewayBooks, Signal, Vitals, WorkerIdentity

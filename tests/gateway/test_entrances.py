@@ -1,0 +1,131 @@
+"""Where players connect to, when none can be accepted: those who are served notice nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from support.daemon import RunningDaemon
+from support.gateway import PATH, Gateway, begun, read, wait_for_group
+from support.host import Host, three_in_a_row
+from support.inside import inside
+from support.peer import Talker
+from support.wait import wait_for
+
+from mcastd.gateway.entrances import RETRY_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EMFILE, "too many open files; raise LimitNOFILE= of the service"),
+        (errno.ENFILE, "too many open files in system; raise the sysctl fs.file-max of this host"),
+        (errno.ENOMEM, "cannot allocate memory"),
+    ],
+)
+def test_while_none_can_be_accepted_players_stay_and_others_wait(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    monkeypatch.setattr("mcastd.gateway.entrances.RETRY_SECONDS", 0.05)
+    accept, is_short = socket.socket.accept, threading.Event()
+
+    def scarce(sock: socket.socket) -> tuple[socket.socket, object]:
+        if is_short.is_set():
+            raise OSError(number, os.strerror(number))
+        return accept(sock)
+
+    monkeypatch.setattr(socket.socket, "accept", scarce)
+    with capture_logs() as logs:
+        tv = gateway()
+        with tv.ask() as player:
+            tv.link().deliver(b"one")
+            assert read(player, 3, begun(player)[1]) == b"one"
+            is_short.set()
+            with tv.ask() as other:
+                wait_for(lambda: tv.worker.counters.refused["shortage"] >= 3, "attempts")
+                wait_for(lambda: f"; players wait: {said}" in tv.context.detail, "that it is said")
+                assert tv.context.degraded
+                tv.link().deliver(b"two")
+                assert read(player, 3) == b"two"
+                is_short.clear()
+                tv.wait_for_players(2)
+                tv.link().deliver(b"three")
+                assert read(other, 5, begun(other)[1]) == b"three"
+                assert read(player, 5) == b"three"
+                wait_for(lambda: not tv.context.degraded, "that all is well")
+    refusals = [entry["reason"] for entry in logs if entry["event"] == "player.refused"]
+    assert refusals == [said], "once for all attempts"
+    assert [entry["event"] for entry in logs].count("players.accepted") == 1
+
+
+def test_a_connection_that_is_no_more_costs_the_next_one_nothing(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept, errors = socket.socket.accept, [errno.EPROTO, errno.ECONNABORTED]
+
+    def troubled(sock: socket.socket) -> tuple[socket.socket, object]:
+        if errors:
+            raise OSError(errors.pop(), "gone")
+        return accept(sock)
+
+    tv = gateway()
+    monkeypatch.setattr(socket.socket, "accept", troubled)
+    assert tv.answer("/nothing")[0] == 404
+    assert errors == []
+    assert tv.worker.counters.refused["shortage"] == 0
+
+
+def asking(host: Host) -> socket.socket:
+    """A player on a host that has asked for the group."""
+    with inside(host):
+        sock = socket.create_connection(("10.9.0.1", 4022), 60)
+    sock.sendall(f"GET {PATH} HTTP/1.1\r\nHost: tv\r\n\r\n".encode())
+    return sock
+
+
+@pytest.mark.root
+def test_a_daemon_without_descriptors_keeps_its_players_and_serves_the_others_later(tmp_path: Path) -> None:
+    """Three hosts in a row; the daemon's limit is lowered below what it has open."""
+    config = """
+[gateway.tv]
+listen = "10.9.0.1:4022"
+allow_groups = ["239.1.0.0/16"]
+interface = "eth0"
+first_data = "60s"
+"""
+    with (
+        three_in_a_row() as (left, relay, right),
+        RunningDaemon(tmp_path, config, enter=relay.enter([])) as daemon,
+        Talker(left, "eth0", "239.1.1.1", 5004, source="10.8.0.1") as talker,
+    ):
+        daemon.wait_state("gateway/tv", "active")
+        pid, limit = daemon.process.pid, resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
+        with asking(right) as player:
+            wait_for_group(daemon)
+            sent = b"".join(talker.send(3))
+            assert read(player, len(sent), begun(player)[1]) == sent
+            began = time.monotonic()
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limit[1]))
+            with asking(right) as other:
+                daemon.wait_events("player.refused")
+                while time.monotonic() < began + 2.5 * RETRY_SECONDS:  # some attempts more
+                    (line,) = talker.send()
+                    assert read(player, len(line)) == line
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+                wait_for(lambda: daemon.worker("gateway/tv")["status"]["served"] == 2, "both")
+                seconds = time.monotonic() - began
+                sent = b"".join(talker.send(3))
+                assert read(player, len(sent)) == sent
+                assert read(other, len(sent), begun(other)[1]) == sent
+        worker = daemon.worker("gateway/tv")
+        assert worker["state"] == "active"
+        assert 1 <= worker["status"]["counters"]["refused"]["shortage"] <= seconds / RETRY_SECONDS + 2
+        assert len(daemon.events("player.refused")) == 1
