@@ -60,6 +60,18 @@ class ProgramEnd(NamedTuple):
             return self.name == other.name
         return bool(other.name) and other.stream in {"", self.stream} and matches(other.name, self.name)
 
+    def excludes(self, other: ProgramEnd) -> bool:
+        """Return True if only one of two that are to listen here and at ``other`` surely can.
+
+        Pure: no name is known, so that one excludes nothing. An end of all addresses of this host has each of
+        them, of its IP version: ours are for that alone (ipv6(7), IPV6_V6ONLY).
+        """
+        one, another = _address(self.host), _address(other.host)
+        if (self.way, self.port) != (other.way, other.port) or one is None or another is None:
+            return False
+        is_shared = one == another or one.is_unspecified or another.is_unspecified
+        return is_shared and one.version == another.version
+
 
 def _same_host(one: str, other: str) -> bool:
     return one == other or all(

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator
 
 from mcastd.config.addresses import interfaces_in, parse_host_name, parse_listen, split_end
+from mcastd.config.ends import ProgramEnd
 from mcastd.config.model import WorkerSettings, check_distinct
 from mcastd.config.types import (
     AnyInterface,
@@ -15,6 +16,7 @@ from mcastd.config.types import (
     ClientLimit,
     Duration,
     GroupPrefix,
+    Location,
     Moment,
     Period,
     SourcePrefix,
@@ -129,6 +131,9 @@ class GatewaySettings(WorkerSettings):
             if [split_end(other) for other in ends].count(split_end(end)) > 1:
                 raise ValueError(f"{end} is named twice")
         return ends
+
+    def listens(self) -> Iterable[tuple[Location, ProgramEnd]]:
+        return ((("listen",), ProgramEnd("tcp", *split_end(end))) for end in self.listen)
 
     def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
         return ((self.interface, prefix.network_address) for prefix in self.allow_groups)

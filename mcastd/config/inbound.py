@@ -280,6 +280,10 @@ class InboundSubscription(GroupSettings):
         for index, output in enumerate(self.output):
             yield from ((("output", index, key), end) for key, end in output.reaches(*to))
 
+    def listens(self) -> Iterable[tuple[Location, ProgramEnd]]:
+        for index, output in enumerate(self.output):
+            yield from ((("output", index, key), end) for key, end in output.listens())
+
     def hears(self, sender: GroupSettings | GroupEnd) -> bool:
         filtered = self.sources or self.exclude_sources or self.is_tunnelled
         return sender.is_heard_here and not filtered and may_meet(sender.interface, self.interface)

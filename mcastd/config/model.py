@@ -71,6 +71,10 @@ class WorkerSettings(Model):
         """Each path that it writes, with its key in the worker's table."""
         return ()
 
+    def listens(self) -> Iterable[tuple[Location, ProgramEnd]]:
+        """Each end of TCP where it waits for connections, with its key in the worker's table."""
+        return ()
+
 
 def check_limit(rate: int | None) -> None:
     """Raise ValueError if nothing at all would go at a rate that is the most which may."""

@@ -143,6 +143,9 @@ class TcpServerOutput(StreamingOutput):
     def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
         return (("listen", ProgramEnd("tcp-server", *split_end(self.listen))),)
 
+    def listens(self) -> Iterable[tuple[str, ProgramEnd]]:
+        return (("listen", ProgramEnd("tcp", *split_end(self.listen))),)
+
 
 class UnixOutput(SendingOutput, StreamingOutput):
     """Received datagrams given to a program on this host that has a socket at a path."""

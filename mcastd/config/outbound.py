@@ -199,6 +199,10 @@ class OutboundChannel(GroupSettings):
     def taken_at(self) -> ProgramEnd | None:
         return self.source.end
 
+    def listens(self) -> Iterable[tuple[Location, ProgramEnd]]:
+        end = self.taken_at
+        return () if end is None or end.way != "tcp" else ((("source", "listen"), end),)
+
     @property
     def is_heard_here(self) -> bool:
         return self.loop

@@ -90,6 +90,10 @@ class OutputSettings(OfKind):
         """Where programs wait that it sends what came to ``group`` to, each with the key that names it."""
         return ()
 
+    def listens(self) -> Iterable[tuple[str, ProgramEnd]]:
+        """Where it waits for connections, by TCP, each with the key that says so."""
+        return ()
+
     def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
         """Each ``interface`` setting that it sends by, with the group there: see WorkerSettings."""
         return ()

@@ -20,6 +20,7 @@ from mcastd.config.gateway import GatewaySettings
 from mcastd.config.inbound import InboundSubscription
 from mcastd.config.kept_streams import written_twice
 from mcastd.config.link import LinkSettings, listening_twice, wrong_standbys
+from mcastd.config.listeners import taken_twice
 from mcastd.config.loops import circles, loops
 from mcastd.config.model import Conflicts, GroupSettings, Model, WorkerSettings
 from mcastd.config.outbound import OutboundChannel
@@ -141,6 +142,7 @@ class Config(Model):
             if not output.paths() and (name, output.label) in labels:
                 yield location, f"{show(output.label)} is already an output of inbound/{name}"
             labels.add((name, output.label))
+        yield from taken_twice(self.daemon.metrics, self.workers())
         enabled = {name: link for name, link in self.link.items() if link.enabled}
         for name, first in listening_twice(enabled):
             why = f"link.{first} listens there already: each link has a port of its own, at the peer as well"
@@ -158,11 +160,16 @@ class Config(Model):
             yield (*circle.worker.split("/"), *circle.key), f"{circle}; send {where}"
 
     def _conflicts_of_ends(self, uses: dict[str, str]) -> Iterator[tuple[Location, str]]:
-        """Sources that are sent to where something else is already. ``uses`` of paths get theirs."""
+        """Sources that are sent to where something else is already, but for those of TCP (listeners.py).
+
+        ``uses`` of paths get theirs.
+        """
         taken: dict[ProgramEnd, str] = {}
         for name, settings in self.workers().items():
             end = settings.taken_at if isinstance(settings, GroupSettings) else None
             if end is None or end.is_shared:
+                continue
+            if end.way == "tcp":
                 continue
             at = (*name.split("/"), "source", "path" if end.way == "unix" else "listen")
             path = normal(Path(end.host))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -68,3 +69,59 @@ def test_a_gateway_for_everybody_is_unwise(loaded: Callable[[str], Config]) -> N
     for line in ('allow_clients = ["192.0.2.0/24"]', 'token = "/etc/mcastd/tv.token"'):
         assert advise(loaded(f"{everywhere}{line}\n")) == []
     assert advise(loaded(TABLE)) == []
+
+
+OTHERS = {
+    "another gateway": (
+        '[gateway.radio]\nlisten = "{end}"\nallow_groups = ["239.2.0.0/16"]\n',
+        "gateway.radio.listen",
+    ),
+    "a source": (
+        '[outbound.radio]\nsource = {{ kind = "tcp-server", listen = "{end}" }}\nframing = "ts"\n'
+        'group = "239.2.2.2"\nport = 5004\n',
+        "outbound.radio.source.listen",
+    ),
+    "an output": (
+        '[inbound.radio]\ngroup = "239.2.2.2"\nport = 5004\n'
+        'output = {{ kind = "tcp-server", listen = "{end}" }}\n',
+        "inbound.radio.output",
+    ),
+}
+
+
+@pytest.mark.parametrize(("other", "key"), OTHERS.values(), ids=OTHERS)
+def test_one_listens_at_an_end(
+    refusal: Callable[[str], str], loaded: Callable[[str], Config], other: str, key: str
+) -> None:
+    for end, by in (("192.0.2.5:4022", ""), ("0.0.0.0:4022", ', by "192.0.2.5:4022"')):
+        said = refusal(TABLE + other.format(end=end))
+        assert said.count("is already") == 1, said
+        one, _, rest = said.partition(" is already ")
+        assert key in one or "gateway.tv.listen" in one, "the key of one"
+        assert re.search("where (gateway/tv|[a-z]+/radio) listens", rest), "and the name of the other"
+        assert ("radio" in one) != ("radio" in rest)
+        assert ", by " in rest or not by
+    for end in ("192.0.2.6:4022", "192.0.2.5:4023", "[::]:4022"):
+        loaded(TABLE + other.format(end=end))
+    loaded(TABLE + other.format(end="192.0.2.5:4022") + "enabled = false\n")
+
+
+def test_metrics_are_served_at_another_end(
+    refusal: Callable[[str], str], loaded: Callable[[str], Config]
+) -> None:
+    metrics = '[daemon]\nmetrics = "{}"\n'
+    assert 'gateway.tv.listen: "192.0.2.5:4022" is already where metrics are served' in refusal(
+        metrics.format("192.0.2.5:4022") + TABLE
+    )
+    assert 'is already where metrics are served, by "0.0.0.0:4022"' in refusal(
+        metrics.format("0.0.0.0:4022") + TABLE
+    )
+    for end in ("192.0.2.5:4023", "[2001:db8::5]:4022", "stats.example.net:4022"):
+        loaded(metrics.format(end) + TABLE)
+
+
+def test_a_gateway_has_an_end_by_one_address(refusal: Callable[[str], str]) -> None:
+    ends = '["0.0.0.0:4022", "192.0.2.5:4022"]'
+    assert '"192.0.2.5:4022" is already where gateway/tv listens, by "0.0.0.0:4022"' in refusal(
+        TABLE.replace('"192.0.2.5:4022"', ends)
+    )

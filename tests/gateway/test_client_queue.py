@@ -31,6 +31,13 @@ def test_what_a_client_takes_in_parts_comes_whole() -> None:
     assert (queue.sent, queue.sent_bytes, queue.dropped, queue.size) == (9, 11, 0, 0)
 
 
+def test_what_goes_at_once_is_counted_and_never_waits() -> None:
+    queue = ClientQueue(10_000)
+    queue.passed(StreamBlock(b"one", 3))
+    queue.passed(StreamBlock(b"four", 2))
+    assert (queue.sent, queue.sent_bytes, queue.size, queue.buffers()) == (5, 7, 0, [])
+
+
 def test_a_full_queue_gives_up_half_at_once_and_never_a_part() -> None:
     blocks = [bytes([number]) * 100 for number in range(11)]
     queue = queue_of(10 * (100 + OVERHEAD_BYTES), *blocks[:10])

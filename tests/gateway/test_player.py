@@ -43,6 +43,19 @@ def test_what_waits_has_to_go_on() -> None:
     assert player.deadline == math.inf, "there is nothing to take"
 
 
+def test_one_keeps_up_while_nothing_waits_for_it() -> None:
+    player = asking(100.0)
+    assert not player.keeps_up
+    player.wait_for(RESOURCE, 105.0, 100.0)
+    assert not player.keeps_up, "it has to have a head first"
+    player.take([b"news"], StreamBlock(b"news", 1), 102.0)
+    assert not player.keeps_up, "that waits still"
+    player.queue.went(sum(map(len, player.queue.buffers())))
+    assert player.keeps_up
+    player.half_close(103.0)
+    assert not player.keeps_up, "each piece tells whether it is there still"
+
+
 def test_one_that_sends_nothing_more_has_to_be_sent_something() -> None:
     player = asking(100.0)
     player.wait_for(RESOURCE, 105.0, 100.0)
