@@ -75,7 +75,9 @@ class GatewaySettings(WorkerSettings):
         " IPv6 of one network of 64 bits, of which a host may take any address.",
     )
     max_latency: Moment = Field(
-        0.02, description="How long datagrams may gather before they are sent together, in seconds."
+        0.05,
+        description="How long datagrams may gather before they are sent together, in seconds: each player"
+        " costs a system call each time, however much goes.",
     )
     client_buffer: BufferSize = Field(
         2 << 20,

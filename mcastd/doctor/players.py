@@ -96,6 +96,15 @@ def _places(subject: Subject[GatewaySettings], now: GatewayStatus) -> Iterator[S
             f"if many players are behind one address, that of a proxy or a NAT: {line} in {subject.table}",
             ways=(Way(table=subject.table, lines=(line,)),),
         )
+    if attempts := _more(counters.refused, before.refused, "shortage"):
+        yield Finding(
+            "gateway-full",
+            Severity.WARNING,
+            "there are no descriptors, or no memory, for more players: those who connect wait",
+            (f"refused as shortage: {attempts} attempts while watched (status)",),
+            f"what is short is in the detail of {command('mcastctl', 'status', subject.name)}: raise"
+            " LimitNOFILE= of the service, or have fewer workers and players in one daemon",
+        )
 
 
 def _silence(subject: Subject[GatewaySettings], now: GatewayStatus) -> Iterator[Said]:

@@ -90,7 +90,7 @@ class Player:
     @property
     def keeps_up(self) -> bool:
         """True if it has taken all that came of its stream: what comes next may go as it is."""
-        return not self.queue.size and not self.is_half_closed and self.has_begun
+        return self.has_begun and not self.queue.size and not self.is_half_closed
 
     def feed(self, data: bytes) -> HttpRequest | None:
         """Returns the request once it is whole. Raises HttpRefusal. What follows it is thrown away."""

@@ -138,14 +138,14 @@ class Players:
 
     def give(self, delivery: Delivery, now: float) -> None:
         """Have players get what has come: at once, where nothing waits that came before."""
-        block = delivery.block
+        by_fd, block = self._by_fd, delivery.block
         data, size, whole = block.data, len(block.data), 0
         for player in delivery.players:
             if not player.keeps_up:
                 self._add(player, delivery, now)
                 continue
             try:
-                went = self._by_fd[player.fd].sock.send(data)
+                went = by_fd[player.fd].sock.send(data)
             except BlockingIOError:
                 went = 0
             except OSError as error:

@@ -15,7 +15,10 @@ ANSWERS = (
     *("501", "503", "504", "505"),
 )
 # Reasons for which connections and requests are refused, and for which the stream of a player ends.
-REFUSED_REASONS = ("client", "full", "group", "name", "no-way", "per-address", "request", "silent", "token")
+REFUSED_REASONS = (
+    *("client", "full", "group", "name", "no-way", "per-address", "request", "shortage", "silent"),
+    "token",
+)
 ENDED_REASONS = ("gone", "not-allowed", "stalled", "stopped", "unreachable")
 
 

@@ -18,7 +18,7 @@ def test_what_is_meant_where_nothing_is_said(loaded: Callable[[str], Config]) ->
     config = loaded(TABLE)
     tv = config.gateway["tv"]
     assert (tv.listen, tv.allow_clients, tv.names, tv.interface) == (("192.0.2.5:4022",), (), (), None)
-    assert (tv.max_clients, tv.max_latency, tv.first_data, tv.linger) == (100, 0.02, 5.0, 10.0)
+    assert (tv.max_clients, tv.max_latency, tv.first_data, tv.linger) == (100, 0.05, 5.0, 10.0)
     assert (tv.client_buffer, tv.receive_buffer) == (2 << 20, 4 << 20)
     assert (tv.max_per_address, tv.stall, tv.token) == (10, 20.0, None)
     assert [(interface, str(group)) for interface, group in tv.ways()] == [(None, "239.1.0.0")]

@@ -96,6 +96,10 @@ def test_no_place_for_a_player() -> None:
     assert second.cause == "gateway-full"
     assert second.evidence == ("refused as per-address: 5 while watched (status)",)
     assert second.ways[0].lines == ("max_per_address = 6",)
+    (short,) = playing({"counters": {}}, counters={"refused": {"shortage": 2}})
+    assert (short.cause, short.severity) == ("gateway-full", "warning")
+    assert short.evidence == ("refused as shortage: 2 attempts while watched (status)",)
+    assert "LimitNOFILE=" in short.fix
 
 
 def test_what_is_asked_for_and_does_not_come() -> None:
