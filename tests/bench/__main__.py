@@ -35,6 +35,7 @@ from bench import (
     rows_relay,
     rows_send,
     rows_sequence,
+    rows_sources,
     rows_time,
 )
 from bench.context import Bench
@@ -55,6 +56,7 @@ ROWS: dict[str, Callable[[Bench], list[report.Result]]] = {
     "fifo": rows_receive.fifo,
     "send": rows_send.send,
     "relay": rows_relay.relay,
+    "sources": rows_sources.sources,
     "amt-relay": rows_amt.relay,
     "gateway": rows_gateway.gateway,
     "busy": rows_many.busy,

@@ -210,3 +210,8 @@ class Lab:
         proc = Path(f"/proc/{self.receiver.pid}/net")
         member = socket.inet_aton(address.group)[::-1].hex().upper() in (proc / "igmp").read_text()
         return member and f":{address.port:04X} " in (proc / "udp").read_text()
+
+    def is_listening(self, port: int) -> bool:
+        """Whether a program of the receiver's host listens at a TCP port: state 0A of proc_net_tcp(5)."""
+        table = Path(f"/proc/{self.receiver.pid}/net/tcp").read_text()
+        return f":{port:04X} 00000000:0000 0A " in table

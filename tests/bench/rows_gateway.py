@@ -73,8 +73,7 @@ def _socat(bench: Bench, stack: contextlib.ExitStack) -> Gateway:
     taken = f"UDP4-RECV:{port},bind={group},reuseaddr,ip-add-membership={group}:{INTERFACE}"
     env = {"LD_PRELOAD": lab.program("rcvbuf.so"), "RCVBUF": str(BUFFER)}
     started = lab.start(lab.receiver, program("socat"), "-U", given, taken, stack=stack, env=env)
-    table = Path(f"/proc/{lab.receiver.pid}/net/tcp")
-    lab.wait_for(lambda: f":{port:04X} 00000000:0000 0A" in table.read_text(), "socat's port")
+    lab.wait_for(lambda: lab.is_listening(port), "socat's port")
     return Gateway(started, address, port)
 
 

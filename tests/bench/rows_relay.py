@@ -95,14 +95,14 @@ def _socat(_: Bench, address: Address, to: Address) -> list[str]:
 def _relayed(bench: Bench, relay: Relay, rate: int) -> dict[str, float]:
     lab, count = bench.lab, int(rate * bench.choose(1.0, 0.5))
     lab.wait_quiet(relay.program.cpu, [relay.address.port], 30, str(relay.program))
-    cpu, arrived = relay.program.cpu(), _arrived(bench)
+    cpu, before = relay.program.cpu(), arrived(bench)
     lab.blast(relay.address, size=SIZE, count=count, mode="packet", rate=rate)
     lab.wait_quiet(relay.program.cpu, [relay.address.port], 30, str(relay.program))
-    passed = round((_arrived(bench) - arrived) / SIZE)
+    passed = round((arrived(bench) - before) / SIZE)
     return {"cpu": (relay.program.cpu() - cpu) / max(1, passed), "lost": max(0, count - passed)}
 
 
-def _arrived(bench: Bench) -> int:
+def arrived(bench: Bench) -> int:
     """Bytes of payload that have come by the second wire, in pieces of any size."""
     received, packets = bench.lab.arrived(OUT)
     return received - HEADS_BYTES * packets
