@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Without which Pythons `make pythons` fails, as in PROMISED='3.13 3.14'; others are left out if they cannot be had.
 PROMISED ?=
 
-.PHONY: demo test programs lint types unit pythons bench deb deb-raptorq deb-bundled rpm system-packages test-kernel clean
+.PHONY: demo test programs lint types unit pythons bench screenshots deb deb-raptorq deb-bundled rpm system-packages test-kernel clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcastd demo
@@ -52,6 +52,11 @@ test-kernel: programs
 # As root, some 45 minutes; BENCH="--quick --rows raw,send" for less, BENCH=--help for all options.
 bench: $(VENV)/installed-dev
 	PYTHONPATH=tests:packaging $(BIN)/python -m bench $(BENCH)
+
+# What people see in a browser, as pictures in build/screenshots: by Chromium, which is some 400 MB and so no part of `make test`.
+screenshots: $(VENV)/installed-dev
+	@$(PYTHON) packaging/programs.py screenshots
+	@$(BIN)/pytest tests/gateway/page_in_chromium.py
 
 # `python3 -m venv`, which Ctrl-C ends without a traceback.
 MAKE_VENV = $(PYTHON) -c 'import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); \

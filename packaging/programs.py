@@ -1,6 +1,6 @@
 """The programs that the tests and the making of packages use, and the Debian package that has each.
 
-``programs.py tests``, ``packages`` or ``bench`` installs what is missing, if that is possible: as root, where
+``programs.py tests``, ``packages``, ``bench`` or ``screenshots`` installs what is missing, if that is possible: as root, where
 there is apt. Otherwise it says what is missing. It ends with 0 either way: tests that lack a program skip
 themselves, and say so in the same words. This needs nothing but the standard library.
 """
@@ -95,8 +95,13 @@ FOR_BENCH = {
     "uftp": "uftp",
     "uftpd": "uftp",
 }
-SETS = {"bench": FOR_BENCH, "packages": FOR_PACKAGES, "tests": FOR_TESTS}
-ALL = {**FOR_BENCH, **FOR_TESTS}
+# Some 400 MB with what it depends on, so none of the tests that are always run; and letters for it.
+FOR_SCREENSHOTS = {
+    "chromium": "chromium",
+    "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf": "fonts-dejavu-core",
+}
+SETS = {"bench": FOR_BENCH, "packages": FOR_PACKAGES, "screenshots": FOR_SCREENSHOTS, "tests": FOR_TESTS}
+ALL = {**FOR_BENCH, **FOR_SCREENSHOTS, **FOR_TESTS}
 
 # Where programs for administrators are: not in everybody's PATH.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"

@@ -107,6 +107,7 @@ def _by_program(bench: Bench, kind: str) -> Result:
         }[kind]
         cut = "" if kind == "unix" else f'framing = "chunk"\nmax_datagram = {SIZE}'
         channel = _channel(bench, table, cut, stack)
+        lab.wait_for(partial(_is_there, bench, kind, place), "the channel's socket")
 
         def by_socat() -> dict[str, float]:
             """It ends with the connection: so there is one each time."""
