@@ -1,8 +1,8 @@
 """The programs that the tests and the making of packages use, and the Debian package that has each.
 
-``programs.py tests``, ``packages``, ``bench`` or ``screenshots`` installs what is missing, if that is possible: as root, where
-there is apt. Otherwise it says what is missing. It ends with 0 either way: tests that lack a program skip
-themselves, and say so in the same words. This needs nothing but the standard library.
+``programs.py tests``, ``packages``, ``bench`` or ``screenshots`` installs what is missing, if that is
+possible: as root, where there is apt. Otherwise it says what is missing. It ends with 0 either way: tests
+that lack a program skip themselves, and say so in the same words. It needs nothing but the standard library.
 """
 
 from __future__ import annotations

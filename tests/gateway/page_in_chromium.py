@@ -1,7 +1,7 @@
 """The page of a gateway in Chromium: how it looks, and that the browser has nothing to say against it.
 
-No part of ``make test``: Chromium with what it needs takes some 400 MB. ``make screenshots`` installs it, runs
-this, and leaves the picture in ``build/screenshots``.
+No part of ``make test``: Chromium with what it needs takes some 400 MB. ``make screenshots`` installs it,
+runs this, and leaves the picture in ``build/screenshots``.
 """
 
 from __future__ import annotations
