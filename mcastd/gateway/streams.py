@@ -14,6 +14,7 @@ from mcastd.counters import GatewayCounters
 from mcastd.errors import LinkError
 from mcastd.gateway.client_queue import StreamBlock
 from mcastd.gateway.player import Player
+from mcastd.gather import Gather
 from mcastd.ip import Address
 from mcastd.net.link import Receiver
 from mcastd.protocols import rtp
@@ -22,6 +23,8 @@ from mcastd.status import PlayedGroupStatus
 
 # Batches that are taken of one group before others have their turn.
 BATCHES_AT_ONCE = 16
+# Fewer datagrams than this fill no receive buffer: how full it is, is looked at from there on.
+FILLING_DATAGRAMS = 16
 # The reason of datagrams that had nothing to be taken off.
 NOT_RTP = "not-rtp"
 
@@ -41,7 +44,9 @@ class Delivery(NamedTuple):
 class JoinedStream:
     """One group and port, of one sender or any; with RTP and without it is the same."""
 
-    def __init__(self, resource: StreamResource, link: Receiver) -> None:
+    def __init__(self, resource: StreamResource, link: Receiver, max_latency: float) -> None:
+        """``max_latency``: seconds that datagrams may gather."""
+        self.gather = Gather(max_latency, first=max_latency)
         self.resource = resource
         self.link = link
         # By whether RTP is taken off.
@@ -51,6 +56,7 @@ class JoinedStream:
         self.received = 0  # datagrams
         self.received_bytes = 0
         self.not_rtp = 0  # datagrams without what was to be taken off
+        self._came = 0  # datagrams, of the last time that some were taken
 
     @property
     def players_count(self) -> int:
@@ -58,11 +64,14 @@ class JoinedStream:
 
     def taken(self, now: float) -> Iterator[Delivery]:
         """What has come, as its players want it. Raises LinkError."""
+        self.gather.follow(self.link.load().filled if self._came >= FILLING_DATAGRAMS else 0.0)
+        self._came = 0
         for _ in range(BATCHES_AT_ONCE):
             batch = self.link.receive()
             if not (count := len(batch)):
                 break
             self.last = now
+            self._came += count
             self.received += count
             self.received_bytes += batch.size
             payloads = batch.payloads
@@ -128,7 +137,7 @@ class Streams:
         stream = self._by_key.get(_key_of(resource)) or self._join(resource)
         stream.players[resource.without_rtp].add(player)
         stream.left_at = None
-        self.deadline = min(self.deadline, now + self._settings.max_latency)
+        self.deadline = min(self.deadline, now + stream.gather.limit)
 
     def leave(self, player: Player, resource: StreamResource, now: float) -> None:
         """It gets nothing more of this."""
@@ -161,7 +170,8 @@ class Streams:
             counters.dropped[NOT_RTP] += stream.not_rtp - before[2]
             self.last = stream.last if stream.received > before[0] else self.last
         # While all linger, too: a player that comes then gets nothing old.
-        self.deadline = now + self._settings.max_latency if self._by_key else math.inf
+        limits = (stream.gather.limit for stream in self._by_key.values())
+        self.deadline = now + min(limits, default=math.inf)
 
     def follow(self, settings: GatewaySettings) -> None:
         """Receive as the settings and the network are now."""
@@ -171,6 +181,8 @@ class Streams:
                 stream.link.set_interface(settings.interface)
             if settings.receive_buffer != before.receive_buffer:
                 stream.link.set_receive_buffer(settings.receive_buffer)
+            if settings.max_latency != before.max_latency:
+                stream.gather = Gather(settings.max_latency, first=settings.max_latency)
             _repair(stream)
 
     def close(self) -> None:
@@ -183,7 +195,8 @@ class Streams:
     def _join(self, resource: StreamResource) -> JoinedStream:
         """Raises LinkError."""
         self._make_room()
-        stream = JoinedStream(resource, self._open_stream(self._settings, resource))
+        link = self._open_stream(self._settings, resource)
+        stream = JoinedStream(resource, link, self._settings.max_latency)
         self._by_key = {**self._by_key, _key_of(resource): stream}
         self._log.info("group.joined", group=str(resource.group), port=resource.port)
         return stream

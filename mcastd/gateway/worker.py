@@ -6,7 +6,8 @@
                                          +------- what comes ----------+
 ```
 
-While somebody has a group, what comes is taken each ``max_latency``: so much of it goes with each call.
+While somebody has a group, what comes is taken each ``max_latency``, or as often as the receive buffer wants:
+so much of it goes with each call.
 Of connections, only those with something new are looked at.
 """
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from mcastd import clock
 from mcastd.bell import Bell
-from mcastd.inbound.gather import Gather
+from mcastd.gather import Gather
 from mcastd.replaceable import ReplaceableThread
 
 # How long one visit may take before another thread reads on.

@@ -19,9 +19,9 @@ from typing import Protocol
 
 from mcastd import clock
 from mcastd.config import GATHERING_BUFFER_MIN_BYTES
+from mcastd.gather import Gather
 from mcastd.handover import BUSY_VISITS, Handover
 from mcastd.inbound.condition import Condition
-from mcastd.inbound.gather import Gather
 from mcastd.inbound.intake import Intake
 from mcastd.inbound.outputs import Outputs
 from mcastd.inbound.reader import Reader

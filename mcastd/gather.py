@@ -18,9 +18,10 @@ FIRST_WAIT_SECONDS = 0.001
 class Gather:
     """Computes the waits of one reader, in seconds."""
 
-    def __init__(self, max_latency: float) -> None:
+    def __init__(self, max_latency: float, first: float = FIRST_WAIT_SECONDS) -> None:
+        """``first``: the longest that the first wait may be."""
         self.max_latency = max_latency
-        self.limit = min(FIRST_WAIT_SECONDS, max_latency)  # the longest wait that the receive buffer allows
+        self.limit = min(first, max_latency)  # the longest wait that the receive buffer allows
         self.limited = False  # the receive buffer is too small to wait for max_latency at this rate
 
     def wait(self, taken: int, elapsed: float, filled: float = 0.0) -> float:
@@ -28,10 +29,14 @@ class Gather:
 
         ``filled`` is the part of the receive buffer that they took, 0 to 1.
         """
+        self.follow(filled)
+        return self.limit if taken * self.limit > WORTHWHILE_DATAGRAMS * elapsed else 0.0
+
+    def follow(self, filled: float) -> None:
+        """Have later waits be as long as the receive buffer allows, of which the last one took a part."""
         if filled > FILLED_MAX:
             self.limit /= 2
             self.limited = True
         elif self.limit < self.max_latency and filled < FILLED_MAX / 2:
             self.limit = min(self.max_latency, self.limit * 1.1)
             self.limited = self.limited and self.limit < self.max_latency
-        return self.limit if taken * self.limit > WORTHWHILE_DATAGRAMS * elapsed else 0.0

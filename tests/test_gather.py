@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcastd.inbound.gather import FILLED_MAX, Gather
+from mcastd.gather import FILLED_MAX, Gather
 
 MS = 0.001
 

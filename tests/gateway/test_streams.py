@@ -1,0 +1,90 @@
+"""Groups that are joined: how long what comes may gather, and what is given to players."""
+
+from __future__ import annotations
+
+import math
+from ipaddress import ip_address
+
+import pytest
+
+from mcastd.config import GatewaySettings
+from mcastd.counters import GatewayCounters
+from mcastd.gateway.client_queue import StreamBlock
+from mcastd.gateway.player import Player
+from mcastd.gateway.streams import FILLING_DATAGRAMS, Delivery, Streams
+from mcastd.net.fake import FakeReceiver
+from mcastd.protocols.gateway_paths import StreamResource
+
+pytestmark = pytest.mark.usefixtures("no_fd_leak")
+RESOURCE = StreamResource(ip_address("239.1.1.1"), 5004, None, without_rtp=False)
+LATENCY = 0.08
+TABLE = {"listen": "127.0.0.1:4022", "allow_groups": ["239.1.0.0/16"], "max_latency": LATENCY, "linger": 0}
+
+
+def joined() -> tuple[Streams, FakeReceiver, Player]:
+    """A group that a player has since 100.0."""
+    link = FakeReceiver()
+    streams = Streams("gateway/tv", GatewaySettings.model_validate(TABLE), lambda *_: link, GatewayCounters())
+    player = Player("192.0.2.1", 1000, 100.0)
+    streams.enter(player, RESOURCE, 100.0)
+    player.wait_for(RESOURCE, 105.0, 100.0)
+    return streams, link, player
+
+
+def turn(streams: Streams, link: FakeReceiver, count: int, filled: float = 0.0) -> float:
+    """So many datagrams come, and are taken when that is due. Returns the seconds until the next time."""
+    link.deliver(*[b"x"] * count)
+    link.filled = filled
+    now = streams.deadline
+    assert list(streams.taken(now - 0.001)) == []
+    assert sum(one.block.datagrams for one in streams.taken(now)) == count
+    return streams.deadline - now
+
+
+def test_what_comes_gathers_as_long_as_the_receive_buffer_allows() -> None:
+    streams, link, _ = joined()
+    assert streams.deadline == 100.0 + LATENCY
+    assert turn(streams, link, 20) == pytest.approx(LATENCY)
+    assert turn(streams, link, 20, filled=0.9) == pytest.approx(LATENCY / 2)
+    assert turn(streams, link, 20, filled=0.4) == pytest.approx(LATENCY / 4)
+    assert turn(streams, link, 20, filled=0.2) == pytest.approx(LATENCY / 4), "as it is to be"
+    pauses = [turn(streams, link, 20, filled=0.01) for _ in range(40)]
+    assert pauses[0] > LATENCY / 4
+    assert pauses[-1] == pytest.approx(LATENCY)
+    streams.close()
+
+
+def test_a_group_with_little_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams, link, _ = joined()
+    monkeypatch.setattr(link, "load", lambda: pytest.fail("it is looked at"))
+    for _ in range(3):
+        assert turn(streams, link, FILLING_DATAGRAMS - 1) == pytest.approx(LATENCY)
+    monkeypatch.undo()
+    streams.close()
+
+
+def test_a_reload_changes_how_long() -> None:
+    streams, link, _ = joined()
+    streams.follow(GatewaySettings.model_validate(TABLE | {"max_latency": 0.3}))
+    assert turn(streams, link, 3) == pytest.approx(0.3)
+    streams.close()
+
+
+def test_what_is_given_is_for_those_who_have_it_and_ends_with_the_last() -> None:
+    streams, link, player = joined()
+    other = Player("192.0.2.2", 1000, 100.0)
+    streams.enter(other, RESOURCE._replace(without_rtp=True), 100.0)
+    link.deliver(b"\x80\x21" + bytes(10) + b"one", b"no rtp")
+    got = list(streams.taken(101.0))
+    block = StreamBlock(b"\x80\x21" + bytes(10) + b"oneno rtp", 2)
+    assert [(one.players, one.block) for one in got] == [
+        ([player], block),
+        ([other], StreamBlock(b"one", 1)),
+    ]
+    assert isinstance(got[0], Delivery)
+    streams.leave(other, RESOURCE._replace(without_rtp=True), 102.0)
+    assert streams.count() == (1, 0)
+    streams.leave(player, RESOURCE, 103.0)
+    assert streams.count() == (1, 1)
+    assert list(streams.taken(104.0)) == []
+    assert (streams.count(), streams.deadline, link.closed) == ((0, 0), math.inf, True)
