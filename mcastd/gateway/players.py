@@ -29,7 +29,7 @@ from mcastd.gateway.interest import Interest
 from mcastd.gateway.pages import PlayedNow
 from mcastd.gateway.player import Player
 from mcastd.gateway.rules import GROUP, NAME, TOKEN, NameRefusal, PlayerRefusal, PlayerRules
-from mcastd.gateway.streams import Delivery, Streams
+from mcastd.gateway.streams import StreamPiece, Streams
 from mcastd.ip import Address, host_of
 from mcastd.net.tcp_socket import TIMEOUT_MILLISECONDS, be_watchful, close_at_once
 from mcastd.protocols.gateway_paths import StreamResource
@@ -136,13 +136,13 @@ class Players:
         if events & select.POLLOUT and fd in self._by_fd:
             self._send(fd, now)
 
-    def give(self, delivery: Delivery, now: float) -> None:
+    def give(self, piece: StreamPiece, now: float) -> None:
         """Have players get what has come: at once, where nothing waits that came before."""
-        by_fd, block = self._by_fd, delivery.block
+        by_fd, block = self._by_fd, piece.block
         data, size, whole = block.data, len(block.data), 0
-        for player in delivery.players:
+        for player in piece.players:
             if not player.keeps_up:
-                self._add(player, delivery, now)
+                self._add(player, piece, now)
                 continue
             try:
                 went = by_fd[player.fd].sock.send(data)
@@ -249,10 +249,10 @@ class Players:
             where = "your address" if host.version == 4 else "your network"
             raise PlayerRefusal(429, f"{of_host} players of {where} are served, and no more", PER_ADDRESS)
 
-    def _add(self, player: Player, delivery: Delivery, now: float) -> None:
+    def _add(self, player: Player, piece: StreamPiece, now: float) -> None:
         """Have it wait. Where something did before, the kernel says when there is room for more."""
         waits = player.queue.size > 0
-        player.take(delivery.payloads, delivery.block, now)
+        player.take(piece.payloads, piece.block, now)
         if waits:
             self._count_dropped(player)
         elif player.queue.size:

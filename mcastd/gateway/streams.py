@@ -33,7 +33,7 @@ OpenStream = Callable[[GatewaySettings, StreamResource], Receiver]
 """Joins a group. Raises LinkError."""
 
 
-class Delivery(NamedTuple):
+class StreamPiece(NamedTuple):
     """What came of a group together, for some of its players. It is valid until the next one."""
 
     players: Sequence[Player]
@@ -62,7 +62,7 @@ class JoinedStream:
     def players_count(self) -> int:
         return sum(map(len, self.players.values()))
 
-    def taken(self, now: float) -> Iterator[Delivery]:
+    def taken(self, now: float) -> Iterator[StreamPiece]:
         """What has come, as its players want it. Raises LinkError."""
         self.gather.follow(self.link.load().filled if self._came >= FILLING_DATAGRAMS else 0.0)
         self._came = 0
@@ -80,7 +80,7 @@ class JoinedStream:
                     continue
                 wanted = [*self._without_rtp(payloads)] if without_rtp else payloads
                 if data := b"".join(wanted):
-                    yield Delivery([*players], wanted, StreamBlock(data, len(wanted)))
+                    yield StreamPiece([*players], wanted, StreamBlock(data, len(wanted)))
             if self.link.emptied:
                 break
         self.link.idle()
@@ -147,7 +147,7 @@ class Streams:
 
     # -- what comes
 
-    def taken(self, now: float) -> Iterator[Delivery]:
+    def taken(self, now: float) -> Iterator[StreamPiece]:
         """What has come for players, if it is time for that. It is taken while this is gone through."""
         if now < self.deadline:
             return

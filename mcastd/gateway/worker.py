@@ -184,8 +184,8 @@ class GatewayWorker:
 
     def _tick(self, context: Context) -> None:
         now = clock.monotonic()
-        for delivery in self._streams.taken(now):
-            self._players.give(delivery, now)
+        for piece in self._streams.taken(now):
+            self._players.give(piece, now)
         self._players.tick(now)
         self._entrances.tick(now)
         if self._condition != self._reported:

@@ -54,8 +54,8 @@ class Room:
         """Have these come, and go to players."""
         self.link.deliver(*payloads)
         self.now += 1
-        for delivery in self.streams.taken(self.now):
-            self.players.give(delivery, self.now)
+        for piece in self.streams.taken(self.now):
+            self.players.give(piece, self.now)
 
     def wanted(self) -> dict[int, int]:
         """What is waited for, by descriptor, that is so now."""

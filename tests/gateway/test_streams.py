@@ -11,7 +11,7 @@ from mcastd.config import GatewaySettings
 from mcastd.counters import GatewayCounters
 from mcastd.gateway.client_queue import StreamBlock
 from mcastd.gateway.player import Player
-from mcastd.gateway.streams import FILLING_DATAGRAMS, Delivery, Streams
+from mcastd.gateway.streams import FILLING_DATAGRAMS, StreamPiece, Streams
 from mcastd.net.fake import FakeReceiver
 from mcastd.protocols.gateway_paths import StreamResource
 
@@ -81,7 +81,7 @@ def test_what_is_given_is_for_those_who_have_it_and_ends_with_the_last() -> None
         ([player], block),
         ([other], StreamBlock(b"one", 1)),
     ]
-    assert isinstance(got[0], Delivery)
+    assert isinstance(got[0], StreamPiece)
     streams.leave(other, RESOURCE._replace(without_rtp=True), 102.0)
     assert streams.count() == (1, 0)
     streams.leave(player, RESOURCE, 103.0)
