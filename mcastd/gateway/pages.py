@@ -26,11 +26,13 @@ STYLE = (
     "th,td{padding:.3rem 1rem .3rem 0;text-align:left;border-bottom:1px solid #8884}"
     "code{font-size:.9em}"
 )
+# An icon with nothing in it: without one, browsers ask for /favicon.ico, which would count as refused.
+ICON = '<link rel="icon" href="data:,">'
 _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 # Fields of the head of a page.
 POLICY = (
-    f"Content-Security-Policy: default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none';"
-    " form-action 'none'; frame-ancestors 'none'",
+    f"Content-Security-Policy: default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; img-src data:;"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy: no-referrer",
 )
 
@@ -83,6 +85,7 @@ def start_page(
             '<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width">',
             f"<title>{escape(title)}</title>",
+            ICON,
             f"<style>{STYLE}</style>",
             f"<h1>{escape(title)}</h1>",
             f'<p><a href="{escape(f"/playlist.m3u{query}")}">Playlist for players</a>.'

@@ -64,6 +64,8 @@ def test_the_page_is_seen_and_nothing_is_wrong_with_it(
         shown = browse(tmp_path, url, "--dump-dom")
         size = f"--window-size={WIDTH},{HEIGHT}"
         seen = browse(tmp_path, url, f"--screenshot={picture}", "--hide-scrollbars", size)
+    assert tv.worker.counters.requests == 3, "the player's, and one for each time that the page was opened"
+    assert tv.worker.counters.refused == {}
     assert said(shown) == []
     assert said(seen) == []
     assert "<h1>tv</h1>" in shown.stdout

@@ -17,8 +17,8 @@ from mcastd.status import PlayedGroupStatus
 
 STREAM = StreamResource(ip_address("239.1.1.1"), 5004, ip_address("192.0.2.1"), without_rtp=True)
 PREFIXES = (ip_network("239.1.0.0/16"), ip_network("ff15::/16"))
-TAGS = {"html", "meta", "title", "style", "h1", "h2", "p", "a", "code", "table", "tr", "th", "td"}
-NEVER_CLOSED = {"meta"}
+TAGS = {"html", "meta", "link", "title", "style", "h1", "h2", "p", "a", "code", "table", "tr", "th", "td"}
+NEVER_CLOSED = {"meta", "link"}
 
 
 def group(**changes: Any) -> PlayedGroupStatus:
@@ -52,7 +52,7 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.links += [value or "" for name, value in attrs if name == "href"]
-        assert {name for name, _ in attrs} <= {"href", "lang", "charset", "name", "content"}
+        assert {name for name, _ in attrs} <= {"href", "lang", "charset", "name", "content", "rel"}
         if tag not in NEVER_CLOSED:
             self.open.append(tag)
 
@@ -69,7 +69,7 @@ def test_what_people_see() -> None:
     now = PlayedNow(9, (group(), silent, troubled))
     read = Reader(start_page("tv", {"news": STREAM}, PREFIXES, now, "?token=a"))
     assert read.tags == TAGS
-    assert read.links == ["/playlist.m3u?token=a", "/news?token=a"]
+    assert read.links == ["data:,", "/playlist.m3u?token=a", "/news?token=a"]
     for text in (
         "Players that are served: 9.",
         "news239.1.1.1 port 5004 of 192.0.2.17",
@@ -87,6 +87,12 @@ def test_nothing_to_see() -> None:
     assert "table" not in read.tags
 
 
+def test_browsers_ask_for_nothing_else() -> None:
+    page = start_page("tv", {}, PREFIXES, PlayedNow(0, ()))
+    assert '<link rel="icon" href="data:,">' in page, "or they would ask for /favicon.ico"
+    assert "; img-src data:;" in POLICY[0]
+
+
 def test_the_style_is_the_one_that_the_policy_allows() -> None:
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     assert f"style-src 'sha256-{digest}'" in POLICY[0]
@@ -101,7 +107,7 @@ def test_whatever_is_in_it_is_text(title: str, name: str, query: str, trouble: s
     now = PlayedNow(1, (group(trouble=trouble), group(sender=name)))
     read = Reader(start_page(title, {name: STREAM}, PREFIXES, now, query))
     assert read.tags <= TAGS
-    assert len(read.links) == 2
+    assert len(read.links) == 3
 
 
 def test_a_playlist() -> None:
