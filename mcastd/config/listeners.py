@@ -18,8 +18,9 @@ def taken_twice(metrics: str | None, workers: Mapping[str, WorkerSettings]) -> I
     that is said of the table.
     """
     taken: defaultdict[int, list[tuple[str, ProgramEnd]]] = defaultdict(list)
-    if metrics is not None and (end := _of_metrics(metrics)) is not None:
-        taken[end.port].append(("where metrics are served", end))
+    served_at = None if metrics is None else _of_metrics(metrics)
+    if served_at is not None:
+        taken[served_at.port].append(("where metrics are served", served_at))
     for name, worker in workers.items():
         what = f"where {name} listens"
         for key, end in worker.listens():

@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -81,6 +83,55 @@ def test_a_connection_that_is_no_more_costs_the_next_one_nothing(
     assert tv.answer("/nothing")[0] == 404
     assert errors == []
     assert tv.worker.counters.refused["shortage"] == 0
+
+
+def in_a_process_with_few_descriptors(script: str) -> None:
+    """Run lines that have ``few`` and ``many`` descriptors; nobody connects to their ``listener``."""
+    before = """
+import contextlib, errno, resource, select, socket
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+many = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+listener = socket.create_server(("127.0.0.1", 0))
+listener.setblocking(False)
+"""
+    subprocess.run([sys.executable, "-c", before + script], check=True, timeout=60)
+
+
+def test_accept_has_a_descriptor_before_it_looks_who_waits() -> None:
+    in_a_process_with_few_descriptors("""
+few()
+try:
+    listener.accept()
+except OSError as error:
+    assert error.errno == errno.EMFILE, error
+many()
+try:
+    listener.accept()
+except BlockingIOError:
+    raise SystemExit(0)
+raise SystemExit("nobody waits")
+""")
+
+
+def test_poll_takes_no_more_than_may_be_open_and_an_epoll_is_one() -> None:
+    in_a_process_with_few_descriptors("""
+pairs = [socket.socketpair() for _ in range(4)]
+poll, epoll, over = select.poll(), select.epoll(), select.poll()
+for one, _ in pairs:
+    poll.register(one, select.POLLIN)
+    epoll.register(one, select.POLLIN)
+over.register(epoll, select.POLLIN)
+pairs[0][1].send(b"x")
+few()
+assert [fd for fd, _ in over.poll(60_000)] == [epoll.fileno()]
+assert epoll.poll(0) == [(pairs[0][0].fileno(), select.POLLIN)]
+try:
+    poll.poll(0)
+except OSError as error:
+    raise SystemExit(0 if error.errno == errno.EINVAL else str(error))
+raise SystemExit("poll took them")
+""")
 
 
 def asking(host: Host) -> socket.socket:
