@@ -1,7 +1,8 @@
 """What a gateway has beside streams: a playlist for players, a page for people. Values in, text out.
 
-The page has no script and asks for nothing else. All that stands in it is escaped, and if something were not,
-its policy (Content Security Policy Level 3) would have a browser run nothing of it.
+The page has no script, asks for nothing else, and is asked for again now and then. All that stands in it is
+escaped, and if something were not, its policy (Content Security Policy Level 3) would have a browser run
+nothing of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
+from mcastd.gateway.rates import INTERVALS_MAX
 from mcastd.ip import Address, Prefix
 from mcastd.printable import printable
 from mcastd.protocols.gateway_paths import StreamResource
@@ -25,7 +27,12 @@ STYLE = (
     "table{border-collapse:collapse;width:100%}"
     "th,td{padding:.3rem 1rem .3rem 0;text-align:left;border-bottom:1px solid #8884}"
     "code{font-size:.9em}"
+    "svg{vertical-align:middle;margin-left:.5rem}"
 )
+# After so long a browser has the page again.
+REFRESH_SECONDS = 10
+# Pixels of the line that rates are shown by: wide are two for each.
+LINE_WIDTH, LINE_HEIGHT = 2 * INTERVALS_MAX, 20
 # An icon with nothing in it: without one, browsers ask for /favicon.ico, which would count as refused.
 ICON = '<link rel="icon" href="data:,">'
 _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
@@ -37,11 +44,18 @@ POLICY = (
 )
 
 
+class ShownGroup(NamedTuple):
+    """A group that is joined."""
+
+    status: PlayedGroupStatus
+    rates: Sequence[float] = ()  # bits per second in the last minutes, oldest first
+
+
 class PlayedNow(NamedTuple):
     """What goes on at a gateway."""
 
     served: int  # players
-    groups: Sequence[PlayedGroupStatus]
+    groups: Sequence[ShownGroup]
 
 
 def playlist(streams: Iterable[str], authority: str, query: str) -> str:
@@ -68,13 +82,19 @@ def start_page(
         _row(
             f'<a href="{escape(f"/{name}{query}")}">{escape(name)}</a>',
             _code(_told(one.group, one.port, "" if one.sender is None else str(one.sender))),
-            str(sum(_players_of(one, group) for group in now.groups)),
+            str(sum(_players_of(one, group.status) for group in now.groups)),
         )
         for name, one in streams.items()
     ]
     joined = [
-        _row(_code(_told(one.group, one.port, one.sender)), str(one.players), escape(_condition(one)))
-        for one in now.groups
+        _row(
+            _code(_told(one.group, one.port, one.sender)),
+            str(one.players),
+            _rate(rates),
+            f"{one.overflow:,}",
+            escape(_condition(one)),
+        )
+        for one, rates in now.groups
     ]
     groups = ", ".join(_code(str(prefix)) for prefix in prefixes)
     example = _code("/udp/GROUP:PORT"), _code("/rtp/GROUP:PORT"), _code("/udp/SENDER@GROUP:PORT")
@@ -84,6 +104,7 @@ def start_page(
             '<html lang="en">',
             '<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width">',
+            f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}">',
             f"<title>{escape(title)}</title>",
             ICON,
             f"<style>{STYLE}</style>",
@@ -95,7 +116,7 @@ def start_page(
             f"<p>Any group of {groups} is had by {example[0]}, without its RTP by {example[1]}, of one sender"
             f" by {example[2]}.</p>",
             "<h2>Joined now</h2>",
-            *_table(("Group", "Players", "Last datagram"), joined),
+            *_table(("Group", "Players", "Rate", "Lost here", "Last datagram"), joined),
             "</html>",
             "",
         ]
@@ -111,6 +132,19 @@ def _table(titles: Sequence[str], rows: Sequence[str]) -> list[str]:
 
 def _row(*cells: str) -> str:
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _rate(rates: Sequence[float]) -> str:
+    """The last one, and a line of all."""
+    if not rates:
+        return ""
+    most = max(rates) or 1.0
+    points = " ".join(
+        f"{2 * at},{LINE_HEIGHT - 1 - (LINE_HEIGHT - 2) * rate / most:.1f}" for at, rate in enumerate(rates)
+    )
+    line = f'<polyline points="{points}" fill="none" stroke="currentColor"/>'
+    size = f'width="{LINE_WIDTH}" height="{LINE_HEIGHT}"'
+    return f'{rates[-1] / 1e6:.1f} Mbit/s<svg {size} aria-hidden="true">{line}</svg>'
 
 
 def _code(text: str) -> str:

@@ -227,7 +227,7 @@ class Players:
         connection = self._by_fd[fd]
         player = connection.player
         self._counters.requests += 1
-        resource = self._rules.asked_for(request, lambda: PlayedNow(self.served, self._streams.listed(now)))
+        resource = self._rules.asked_for(request, lambda: PlayedNow(self.served, self._streams.shown(now)))
         if not isinstance(resource, StreamResource):
             player.answer(200, resource.kind, resource.body, now, resource.fields)
         elif request.method == "HEAD":

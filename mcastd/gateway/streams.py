@@ -13,7 +13,9 @@ from mcastd.config import GatewaySettings
 from mcastd.counters import GatewayCounters
 from mcastd.errors import LinkError
 from mcastd.gateway.client_queue import StreamBlock
+from mcastd.gateway.pages import ShownGroup
 from mcastd.gateway.player import Player
+from mcastd.gateway.rates import RecentRates
 from mcastd.gather import Gather
 from mcastd.ip import Address
 from mcastd.net.link import Receiver
@@ -44,8 +46,9 @@ class StreamPiece(NamedTuple):
 class JoinedStream:
     """One group and port, of one sender or any; with RTP and without it is the same."""
 
-    def __init__(self, resource: StreamResource, link: Receiver, max_latency: float) -> None:
+    def __init__(self, resource: StreamResource, link: Receiver, max_latency: float, now: float) -> None:
         """``max_latency``: seconds that datagrams may gather."""
+        self.rates = RecentRates(now)
         self.gather = Gather(max_latency, first=max_latency)
         self.resource = resource
         self.link = link
@@ -125,6 +128,10 @@ class Streams:
     def listed(self, now: float) -> tuple[PlayedGroupStatus, ...]:
         return tuple(_listed(stream, now) for stream in self._by_key.values())
 
+    def shown(self, now: float) -> tuple[ShownGroup, ...]:
+        """The same with what came lately. For the worker's thread."""
+        return tuple(ShownGroup(_listed(one, now), one.rates.listed()) for one in self._by_key.values())
+
     def count(self) -> tuple[int, int]:
         """How many are joined, and how many of them linger."""
         streams = list(self._by_key.values())
@@ -134,7 +141,7 @@ class Streams:
 
     def enter(self, player: Player, resource: StreamResource, now: float) -> None:
         """Let a player have what comes from now on. Raises LinkError if it cannot be joined."""
-        stream = self._by_key.get(_key_of(resource)) or self._join(resource)
+        stream = self._by_key.get(_key_of(resource)) or self._join(resource, now)
         stream.players[resource.without_rtp].add(player)
         stream.left_at = None
         self.deadline = min(self.deadline, now + stream.gather.limit)
@@ -165,6 +172,7 @@ class Streams:
                 group, port = stream.resource.group, stream.resource.port
                 self._log.warning("group.failed", group=str(group), port=port, reason=str(error))
                 _repair(stream)
+            stream.rates.note(now, stream.received_bytes)
             counters.received += stream.received - before[0]
             counters.received_bytes += stream.received_bytes - before[1]
             counters.dropped[NOT_RTP] += stream.not_rtp - before[2]
@@ -192,11 +200,11 @@ class Streams:
 
     # -- groups
 
-    def _join(self, resource: StreamResource) -> JoinedStream:
+    def _join(self, resource: StreamResource, now: float) -> JoinedStream:
         """Raises LinkError."""
         self._make_room()
         link = self._open_stream(self._settings, resource)
-        stream = JoinedStream(resource, link, self._settings.max_latency)
+        stream = JoinedStream(resource, link, self._settings.max_latency, now)
         self._by_key = {**self._by_key, _key_of(resource): stream}
         self._log.info("group.joined", group=str(resource.group), port=resource.port)
         return stream

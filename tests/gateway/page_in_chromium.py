@@ -12,6 +12,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
+import pytest
 from support.gateway import Gateway, begun, read
 from support.programs import program
 
@@ -47,8 +48,9 @@ def pixels(picture: Path) -> tuple[int, int, bytes]:
 
 
 def test_the_page_is_seen_and_nothing_is_wrong_with_it(
-    gateway: Callable[..., Gateway], tmp_path: Path
+    gateway: Callable[..., Gateway], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mcastd.gateway.rates.INTERVAL_SECONDS", 0.02)
     tv = gateway(allow_groups=["239.1.0.0/16", "ff15::/16"])
     tv.subscriptions = {
         "news": StreamResource(ip_address("239.1.1.1"), 5004, None, without_rtp=True),
@@ -61,6 +63,10 @@ def test_the_page_is_seen_and_nothing_is_wrong_with_it(
     with tv.ask() as player:
         tv.link().deliver(b"begin")
         assert read(player, 5, begun(player)[1]) == b"begin"
+        for number in range(300):  # a line of rates
+            payload = bytes(1000 + 37 * number % 900)
+            tv.link().deliver(payload)
+            read(player, len(payload))
         shown = browse(tmp_path, url, "--dump-dom")
         size = f"--window-size={WIDTH},{HEIGHT}"
         seen = browse(tmp_path, url, f"--screenshot={picture}", "--hide-scrollbars", size)
@@ -70,6 +76,7 @@ def test_the_page_is_seen_and_nothing_is_wrong_with_it(
     assert said(seen) == []
     assert "<h1>tv</h1>" in shown.stdout
     assert '<a href="/news">news</a>' in shown.stdout
+    assert "<polyline" in shown.stdout
     width, height, content = pixels(picture)
     assert (width, height) == (WIDTH, HEIGHT)
     assert len(set(content)) > 50, "letters have shades; an empty page has one"

@@ -11,13 +11,20 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcastd.gateway.pages import POLICY, STYLE, PlayedNow, playlist, start_page
+from mcastd.gateway.pages import POLICY, STYLE, PlayedNow, ShownGroup, playlist, start_page
 from mcastd.protocols.gateway_paths import StreamResource
 from mcastd.status import PlayedGroupStatus
 
 STREAM = StreamResource(ip_address("239.1.1.1"), 5004, ip_address("192.0.2.1"), without_rtp=True)
 PREFIXES = (ip_network("239.1.0.0/16"), ip_network("ff15::/16"))
-TAGS = {"html", "meta", "link", "title", "style", "h1", "h2", "p", "a", "code", "table", "tr", "th", "td"}
+TAGS = {
+    *("html", "meta", "link", "title", "style", "h1", "h2", "p", "a", "code", "table", "tr", "th", "td"),
+    *("svg", "polyline"),
+}
+ATTRIBUTES = {
+    *("href", "lang", "charset", "name", "content", "rel", "http-equiv"),
+    *("width", "height", "aria-hidden", "points", "fill", "stroke"),
+}
 NEVER_CLOSED = {"meta", "link"}
 
 
@@ -45,6 +52,7 @@ class Reader(HTMLParser):
         self.tags: set[str] = set()
         self.links: list[str] = []
         self.text = ""
+        self.points: list[str] = []
         self.feed(page)
         self.close()
         assert self.open == []
@@ -52,7 +60,8 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.links += [value or "" for name, value in attrs if name == "href"]
-        assert {name for name, _ in attrs} <= {"href", "lang", "charset", "name", "content", "rel"}
+        self.points += [value or "" for name, value in attrs if name == "points"]
+        assert {name for name, _ in attrs} <= ATTRIBUTES
         if tag not in NEVER_CLOSED:
             self.open.append(tag)
 
@@ -66,7 +75,8 @@ class Reader(HTMLParser):
 def test_what_people_see() -> None:
     silent = group(group="239.1.1.2", sender="", players=2, age=None)
     troubled = group(group="239.1.1.3", players=0, trouble="no such interface: eth7")
-    now = PlayedNow(9, (group(), silent, troubled))
+    rates = (0.0, 4e6, 8.04e6)
+    now = PlayedNow(9, (ShownGroup(group(overflow=1234), rates), ShownGroup(silent), ShownGroup(troubled)))
     read = Reader(start_page("tv", {"news": STREAM}, PREFIXES, now, "?token=a"))
     assert read.tags == TAGS
     assert read.links == ["data:,", "/playlist.m3u?token=a", "/news?token=a"]
@@ -74,11 +84,12 @@ def test_what_people_see() -> None:
         "Players that are served: 9.",
         "news239.1.1.1 port 5004 of 192.0.2.17",
         "Any group of 239.1.0.0/16, ff15::/16 is had by",
-        "239.1.1.1 port 5004 of 192.0.2.173 s ago",
-        "239.1.1.2 port 50042none yet",
-        "239.1.1.3 port 5004 of 192.0.2.10no such interface: eth7",
+        "239.1.1.1 port 5004 of 192.0.2.178.0 Mbit/s1,2343 s ago",
+        "239.1.1.2 port 500420none yet",
+        "239.1.1.3 port 5004 of 192.0.2.100no such interface: eth7",
     ):
         assert text in read.text
+    assert read.points == ["0,19.0 2,10.0 4,1.0"]
 
 
 def test_nothing_to_see() -> None:
@@ -104,7 +115,7 @@ ODD = st.text(st.sampled_from("<>&\"'/ab\r\n\0\u2028\x1b=()"), max_size=12) | st
 
 @given(ODD, ODD, ODD, ODD)
 def test_whatever_is_in_it_is_text(title: str, name: str, query: str, trouble: str) -> None:
-    now = PlayedNow(1, (group(trouble=trouble), group(sender=name)))
+    now = PlayedNow(1, (ShownGroup(group(trouble=trouble), (0.0, 0.0)), ShownGroup(group(sender=name))))
     read = Reader(start_page(title, {name: STREAM}, PREFIXES, now, query))
     assert read.tags <= TAGS
     assert len(read.links) == 3
