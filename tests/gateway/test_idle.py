@@ -61,7 +61,7 @@ def test_thousands_that_never_ask_are_bounded_and_nobody_goes_through_them(
             come += TOGETHER
             wait_for(are_seen_to, "that all are accepted")
             assert players.connections <= ASKING_MAX + 1
-        assert len(players._deadlines) <= 2 * (ASKING_MAX + 1) + STALE_MAX
+        assert len(players._deadlines) <= 2 * (ASKING_MAX + 9) + STALE_MAX
         walked = players._by_fd = Walked(players._by_fd)
         for number in range(50):
             tv.link().deliver(b"%05d" % number)
