@@ -96,7 +96,7 @@ def _places(subject: Subject[GatewaySettings], now: GatewayStatus) -> Iterator[S
             f"if many players are behind one address, that of a proxy or a NAT: {line} in {subject.table}",
             ways=(Way(table=subject.table, lines=(line,)),),
         )
-    if attempts := _more(counters.refused, before.refused, "shortage"):
+    if attempts := counted_more(counters.refused, before.refused, "shortage"):
         yield Finding(
             "gateway-full",
             Severity.WARNING,

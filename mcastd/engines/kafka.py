@@ -214,8 +214,8 @@ class KafkaEngine(Engine):
         until = clock.monotonic() + CONNECT_SECONDS
         try:
             place = kafka.TopicPartition(self._place.topic, partition)
-            low, high = consumer.get_watermark_offsets(place, timeout=CONNECT_SECONDS)
-            if low >= high:
+            low, high = consumer.get_watermark_offsets(place, timeout=CONNECT_SECONDS) or (0, 0)
+            if low >= high:  # it has none, or the server does not say
                 return 0
             place.offset = max(low, high - LOOK_BACK_RECORDS)
             consumer.assign([place])
@@ -224,7 +224,7 @@ class KafkaEngine(Engine):
                     if record.error() is not None:  # the end, or what the user may not
                         return number
                     number = number_of(record.headers(), self._writer) or number
-                    if record.offset() >= high - 1:
+                    if (record.offset() or 0) >= high - 1:
                         return number
         except kafka.KafkaException:  # the user may not read: then it is not known
             return 0
