@@ -269,7 +269,12 @@ def open_links(memberships: Memberships, host: Callable[[], Host]) -> Links:
     """What has links between sites."""
     counts = defaultdict[str, NetworkCounts](NetworkCounts)
     given = GivenStreams()
-    return Links(lambda name: InterfaceNetwork(name, Joins(memberships), host, counts[name], given))
+
+    def name_of(setting: str) -> str:
+        meant = (one.name for one in host().interfaces.values() if one.is_meant_by(setting))
+        return next(meant, setting)
+
+    return Links(lambda name: InterfaceNetwork(name, Joins(memberships), host, counts[name], given), name_of)
 
 
 def _link(name: str, settings: LinkSettings, parts: Parts) -> LinkWorker:

@@ -22,7 +22,7 @@ pytest.importorskip("cryptography")
 from mcastd.bell import Bell
 from mcastd.ip import ANY_SOURCE
 from mcastd.protocols.link_control import GroupWant
-from mcastd.tunnel.link import links
+from mcastd.tunnel.link import links, peer_search
 from mcastd.tunnel.link.links import Links
 from mcastd.tunnel.link.local import GivenDatagrams, NetworkCounts, TakenDatagrams
 from mcastd.tunnel.link.plan import LinkPlan
@@ -296,7 +296,7 @@ def test_a_key_changes_at_both_ends_while_datagrams_go() -> None:
 
 
 def test_a_network_that_does_something_wrong_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(links, "ANEW_SECONDS", 0.2)
     with Switch() as switch, sites_on(switch, 2) as (one, two):
         one.link("two", listen=(ip_address("0.0.0.0"), PORT))
         two.link("one", connect=("198.51.100.1", PORT))
@@ -354,7 +354,7 @@ def test_what_is_wanted_and_sent_changes_without_a_break() -> None:
 
 
 def test_an_address_that_is_not_there_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(peer_search, "LOOK_SECONDS", 0.2)
     with Switch() as switch, sites_on(switch, 1) as (one,):
         one.link("two", listen=(ip_address("198.51.100.77"), PORT))
         wait_for(lambda: "two" in one.links.running and one.running("two").hindrance)
@@ -366,7 +366,7 @@ def test_an_address_that_is_not_there_yet_is_waited_for(monkeypatch: pytest.Monk
 def test_each_address_of_a_name_is_tried_until_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is at the first one, and to the second one there is no way."""
     addresses = [*map(ip_address, ("198.51.100.99", "2001:db9::1", "2001:db8::99", "198.51.100.1"))]
-    monkeypatch.setattr(links, "addresses_of", lambda name: addresses)
+    monkeypatch.setattr(peer_search, "addresses_of", lambda name: addresses)
     with Switch() as switch, sites_on(switch, 2) as (one, two):
         one.link("two", listen=(ip_address("0.0.0.0"), PORT))
         two.link("one", connect=("hub.example.net", PORT))

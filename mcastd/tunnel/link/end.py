@@ -271,7 +271,7 @@ class LinkEnd:
             if answer is not None:
                 step.bursts.append(MessageBurst([answer], source))
             if (session := self.sessions.current) is not None and session is not before:
-                self._begin(session, source, now)
+                self._begin(step, session, source, now)
                 if self.sessions.round_trip is not None:
                     self.heartbeat.measured(self.sessions.round_trip)
                 step.add(self.tick(now))
@@ -293,7 +293,7 @@ class LinkEnd:
             return
         session.heard = now
         if self.sessions.confirm(session, now):
-            self._begin(session, source, now)
+            self._begin(step, session, source, now)
         if opened.advances and session is self.sessions.current and source != self.peer:
             self.peer = source
             self.counts.roamed += 1
@@ -307,7 +307,7 @@ class LinkEnd:
             for frame in opened.frames:
                 self._take_control(step, session, frame, now)
 
-    def _begin(self, session: LinkSession, source: UdpEnd, now: float) -> None:
+    def _begin(self, step: LinkStep, session: LinkSession, source: UdpEnd, now: float) -> None:
         """A session is the current one now."""
         self.counts.handshakes += 1
         self.heartbeat.repairs = session.peer.repair_seconds > 0
@@ -318,7 +318,7 @@ class LinkEnd:
         if session.peer.end != self._peer_end:  # the peer has begun anew, and knows nothing of us
             self._peer_end = session.peer.end
             self._datagrams.begin_anew()
-            self.peer_wants.forget()
+            step.wants_changed |= self.peer_wants.forget()
             self._own_wants.tell_again(now)
             self.path = PathMtu(self._settings.likely_bytes, now)
         self.heartbeat.begin(now)

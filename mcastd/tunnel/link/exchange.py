@@ -10,12 +10,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
 from mcastd import clock
 from mcastd.errors import reason_of
+from mcastd.ip import Address
 from mcastd.tunnel.link.local import NO_INTERFACE, GivenDatagrams, LocalNetwork
 from mcastd.tunnel.link.running import RunningLink
 from mcastd.tunnel.link.site import LinkSite
@@ -26,6 +27,8 @@ BATCHES_AT_ONCE = 16
 # What is wanted is settled at once, and again after so long, or so many times what it took: however often it
 # changes, and how much it is, a share of the time is left for what goes by.
 SETTLE_SECONDS, SETTLE_TIMES = 0.1, 4
+# Ways of a stream that are known until what is wanted changes.
+KNOWN_WAYS_MAX = 4096
 
 T = TypeVar("T")
 Guard = Callable[[T, Callable[[T, float], None], float], None]
@@ -55,6 +58,8 @@ class Exchange:
         self._networks = networks
         self._guard = guard
         self._guard_network = guard_network
+        # By group, source, and how it came: a link by its name, or a network here
+        self._takers: dict[tuple[Address, Address, str | LocalNetwork], Sequence[str]] = {}
 
     def receive(self, link: RunningLink, now: float) -> None:
         """Take messages that have come for a link."""
@@ -71,11 +76,8 @@ class Exchange:
 
     def take(self, network: LocalNetwork, now: float) -> None:
         """Take datagrams that have come on a network here."""
-        of_network = {link.name for link in self._at(network)}
         for taken in network.take(now):
-            wanting = self._site.takers(taken.group[0], taken.source[0], None)
-            takers = [name for name in wanting if name in of_network]
-            if takers:
+            if takers := self._takers_of(taken.group[0], taken.source[0], network):
                 run = self._site.taken(taken.source, taken.group, taken.ttl, taken.payloads)
                 self._forward(run, len(taken.payloads), takers, now)
 
@@ -108,13 +110,15 @@ class Exchange:
     def settle(self, now: float) -> None:
         """Tell all peers what is wanted of them, and the networks here what is to be taken."""
         self.wants_changed = False
+        self._takers.clear()
         began = clock.monotonic()
-        for network in [*self._networks.values()]:
+        networks = [*dict.fromkeys(self._networks.values())]  # two names may mean one
+        for network in networks:
             self._guard_network(network, self._ask_members, now)
         for link in [*self._running.values()]:
             if not link.crashed:
                 self._guard(link, self._ask_peer, now)
-        for network in [*self._networks.values()]:
+        for network in networks:
             self._guard_network(network, self._follow_peers, now)
         self._settle_at = now + max(SETTLE_SECONDS, SETTLE_TIMES * (clock.monotonic() - began))
 
@@ -123,24 +127,45 @@ class Exchange:
 
     def _ask_peer(self, link: RunningLink, now: float) -> None:
         own = [*link.plan.want]
-        if link.plan.members and (network := self._networks.get(link.plan.interface)) is not None:
+        if link.plan.members and (network := self._network_of(link)) is not None:
             own += network.wanted()
-        self.send(link, link.end.want(self._site.wanted_of(link.name, own), now))
+        self.after(link, link.end.want(self._site.wanted_of(link.name, own), now), now)
 
     def _follow_peers(self, network: LocalNetwork, now: float) -> None:
         network.follow(self._site.wanted_here([link.name for link in self._at(network)]), now)
 
     def _at(self, network: LocalNetwork) -> list[RunningLink]:
         """The links for a network here."""
-        interface = next(name for name, one in self._networks.items() if one is network)
-        return [link for link in self._running.values() if link.plan.interface == interface]
+        return [link for link in self._running.values() if self._network_of(link) is network]
+
+    def _network_of(self, link: RunningLink) -> LocalNetwork | None:
+        return self._networks.get(link.plan.interface)
+
+    def _takers_of(self, group: Address, source: Address, came_by: str | LocalNetwork) -> Sequence[str]:
+        """The links that it goes by, which came by a link of that name, or on that network.
+
+        They are the same until somebody wants something else: of hundreds of links, not each is asked always.
+        """
+        key = group, source, came_by
+        if not self.wants_changed and (known := self._takers.get(key)) is not None:
+            return known
+        if isinstance(came_by, str):
+            takers = self._site.takers(group, source, came_by)
+        else:
+            wanting = map(self._running.get, self._site.takers(group, source, None))
+            takers = [link.name for link in wanting if link and self._network_of(link) is came_by]
+        if not self.wants_changed:
+            if len(self._takers) >= KNOWN_WAYS_MAX:
+                self._takers.clear()
+            self._takers[key] = takers
+        return takers
 
     def _hand_on(self, link: RunningLink, run: CarriedRun, now: float) -> None:
         """Have what a peer sent where it is wanted: on the network here, and at peers of other links."""
         count, counts = len(run.payloads), link.end.counts
         given = self._give(link, run, now)
         onward: CarriedRun | str = UNWANTED
-        if takers := self._site.takers(run.stream.group, run.stream.source, link.name):
+        if takers := self._takers_of(run.stream.group, run.stream.source, link.name):
             onward = self._site.onward(run)
             self._forward(onward, count, takers, now)
         left = count - given.taken
@@ -168,9 +193,9 @@ class Exchange:
         self.send(taker, step)
 
     def _give(self, link: RunningLink, run: CarriedRun, now: float) -> GivenDatagrams:
-        if not (interface := link.plan.interface):
+        if not link.plan.interface:
             return GivenDatagrams(0)
-        if (network := self._networks.get(interface)) is None:
+        if (network := self._network_of(link)) is None:
             return GivenDatagrams(0, NO_INTERFACE)
         given = GivenDatagrams(0, NO_INTERFACE)
 

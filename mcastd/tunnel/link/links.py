@@ -11,55 +11,56 @@ from __future__ import annotations
 
 import math
 import secrets
-import select
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
-from ipaddress import ip_address
 
 from mcastd import clock, log
 from mcastd.bell import Bell
-from mcastd.bounded import begin
 from mcastd.counters import LinkCounters
-from mcastd.errors import LinkError, reason_of
-from mcastd.ip import Address
-from mcastd.net.link_socket import LinkSocket
-from mcastd.net.resolving import addresses_of
 from mcastd.token_bucket import TokenBucket
+from mcastd.tunnel.deadlines import Deadlines
 from mcastd.tunnel.link.end import LinkEnd
 from mcastd.tunnel.link.exchange import Exchange
 from mcastd.tunnel.link.local import LocalNetwork
+from mcastd.tunnel.link.networks import LocalNetworks, NameOf, OpenNetwork
+from mcastd.tunnel.link.peer_search import PeerSearch
 from mcastd.tunnel.link.plan import LinkPlan, likely_bytes, way_of
 from mcastd.tunnel.link.running import RunningLink
 from mcastd.tunnel.link.site import LinkSite, SiteLink
 from mcastd.tunnel.link.standby import Standbys
 from mcastd.tunnel.link.step import EndSettings
+from mcastd.tunnel.watched import WatchedDescriptors
 from mcastd.tunnel.woken_thread import WokenThread
 
-# A peer whose name could not be resolved, or that does not answer there, is looked for again after so long;
-# so is a socket that could not be had.
-LOOK_SECONDS = 10.0
-# Hellos without a welcome after which a name may mean another address by now; and after which its next one is
-# tried, if it has several, of which so many are.
-TRIES_MAX, TRIES_EACH, ADDRESSES_MAX = 4, 2, 8
+# A link or a network that failed begins anew after so long.
+ANEW_SECONDS = 10.0
 # After an error that is no link's and no network's.
 CRASH_SECONDS = 1.0
-OpenLocal = Callable[[str], LocalNetwork]
 
 
 class Links:
-    """For any thread; the first link starts a thread of its own."""
+    """For any thread; the first link starts a thread of its own.
 
-    def __init__(self, open_local: OpenLocal) -> None:
+    In a turn of it those links and networks are visited alone that have something to be read, or are due, or
+    that these have something for: among hundreds, who is idle costs nothing.
+    """
+
+    def __init__(self, open_network: OpenNetwork, name_of: NameOf = lambda interface: interface) -> None:
         self.site = LinkSite(secrets.randbits(64))
         self.running: dict[str, RunningLink] = {}  # of the thread; others may look
-        self._open_local = open_local
-        self._locals: dict[str, LocalNetwork] = {}  # by interface; others may look
-        self._exchange = Exchange(self.site, self.running, self._locals, self._guard, self._guard_local)
+        self._networks = LocalNetworks(open_network, name_of, self._network_begins_or_ends)
+        self._exchange = Exchange(
+            self.site, self.running, self._networks.by_interface, self._guard, self._guard_network
+        )
         self._standbys = Standbys(self.site, self.running)
-        self._reopen_at: dict[str, float] = {}  # by interface, in monotonic seconds: networks that crashed
+        self._search = PeerSearch(lambda link: self._command(lambda now: self._touch(link)))
+        self._deadlines = Deadlines[RunningLink | LocalNetwork]()
+        self._watched = WatchedDescriptors[RunningLink | LocalNetwork | Bell]()
+        # Those to which something was done in this turn, so that all that follows from them is to be renewed
+        self._touched_links: dict[RunningLink, None] = {}
+        self._touched_networks: dict[LocalNetwork, None] = {}
+        self._troubles: dict[LocalNetwork, tuple[str, ...]] = {}  # as links were told
         self._commands: deque[Callable[[float], None]] = deque()
         self._thread = WokenThread("links", self._run)
         self._log = log.get_logger()
@@ -91,7 +92,7 @@ class Links:
 
     def network(self, interface: str) -> LocalNetwork | None:
         """The network here that links with this interface are for; None: there is none now."""
-        return self._locals.get(interface)
+        return self._networks.by_interface.get(interface)
 
     def close(self) -> None:
         """Take leave of all peers, and end the thread."""
@@ -105,12 +106,14 @@ class Links:
     # -- the thread
 
     def _run(self, bell: Bell) -> None:
+        self._watched.watch(bell, [bell.fileno()])
         while not self._thread.ends:
             try:
                 self._turn(bell)
             except Exception:  # a bug of ours must not end all links
                 self._log.exception("links.crashed")
                 self._exchange.wants_changed = True
+                self._touch_all()
                 time.sleep(CRASH_SECONDS)
         now = clock.monotonic()
         for name in [*self.running]:
@@ -118,48 +121,49 @@ class Links:
 
     def _turn(self, bell: Bell) -> None:
         """Wait for what comes, and do what is due."""
-        ready = self._wait(bell)
+        ready = self._watched.wait(self._deadline)
+        bell.quiet()
         now = clock.monotonic()
         while self._commands:
             self._commands.popleft()(now)
         for found in ready:
-            # A command may have ended what was ready
-            if not isinstance(found, RunningLink):
-                if found in self._locals.values():
-                    self._guard_local(found, self._exchange.take, now)
-            elif self.running.get(found.name) is found:
-                self._guard(found, self._exchange.receive, now)
-        for link in [*self.running.values()]:
-            self._guard(link, self._attend, now)
-        for local in [*self._locals.values()]:
-            if local.deadline <= now:
-                self._guard_local(local, self._tick, now)
-        for interface in [interface for interface, at in self._reopen_at.items() if at <= now]:
-            del self._reopen_at[interface]
-            self._open_locals()
-        self._exchange.wants_changed |= self._standbys.settle(now)
+            if not isinstance(found, Bell):
+                self._visit(found, self._exchange.receive, self._exchange.take, now)
+        for found in self._deadlines.due(now):
+            self._visit(found, self._attend, self._tick, now)
+        if self._networks.deadline <= now:
+            self._keep_networks(now)
+        if self._standbys.deadline <= now or self._standbys.concerns(self._touched_links):
+            self._exchange.wants_changed |= self._standbys.settle(now)
         if self._exchange.deadline <= now:
             self._exchange.settle(now)
-        self._tell()
+        self._renew(now)
 
-    def _wait(self, bell: Bell) -> list[RunningLink | LocalNetwork]:
-        """Wait until something is to be done. Returns what has something to be read."""
-        poll = select.poll()
-        by_fd: dict[int, RunningLink | LocalNetwork] = {}
-        for link in self.running.values():
-            if link.socket is not None:
-                by_fd[link.socket.fileno()] = link
-        for local in self._locals.values():
-            by_fd.update(dict.fromkeys(local.filenos(), local))
-        for fd in (bell.fileno(), *by_fd):
-            poll.register(fd, select.POLLIN)
-        deadline = self._deadline()
-        wait = None if deadline == math.inf else max(0.0, 1000 * (deadline - clock.monotonic()))
-        ready = [fd for fd, _ in poll.poll(wait)]
-        bell.quiet()
-        return [*dict.fromkeys(by_fd[fd] for fd in ready if fd in by_fd)]
+    @property
+    def _deadline(self) -> float:
+        others = self._networks.deadline, self._standbys.deadline, self._exchange.deadline
+        return min(self._deadlines.first, *others)
+
+    def _visit(
+        self,
+        found: RunningLink | LocalNetwork,
+        of_link: Callable[[RunningLink, float], None],
+        of_network: Callable[[LocalNetwork, float], None],
+        now: float,
+    ) -> None:
+        """Do a step of a link or network, if it is there still: what came before may have ended it."""
+        if not isinstance(found, RunningLink):
+            if self._networks.is_there(found):
+                self._guard_network(found, of_network, now)
+        elif self.running.get(found.name) is found:
+            self._guard(found, of_link, now)
 
     def _guard(self, link: RunningLink, step: Callable[[RunningLink, float], None], now: float) -> None:
+        """Do something to a link, as :meth:`_protect` does."""
+        self._touch(link)
+        self._protect(link, step, now)
+
+    def _protect(self, link: RunningLink, step: Callable[[RunningLink, float], None], now: float) -> None:
         """What one link does wrong must not cost the others their thread: it begins anew."""
         try:
             step(link, now)
@@ -168,61 +172,102 @@ class Links:
             self._end(link.name, now)
             self._begin(link.name, link.plan, link.end.counts, link.on_news, now)
             anew = self.running[link.name]
-            anew.crashed, anew.look_at = True, now + LOOK_SECONDS
+            anew.crashed, anew.look_at = True, now + ANEW_SECONDS
+            self._deadlines.set(anew, anew.look_at)
 
-    def _guard_local(
-        self, local: LocalNetwork, step: Callable[[LocalNetwork, float], None], now: float
+    def _guard_network(
+        self, network: LocalNetwork, step: Callable[[LocalNetwork, float], None], now: float
+    ) -> None:
+        """Do something to a network here, as :meth:`_protect_network` does."""
+        self._touched_networks[network] = None
+        self._protect_network(network, step, now)
+
+    def _protect_network(
+        self, network: LocalNetwork, step: Callable[[LocalNetwork, float], None], now: float
     ) -> None:
         """Neither must what a network here does wrong: after a while it is opened anew."""
         try:
-            step(local, now)
+            step(network, now)
         except Exception:
-            interface = next(name for name, one in self._locals.items() if one is local)
+            interfaces = self._networks.by_interface
+            interface = next((name for name, one in interfaces.items() if one is network), "")
             self._log.exception("network.crashed", interface=interface)
-            self._reopen_at[interface] = now + LOOK_SECONDS
-            self._close_local(interface)
+            self._networks.fail(network, now + ANEW_SECONDS)
+
+    def _tick(self, network: LocalNetwork, now: float) -> None:
+        self._exchange.wants_changed |= network.tick(now)
+
+    # -- what follows from a visit
+
+    def _touch(self, link: RunningLink) -> None:
+        self._touched_links[link] = None
+
+    def _touch_all(self) -> None:
+        self._touched_links.update(dict.fromkeys(self.running.values()))
+        self._touched_networks.update(dict.fromkeys(self._networks.by_interface.values()))
+
+    def _renew(self, now: float) -> None:
+        """Of all that were touched, have what is waited for as it is now, and tell of links that changed."""
+        networks, self._touched_networks = self._touched_networks, {}
+        for network in networks:
+            if self._networks.is_there(network):
+                self._protect_network(network, self._renew_network, now)
+            if not self._networks.is_there(network):
+                self._forget(network)
+        links, self._touched_links = self._touched_links, {}
+        for link in links:
+            if self.running.get(link.name) is link:
+                self._protect(link, self._renew_link, now)
+            if self.running.get(link.name) is not link:
+                self._forget(link)
+
+    def _renew_network(self, network: LocalNetwork, now: float) -> None:
+        self._watched.watch(network, network.filenos())
+        self._deadlines.set(network, network.deadline)
+        troubles = (*network.troubles,)
+        if troubles != self._troubles.get(network, ()):
+            self._touch_all()
+        self._troubles[network] = troubles
+
+    def _renew_link(self, link: RunningLink, now: float) -> None:
+        self._watched.watch(link, [] if link.socket is None else [link.socket.fileno()])
+        self._deadlines.set(link, link.deadline)
+        interface = link.plan.interface
+        troubles: Sequence[str] = ()
+        if (network := self._networks.by_interface.get(interface)) is not None:
+            troubles = network.troubles
+        elif interface:
+            troubles = (f"{interface} failed; it is opened again",)
+        link.tell(troubles, rests=self.site.links[link.name].rests)
+
+    def _forget(self, found: RunningLink | LocalNetwork) -> None:
+        self._watched.watch(found, [])
+        self._deadlines.set(found, math.inf)
+        if not isinstance(found, RunningLink):
+            self._troubles.pop(found, None)
+
+    # -- the networks here
 
     def _look_again(self, now: float) -> None:
         """The network is another one."""
-        for local in [*self._locals.values()]:
-            self._guard_local(local, lambda one, at: one.network_changed(at), now)
+        self._networks.look_again()
+        self._keep_networks(now)
+        for network in dict.fromkeys(self._networks.by_interface.values()):
+            self._guard_network(network, lambda one, at: one.network_changed(at), now)
         for link in self.running.values():
             if link.socket is None and not link.crashed:
                 link.look_at = now
+                self._touch(link)
 
-    def _tell(self) -> None:
-        """Tell of links that are not as they were."""
-        for link in self.running.values():
-            interface = link.plan.interface
-            troubles: Sequence[str] = ()
-            if (local := self._locals.get(interface)) is not None:
-                troubles = local.troubles
-            elif interface:
-                troubles = (f"{interface} failed; it is opened again",)
-            link.tell(troubles, rests=self.site.links[link.name].rests)
-
-    def _tick(self, local: LocalNetwork, now: float) -> None:
-        self._exchange.wants_changed |= local.tick(now)
-
-    def _open_locals(self) -> None:
+    def _keep_networks(self, now: float) -> None:
         """Have the networks that links are for."""
-        for plan in [link.plan for link in self.running.values()]:
-            if plan.interface and plan.interface not in self._locals.keys() | self._reopen_at.keys():
-                self._locals[plan.interface] = self._open_local(plan.interface)
-                self._exchange.wants_changed = True
+        plans = [link.plan for link in self.running.values()]
+        self._networks.keep(dict.fromkeys(plan.interface for plan in plans if plan.interface), now)
 
-    def _deadline(self) -> float:
-        return min(
-            (
-                *(link.end.deadline for link in self.running.values()),
-                *(link.look_at for link in self.running.values() if _is_to_look(link)),
-                *(local.deadline for local in self._locals.values()),
-                *self._reopen_at.values(),
-                self._standbys.deadline,
-                self._exchange.deadline,
-            ),
-            default=math.inf,
-        )
+    def _network_begins_or_ends(self, network: LocalNetwork) -> None:
+        self._exchange.wants_changed = True
+        self._touch_all()
+        self._touched_networks[network] = None
 
     # -- links that begin and end
 
@@ -241,6 +286,8 @@ class Links:
             and (counters is None or counters is before.end.counts)
         ):
             before.plan, before.on_news = plan, on_news
+            self._touch(before)
+            self._standbys.links_changed()
             before.end.sessions.use(plan.key)  # by and by: see sessions.py
             rests = self.site.links[name].rests
             self.site.links[name] = SiteLink(before.end, plan.send, plan.transit, rests)
@@ -265,9 +312,11 @@ class Links:
             allow=allow,
             counts=counters,
         )
-        self.running[name] = RunningLink(name, plan, end, on_news)
+        self.running[name] = link = RunningLink(name, plan, end, on_news)
         self.site.links[name] = SiteLink(end, plan.send, plan.transit)
-        self._open_locals()
+        self._touch(link)
+        self._standbys.links_changed()
+        self._keep_networks(now)
         self._exchange.wants_changed = True
 
     def _end(self, name: str, now: float) -> None:
@@ -275,96 +324,19 @@ class Links:
         if link is None:
             return
         del self.site.links[name]
+        self._touch(link)
+        self._standbys.links_changed()
         self._exchange.wants_changed = True
         try:
             self._exchange.send(link, link.end.close(now))
         except Exception:  # it may be ended since it has crashed
             self._log.exception("link.crashed", link=name)
         link.close_socket()
-        used = {other.plan.interface for other in self.running.values()}
-        for interface in [interface for interface in self._locals if interface not in used]:
-            self._close_local(interface)
-
-    def _close_local(self, interface: str) -> None:
-        try:
-            self._locals.pop(interface).close()
-        except Exception:
-            self._log.exception("network.crashed", interface=interface)
-
-    def _open(self, link: RunningLink, version: int, address: Address | None, port: int) -> None:
-        try:
-            link.socket = LinkSocket(version, address, port)
-            link.hindrance = ""
-        except LinkError as error:
-            link.hindrance = error.trouble
-
-    # -- where the peer is
+        self._keep_networks(now)
 
     def _attend(self, link: RunningLink, now: float) -> None:
         if link.crashed and now >= link.look_at:
             link.crashed, self._exchange.wants_changed = False, True
-        if link.resolving is not None and link.resolving.done():
-            self._resolved(link, link.resolving, now)
-        elif link.untried and link.end.sessions.unanswered(now) >= TRIES_EACH:
-            self._meet_next(link, now)
-        elif _is_to_look(link) and now >= link.look_at:
-            link.look_at = now + LOOK_SECONDS
-            self._look(link, now)
+        self._search.attend(link, now)
         if link.end.deadline <= now:
             self._exchange.after(link, link.end.tick(now), now)
-
-    def _look(self, link: RunningLink, now: float) -> None:
-        """Have a socket, and find the peer's address: if it has a name, that may take long."""
-        plan = link.plan
-        if plan.listen is not None and link.socket is None:
-            self._open(link, plan.listen[0].version, *plan.listen)
-        if plan.connect is None:
-            return
-        peer = plan.connect[0]
-        with suppress(ValueError):
-            self._meet(link, ip_address(peer), now)
-            return
-        try:
-            link.resolving = begin(lambda: addresses_of(peer), "resolve-peer")
-        except OSError as error:
-            link.hindrance = f"cannot resolve the peer {peer}: {reason_of(error)}"
-        else:
-            link.resolving.add_done_callback(lambda _: self._command(lambda now: None))
-
-    def _resolved(self, link: RunningLink, answer: Future[list[Address]], now: float) -> None:
-        link.resolving = None
-        assert link.plan.connect is not None
-        try:
-            link.untried = answer.result()[:ADDRESSES_MAX]
-        except OSError as error:
-            link.hindrance = f"cannot resolve the peer {link.plan.connect[0]}: {reason_of(error)}"
-            return
-        link.hindrance = ""
-        self._meet_next(link, now)
-
-    def _meet_next(self, link: RunningLink, now: float) -> None:
-        """Look for the peer at the next of its addresses for which there is a socket."""
-        while link.untried:
-            self._meet(link, link.untried.pop(0), now)
-            if link.socket is not None:
-                return
-
-    def _meet(self, link: RunningLink, address: Address, now: float) -> None:
-        assert link.plan.connect is not None
-        if link.plan.listen is None and link.socket is not None and link.socket.version != address.version:
-            link.close_socket()
-        if link.plan.listen is None and link.socket is None:
-            self._open(link, address.version, None, 0)
-        if link.socket is not None:
-            peer = address, link.plan.connect[1]
-            if link.end.peer not in (None, peer):
-                link.end.sessions.call_anew(now)
-            link.end.meet(peer)
-
-
-def _is_to_look(link: RunningLink) -> bool:
-    """Return True if a socket is missing, or the peer's address: again, too, if nobody answers there."""
-    if link.resolving is not None:
-        return False
-    is_met = link.end.peer is not None and link.end.sessions.tries < TRIES_MAX
-    return link.socket is None or (link.plan.connect is not None and not is_met)

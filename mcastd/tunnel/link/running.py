@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -14,6 +15,9 @@ from mcastd.net.link_socket import LinkSocket
 from mcastd.tunnel.gateway import UdpEnd
 from mcastd.tunnel.link.end import LinkEnd
 from mcastd.tunnel.link.plan import LinkPlan
+
+# Hellos without a welcome after which a name may mean another address by now.
+TRIES_MAX = 4
 
 
 class LinkSight(NamedTuple):
@@ -50,6 +54,21 @@ class RunningLink:
     since: float = field(default_factory=clock.monotonic)  # that it is up, or down
     overflow: int = 0  # of the socket, as far as it is counted
     ignored_before: Counter[str] = field(default_factory=Counter)  # messages, until it was up last
+
+    @property
+    def is_to_look(self) -> bool:
+        """Return True if a socket is missing, or the peer's address: again, too, if nobody answers there."""
+        if self.resolving is not None:
+            return False
+        is_met = self.end.peer is not None and self.end.sessions.tries < TRIES_MAX
+        return self.socket is None or (self.plan.connect is not None and not is_met)
+
+    @property
+    def deadline(self) -> float:
+        """When something is due that does not wait for the peer, in monotonic seconds; ``inf``: never."""
+        if self.resolving is not None and self.resolving.done():
+            return -math.inf
+        return min(self.end.deadline, self.look_at if self.is_to_look else math.inf)
 
     def tell(self, troubles: Sequence[str], *, rests: bool) -> None:
         """Look at it, and tell of it if it is not as it was. ``troubles`` are those of the network here."""

@@ -12,7 +12,7 @@ stood by goes on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mcastd.tunnel.link.running import RunningLink
 from mcastd.tunnel.link.site import LinkSite
@@ -29,12 +29,23 @@ class Standbys:
         self._site = site
         self._running = running
         self._up_since: dict[str, float] = {}  # by name of a first one, in monotonic seconds
+        self._pairs: frozenset[str] = frozenset()  # names of all that are one of two
+
+    def links_changed(self) -> None:
+        """Links began or ended, or are of other plans."""
+        self.deadline = -math.inf
+
+    def concerns(self, links: Iterable[RunningLink]) -> bool:
+        """Return True if something that happened to one of these may have another link rest."""
+        return bool(self._pairs) and any(link.name in self._pairs for link in links)
 
     def settle(self, now: float) -> bool:
         """Have one of each two links rest. Returns True if it is another one than before."""
         self.deadline = math.inf
         resting: set[str] = set()
-        for link in self._running.values():
+        pairs = [link for link in self._running.values() if link.plan.standby_of]
+        self._pairs = frozenset(name for link in pairs for name in (link.name, link.plan.standby_of))
+        for link in pairs:
             first = self._running.get(link.plan.standby_of)
             if first is None or not first.end.is_up:
                 self._up_since.pop(link.plan.standby_of, None)

@@ -1,0 +1,275 @@
+"""Which of hundreds of links a turn of their thread visits: sockets are made up, and turns are by hand."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+pytest.importorskip("cryptography")
+
+from mcastd import clock
+from mcastd.bell import Bell
+from mcastd.ip import Address
+from mcastd.net.link_socket import SentMessages
+from mcastd.protocols.link_control import GroupWant
+from mcastd.rows import listed
+from mcastd.tunnel.link import links as links_module
+from mcastd.tunnel.link import peer_search
+from mcastd.tunnel.link.end import LinkEnd
+from mcastd.tunnel.link.links import ANEW_SECONDS, Links
+from mcastd.tunnel.link.local import LocalNetwork, NetworkCounts, TakenDatagrams
+from mcastd.tunnel.link.plan import LinkPlan
+from mcastd.tunnel.link.running import RunningLink
+
+IDLE = 300
+PEER = ip_address("192.0.2.9"), 9466
+
+
+class MadeUpSocket:
+    """It brings what a test puts there."""
+
+    overflow = 0
+
+    def __init__(self, version: int, address: Address | None = None, port: int = 0) -> None:
+        self.version = version
+        self.come: list[bytes] = []
+        self._bell = Bell()
+
+    def fileno(self) -> int:
+        return self._bell.fileno()
+
+    def bring(self, message: bytes) -> None:
+        self.come.append(message)
+        self._bell.ring()
+
+    def send(self, messages: Sequence[bytes], to: object) -> SentMessages:
+        return SentMessages(len(messages), "", 0, {})
+
+    def receive(self) -> list[Any]:
+        self._bell.quiet()
+        come, self.come = self.come, []
+        return [(PEER, listed(come))] if come else []
+
+    def close(self) -> None:
+        self._bell.close()
+
+
+class StillThread:
+    """One that does nothing: the test takes its turns."""
+
+    has_begun, ends = True, False
+
+    def __init__(self, *_: object) -> None: ...
+
+    def begin(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+
+class QuietNetwork:
+    """A network on which nothing happens."""
+
+    deadline = math.inf
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.counts = NetworkCounts()
+        self.troubles: tuple[str, ...] = ()
+        self.is_closed = False
+        self.bell = Bell()
+
+    def filenos(self) -> list[int]:
+        return [self.bell.fileno()]
+
+    def tick(self, now: float) -> bool:
+        raise AssertionError("it has no deadline")
+
+    def joined(self) -> dict[Any, Any]:
+        return {}
+
+    def network_changed(self, now: float) -> None: ...
+
+    def ask_members(self, wanted: bool, now: float) -> None: ...
+
+    def wanted(self) -> Sequence[GroupWant]:
+        return ()
+
+    def follow(self, wants: Iterable[GroupWant], now: float) -> None: ...
+
+    def take(self, now: float) -> Iterator[TakenDatagrams]:
+        self.bell.quiet()
+        yield from ()
+
+    def give(self, run: object, now: float) -> Any:
+        raise AssertionError("nothing comes")
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.bell.close()
+
+
+class House:
+    """Many links, whose turns and time are the test's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.visits: Counter[str] = Counter()
+        self.networks: list[QuietNetwork] = []
+        self.names: dict[str, str] = {}
+        monkeypatch.setattr(clock, "monotonic", lambda: self.now)
+        monkeypatch.setattr(peer_search, "LinkSocket", MadeUpSocket)
+        monkeypatch.setattr(links_module, "WokenThread", StillThread)
+        self.links = Links(self._open, lambda interface: self.names.get(interface, interface))
+        self._bell = Bell()
+        self.links._watched.watch(self._bell, [self._bell.fileno()])
+        for method in ("take", "tick", "want", "send"):
+            self._count(monkeypatch, LinkEnd, method, self._name_of)
+        self._count(monkeypatch, RunningLink, "tell", lambda link: link.name)
+
+    def _open(self, name: str) -> LocalNetwork:
+        self.networks.append(QuietNetwork(name))
+        return self.networks[-1]
+
+    def _name_of(self, end: LinkEnd) -> str:
+        return next((name for name, link in self.links.running.items() if link.end is end), "ended")
+
+    def _count(
+        self, monkeypatch: pytest.MonkeyPatch, of: type, method: str, name_of: Callable[[Any], str]
+    ) -> None:
+        original = getattr(of, method)
+
+        def counted(one: Any, *arguments: Any, **named: Any) -> Any:
+            self.visits[name_of(one)] += 1
+            return original(one, *arguments, **named)
+
+        monkeypatch.setattr(of, method, counted)
+
+    def turn(self) -> set[str]:
+        """Take turns until nothing is due. Returns the links that were visited."""
+        self.visits.clear()
+        for _ in range(20):
+            self._bell.ring()  # so that no wait lasts
+            self.links._turn(self._bell)
+            if self.links._deadline > self.now and not self.links._touched_links:
+                return {*self.visits}
+        raise AssertionError("it does not come to rest")
+
+    def link(self, name: str, **plan: Any) -> None:
+        where: dict[str, Any] = {} if "connect" in plan else {"listen": (ip_address("0.0.0.0"), 9466)}
+        self.links.enlist(name, LinkPlan(**{"key": bytes(32), **where, **plan}))
+
+    def socket(self, name: str) -> MadeUpSocket:
+        found = self.links.running[name].socket
+        assert isinstance(found, MadeUpSocket)
+        return found
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch) -> House:
+    return House(monkeypatch)
+
+
+def test_a_busy_link_has_no_other_visited(house: House) -> None:
+    names = {f"idle-{number}" for number in range(IDLE)}
+    for name in names:
+        house.link(name)
+    house.link("busy")
+    assert house.turn() == names | {"busy"}
+    house.now += 1.0
+    for _ in range(3):
+        house.socket("busy").bring(b"no message of a link")
+        assert house.turn() == {"busy"}
+    assert house.links.running["busy"].end.counts.ignored == {"no-message": 3}
+    assert house.turn() == set()
+
+
+def test_links_that_are_due_are_visited_and_no_others(house: House) -> None:
+    """Those that connect say hello again, by and by less often."""
+    house.link("listens")
+    for number in range(3):
+        house.link(f"connects-{number}", connect=(f"192.0.2.{number + 1}", 9466))
+    connecting = {f"connects-{number}" for number in range(3)}
+    assert house.turn() == connecting | {"listens"}
+    hellos = 1
+    assert house.links.running["connects-1"].end.sessions.tries == hellos
+    for seconds, is_due in ((0.5, False), (0.6, True), (1.0, False), (1.1, True)):
+        house.now += seconds
+        assert house.turn() == (connecting if is_due else set())
+        hellos += is_due
+        assert house.links.running["connects-1"].end.sessions.tries == hellos
+
+
+def test_a_link_that_fails_begins_anew_and_the_others_go_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "bad", "other"):
+        house.link(name, interface="lan")
+    house.turn()
+    before = dict(house.links.running)
+    monkeypatch.setattr(before["bad"].end, "take", lambda *_: 1 / 0)
+    house.socket("bad").bring(b"whatever")
+    house.turn()
+    after = house.links.running
+    assert after["one"] is before["one"]
+    assert after["other"] is before["other"]
+    assert after["bad"] is not before["bad"]
+    assert after["bad"].crashed
+    assert after["bad"].socket is None
+    house.now += 1.0
+    house.turn()  # all were told what is wanted now
+    house.socket("one").bring(b"no message of a link")
+    assert house.turn() == {"one"}
+    house.now += ANEW_SECONDS
+    house.turn()
+    assert not after["bad"].crashed
+    house.now += 1.0
+    house.turn()
+    house.socket("bad").bring(b"no message of a link")
+    assert house.turn() == {"bad"}
+
+
+def test_what_a_network_lacks_is_told_to_its_links(house: House) -> None:
+    house.link("one", interface="lan")
+    house.link("alone", transit=True)
+    house.turn()
+    (network,) = house.networks
+    network.troubles = ("lan: no such interface",)
+    network.bell.ring()
+    house.turn()
+    told = {name: link.told.troubles for name, link in house.links.running.items() if link.told}
+    assert told == {"one": ("lan: no such interface",), "alone": ()}
+    house.links.dismiss("one")
+    house.turn()
+    assert network.is_closed
+
+
+def test_two_names_of_one_interface_are_one_network(house: House) -> None:
+    """A link may have it by its name, and another one by an address of it."""
+    house.names = {"10.1.1.1": "eth0", "10.1.1.2": "eth0"}
+    for name, interface in (("by-name", "eth0"), ("by-address", "10.1.1.1"), ("by-another", "10.1.1.2")):
+        house.link(name, interface=interface)
+    house.link("elsewhere", interface="eth1")
+    house.turn()
+    assert [network.name for network in house.networks] == ["eth0", "eth1"]
+    assert house.links.network("10.1.1.1") is house.links.network("eth0") is house.networks[0]
+    house.links.dismiss("by-name")
+    house.turn()
+    assert not house.networks[0].is_closed
+    assert house.links.network("eth0") is None
+    # One of the addresses is another interface's now
+    house.names["10.1.1.2"] = "eth1"
+    house.links.network_changed()
+    house.turn()
+    assert house.links.network("10.1.1.2") is house.networks[1]
+    assert house.links.network("10.1.1.1") is house.networks[0]
+    # And the other one is nobody's
+    del house.names["10.1.1.1"]
+    house.links.network_changed()
+    house.turn()
+    assert house.networks[0].is_closed
+    assert [network.name for network in house.networks[2:]] == ["10.1.1.1"]
