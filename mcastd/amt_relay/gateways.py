@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
@@ -33,15 +34,16 @@ class Gateways:
         self.waiting: frozenset[UdpEnd] = frozenset()  # those without a socket
         self.rate: int | None = None  # bits per second for each
         self.max_unreachable = 0
+        self.query_seconds = math.inf
         self._asked_at: dict[UdpEnd, UdpEnd] = {}  # where those with a new tunnel have asked
         self._log = log.get_logger(worker=worker)
 
-    def limit(self, rate: int | None, max_unreachable: int) -> None:
+    def limit(self, rate: int | None, max_unreachable: int, query_seconds: float) -> None:
         """Give this to each from now on."""
         if rate != self.rate:
             for gateway in self.served.values():
                 gateway.limit(rate)
-        self.rate, self.max_unreachable = rate, max_unreachable
+        self.rate, self.max_unreachable, self.query_seconds = rate, max_unreachable, query_seconds
 
     def takers(self, group: Address, source: Address) -> Sequence[ServedGateway]:
         """Those that want what a sender sends to a group."""
@@ -54,7 +56,7 @@ class Gateways:
         while left > 0 and (sock := self.sockets.ready()) is not None:
             left -= 1
             if isinstance(sock, GatewaySocket):
-                self._look_at_errors(sock)
+                self._look_at_errors(sock, now)
             if (batch := self.sockets.receive(sock)) is not None:
                 left -= len(batch)
                 self._take(batch, sock, now)
@@ -72,13 +74,18 @@ class Gateways:
             elif end in relay.tunnels:
                 self._asked_at[end] = sock.name
 
-    def _look_at_errors(self, sock: GatewaySocket) -> None:
+    def _look_at_errors(self, sock: GatewaySocket, now: float) -> None:
         if (gateway := self.served.get(sock.gateway)) is None:
             return
         gateway.look_at_errors()
-        if 0 < self.max_unreachable <= gateway.unreachable:
+        if 0 < self.max_unreachable <= gateway.unreachable and self._is_gone(gateway.end, now):
             self._log.info("gateway.lost", gateway=_text(gateway.end), answers=gateway.unreachable)
             self.relay.forget(gateway.end)
+
+    def _is_gone(self, end: UdpEnd, now: float) -> bool:
+        """Return True if nothing that comes shows that a gateway is there still."""
+        tunnel = self.relay.tunnels.get(end)
+        return tunnel is not None and tunnel.is_overdue(now, self.query_seconds)
 
     def fit(self, now: float) -> None:
         """Send each no longer packets from now on than go."""

@@ -187,7 +187,7 @@ class AmtRelayWorker:
         gateways.relay.advertise(config.advertised)
         gateways.relay.limit(_limits(config))
         gateways.sockets.set_dscp(config.dscp)
-        gateways.limit(config.rate, config.max_unreachable)
+        gateways.limit(config.rate, config.max_unreachable, config.query_interval)
         self._serves = config
         addresses = [address for address, _ in config.listen]
         if self._lengths.follow(config.mtu, addresses):

@@ -89,8 +89,8 @@ class AmtRelaySettings(WorkerSettings):
     )
     max_unreachable: UnreachableLimit = Field(
         5,
-        description="How many answers in a row that a gateway cannot be reached end its tunnel; 0: they end"
-        " none.",
+        description="How many answers in a row that a gateway cannot be reached end its tunnel, once it is"
+        " silent for longer than it mostly is; 0: they end none.",
     )
     teardown: Switch = Field(
         False,

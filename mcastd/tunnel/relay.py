@@ -264,7 +264,8 @@ class AmtRelay:
             if not self._has_room(end[0]):
                 self.ignored[TOO_MANY_TUNNELS] += 1
                 return
-            tunnel = RelayedTunnel(end, since=now)
+            tunnel = RelayedTunnel(end, since=now, heard=now)
+        tunnel.prove(now)
         if [record for record in report.records if self._apply(record, tunnel, now)]:
             self._settle(tunnel)
             self._changed()
@@ -281,7 +282,7 @@ class AmtRelay:
         self.forget(end)
 
     def forget(self, end: UdpEnd) -> None:
-        """Nobody is there any more, as ICMP has told several times (section 5.3.3.6.4), or is to be."""
+        """Nobody is there any more, or is to be."""
         if self.tunnels.pop(end, None) is not None:
             host = host_of(end[0])
             self._per_host[host] -= 1

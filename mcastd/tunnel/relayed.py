@@ -13,6 +13,9 @@ from mcastd.ip import NO_SOURCE, Address, SourceFilter
 from mcastd.protocols.membership import GroupRecord, RecordKind
 from mcastd.tunnel.gateway import UdpEnd
 
+# A gateway that is there is heard again so much later than it mostly is, where a question of it was lost.
+LATE_SECONDS = 5.0
+
 
 @dataclass(slots=True)
 class WantedGroup:
@@ -75,6 +78,25 @@ class RelayedTunnel:
     end: UdpEnd
     groups: dict[Address, WantedGroup] = field(default_factory=dict)
     since: float = 0.0  # monotonic seconds
+    heard: float = 0.0  # monotonic seconds when it last proved that it is there
+    longest_pause: float = 0.0  # seconds between two such times
+
+    def prove(self, now: float) -> None:
+        """The gateway has sent what nobody else can."""
+        self.longest_pause = max(self.longest_pause, now - self.heard)
+        self.heard = now
+
+    def is_overdue(self, now: float, query_seconds: float) -> bool:
+        """Return True if a gateway that is there would have been heard again by now.
+
+        It asks once in ``query_seconds``, or as often as its NAT wants: that is known once a tunnel is older.
+        Until then ICMP that nobody is there (RFC 7450 section 5.3.3.6.4) is not believed: anybody can forge
+        that, and nobody what a gateway proves itself by. RFC 5927 section 5.2 has the same for TCP.
+        """
+        pause = query_seconds
+        if self.heard >= self.since + query_seconds:
+            pause = min(pause, self.longest_pause)
+        return now > self.heard + pause + LATE_SECONDS
 
     def filter(self, group: Address) -> SourceFilter:
         return NO_SOURCE if (wanted := self.groups.get(group)) is None else wanted.filter

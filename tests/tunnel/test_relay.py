@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from random import Random
 from typing import Any
@@ -31,6 +32,7 @@ from mcastd.tunnel.relay import (
     AmtRelay,
     RelayLimits,
 )
+from mcastd.tunnel.relayed import LATE_SECONDS
 from mcastd.tunnel.reports import report_packets
 
 HERE, HERE_6 = ip_address("198.51.100.7"), ip_address("2001:db8::7")
@@ -201,6 +203,34 @@ def test_who_reports_no_more_is_forgotten() -> None:
     assert net.relay.tunnels
     net.run(31)
     assert (net.relay.tunnels, net.relay.takers(GROUP, S1)) == ({}, ())
+
+
+def test_icmp_ends_nothing_while_a_gateway_goes_on_asking() -> None:
+    """It may be forged at any time; a gateway that is there asks in time, and one that is gone does not."""
+    net = Net(query_seconds=125.0)
+    net.want({GROUP: include(S1), GROUP_6: ANY_SOURCE})
+    for _ in range(300):  # ours asks each 25 s
+        net.run(1)
+        assert not net.relay.tunnels[HOST].is_overdue(net.now, 125.0)
+    heard = net.relay.tunnels[HOST].heard
+    assert net.now - 25 < heard
+    del net.gateways[HOST]
+    net.run(25 + LATE_SECONDS)
+    assert not net.relay.tunnels[HOST].is_overdue(heard + 24 + LATE_SECONDS, 125.0)
+    assert net.relay.tunnels[HOST].is_overdue(heard + 26 + LATE_SECONDS, 125.0)
+
+
+def test_a_gateway_of_which_little_is_known_has_a_whole_interval_to_ask() -> None:
+    """What it sends soon after the first time tells nothing of how often it asks; nor does what is forged."""
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL, query_seconds=20.0), 1000.0)
+    record = GroupRecord(RecordKind.IS_EXCLUDE, GROUP)
+    query = asked(relay)
+    for now in (1000.0, 1000.5):
+        relay.take(update(query, record), HOST, now)
+    relay.take(update(replace(query, mac=bytes(6)), record), HOST, 1019.0)
+    tunnel = relay.tunnels[HOST]
+    assert not tunnel.is_overdue(1000.4 + 20.0 + LATE_SECONDS, 20.0)
+    assert tunnel.is_overdue(1000.6 + 20.0 + LATE_SECONDS, 20.0)
 
 
 def test_hosts_of_version_2_join_and_leave() -> None:
