@@ -181,7 +181,8 @@ class BridgeWorker:
                 dict.fromkeys((interface.index for interface in to), config.ttl_threshold),
                 groups,
                 tuple(prefix for prefix in config.sources if prefix.version == version),
-                config.when == "joined",
+                joined=config.when == "joined",
+                insists=config.querier == "always",
             )
         if not rules:
             raise refused[0]

@@ -170,7 +170,7 @@ class FamilyRoutes:
             if (other := network.querier.other) is not None:
                 told.append(
                     f"{other} asks for members on {self.name(ifindex)}, and forwards there in place of this"
-                    " host: to have this one do it, give it a lower address there"
+                    ' host: to have this one do it, set querier = "always", or give it a lower address there'
                 )
             if network.querier.listeners.refused:
                 told.append(f"members on {self.name(ifindex)} want more groups or sources than are kept")
@@ -192,7 +192,8 @@ class FamilyRoutes:
         self._active = {name: rule.among(present) for name, rule in self.rules.items()}
         with_members = {i for rule in self._active.values() if rule.joined for i in rule.to}
         interfaces = {i: one for i, one in self._host.interfaces.items() if i in with_members}
-        changed = self.members.follow(interfaces, now)
+        insisting = {i for rule in self._active.values() if rule.insists for i in rule.to}
+        changed = self.members.follow(interfaces, now, insisting)
         self._apply(self.forwarding.set_rules(self._active, now))
         self._apply(self.forwarding.members_changed(changed, now))
 

@@ -37,6 +37,7 @@ class Rule:
     groups: tuple[Prefix, ...]
     sources: tuple[Prefix, ...] = ()  # none: any
     joined: bool = False  # only where members want it
+    insists: bool = False  # ask for members whoever else does
 
     @property
     def interfaces(self) -> frozenset[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 
@@ -53,8 +53,13 @@ class Members:
     def __repr__(self) -> str:
         return f"<Members of IPv{self._version} on {len(self.networks)} interfaces>"
 
-    def follow(self, interfaces: Mapping[int, Interface], now: float) -> set[Address]:
-        """Have a querier on each of these interfaces, and on no other one."""
+    def follow(
+        self, interfaces: Mapping[int, Interface], now: float, insisting: Collection[int] = ()
+    ) -> set[Address]:
+        """Have a querier on each of these interfaces, and on no other one.
+
+        On those of ``insisting``, by their indices, it asks whoever else does.
+        """
         changed: set[Address] = set()
         for ifindex in self.networks.keys() - interfaces.keys():
             changed |= _groups(self.networks.pop(ifindex))
@@ -64,12 +69,11 @@ class Members:
             if (network := self.networks.get(ifindex)) is None:
                 network = MemberNetwork(interface, address, Querier(TIMING, address, now))
                 self.networks[ifindex] = network
-            elif address != network.address:
-                network.address = address
-                forwarded = network.forwards
-                network.querier.move(address, now)
-                changed |= _groups(network) if network.forwards != forwarded else set()
-            network.interface = interface
+            forwarded = network.forwards
+            network.interface, network.address = interface, address
+            network.querier.move(address, now)
+            network.querier.insist(ifindex in insisting, now)
+            changed |= _groups(network) if network.forwards != forwarded else set()
             network.failure = (
                 "" if address else f"{interface.name} has no IPv{self._version} address to ask from"
             )

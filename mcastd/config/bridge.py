@@ -66,6 +66,12 @@ class Bridge(WorkerSettings):
         ' MLD; it is joined in turn where it comes from. "always": it goes as it comes, and is joined only if'
         " it is named by itself.",
     )
+    querier: Literal["auto", "always"] = Field(
+        "auto",
+        description='Who asks for members, and so forwards, where others ask, too: "auto", whoever has the'
+        ' lowest address (RFC 3376 section 6.6.2); "always", this host, as beside a switch that asks and'
+        " forwards nothing. Another router there would forward each datagram once more.",
+    )
     ttl_threshold: TtlThreshold = Field(
         DEFAULT_TTL_THRESHOLD,
         description="What the TTL of a datagram must exceed when it arrives; of IPv4 alone.",
@@ -150,6 +156,8 @@ class Bridge(WorkerSettings):
         for key, is_set in keys.items():
             if is_set and self.engine == "kernel":
                 yield (key,), 'is for the relay, and engine = "kernel"'
+        if self.querier == "always" and self.when == "always":
+            yield ("querier",), 'is for when = "joined": nobody is asked for members with "always"'
         if self.engine == "kernel" or not (self.ports or self.needs_relay):
             return
         if not self.ports:

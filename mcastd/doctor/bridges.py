@@ -49,8 +49,8 @@ def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
                 Severity.WARNING,
                 f"{querier.querier} asks for members on {querier.interface}: this host forwards none there",
                 (f"querier of IPv{querier.version} on {querier.interface}: {querier.querier} (status)",),
-                "if it is no router that forwards, have it ask no more, or give this host a lower address on"
-                f" {querier.interface}",
+                f'if it forwards nothing, as a switch, set querier = "always" in {subject.table}, have it ask'
+                f" no more, or give this host a lower address on {querier.interface}",
             )
     if status.route_count > len(status.routes):
         return  # not all of them are known here

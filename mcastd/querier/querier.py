@@ -3,6 +3,9 @@
 The router with the lowest address asks. The others take its robustness and interval over while they hear it.
 One that asks although it has a higher address gets an answer at once, by which it knows: RFC 3376 has it wait
 for the next general query.
+
+What asks may be a switch, which forwards nothing: then a router may insist, and asks beside it; members
+answer both.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ class Querier:
         self._timing = timing
         self._address = address
         self._other_until = -math.inf
+        self._insists = False
         self._startup_left = timing.robustness
         self._ask_at = now
         self._asked_at = -math.inf  # when the last general query was sent
@@ -60,6 +64,12 @@ class Querier:
         """Ask from another address. Who has the lowest one is seen anew."""
         if address != self._address:
             self._address = address
+            self._take_over(now)
+
+    def insist(self, insists: bool, now: float) -> None:
+        """Ask from now on although a router with a lower address does; or let it."""
+        self._insists = insists
+        if insists and self.other is not None:
             self._take_over(now)
 
     @property
@@ -98,6 +108,8 @@ class Querier:
             # It does not know of this one yet: both would ask, and forward, until the next general query
             if self.other is None and query.group is None:
                 self._ask_at = min(self._ask_at, max(now, self._asked_at + self._timing.last_member_interval))
+            return
+        if self._insists:
             return
         if self.other is not None and source != self.other and int(source) > int(self.other):
             return

@@ -405,9 +405,16 @@ def test_that_another_one_asks_and_forwards_is_told(kernel: Kernel, run: Run) ->
     wait_for(lambda: one.context.degraded, "it is told")
     assert one.worker.status().troubles == (
         "10.9.2.1 asks for members on right, and forwards there in place of this host: to have this one do"
-        " it, give it a lower address there",
+        ' it, set querier = "always", or give it a lower address there',
     )
     assert not always.context.degraded
+    insisting = Bridge.model_validate(SETTINGS | {"when": "joined", "querier": "always"})
+    assert one.worker.update(insisting)
+    one.context.send(Signal.NETWORK)
+    wait_for(lambda: not one.context.degraded, "it asks whoever else does")
+    table.say(Heard(5, lower, igmp.ALL_SYSTEMS, igmp.build_query(MembershipQuery())))
+    table.say(Heard(5, ip_address("10.9.2.1"), igmp.ALL_SYSTEMS, b"\x22"))
+    assert one.worker.status().troubles == ()
 
 
 def test_a_group_that_cannot_be_joined(kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,23 @@ def test_where_another_one_asks_it_forwards_as_well(lab: Lab) -> None:
     assert lab.members.wanted(RIGHT, group) == ANY_SOURCE
 
 
+def test_one_that_insists_forwards_whoever_else_asks(lab: Lab) -> None:
+    """It may be a switch, which forwards nothing."""
+    group = GROUPS[lab.version]
+    lab.members.hear(lab.report(RecordKind.TO_EXCLUDE), 101.0)
+    assert lab.members.hear(lab.query(LOWER[lab.version]), 102.0) == {group}
+    assert lab.members.follow(lab.interfaces, 103.0, {RIGHT}) == {group}
+    assert lab.members.wanted(RIGHT, group) == ANY_SOURCE
+    lab.sender.sent.clear()
+    lab.members.tick(103.0)
+    assert RIGHT in {sent[0] for sent in lab.sender.sent}
+    assert lab.members.hear(lab.query(LOWER[lab.version]), 104.0) == set()
+    assert lab.members.wanted(RIGHT, group) == ANY_SOURCE
+    assert lab.members.follow(lab.interfaces, 105.0) == set()
+    assert lab.members.hear(lab.query(LOWER[lab.version]), 106.0) == {group}
+    assert lab.members.wanted(RIGHT, group) is None
+
+
 def test_an_address_that_changes_and_an_interface_that_goes(lab: Lab) -> None:
     group = GROUPS[lab.version]
     lab.members.hear(lab.report(RecordKind.TO_EXCLUDE), 101.0)

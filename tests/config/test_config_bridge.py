@@ -70,6 +70,8 @@ def test_its_keys_are_those_of_the_text(tmp_path: Path) -> None:
         ({"sources": ["239.1.1.1"]}, "239.1.1.1/32 is multicast: nothing is ever sent from it"),
         ({"sources": ["nobody"]}, "must be an address, or a prefix like"),
         ({"groups": ["239.1.1.1"], "sources": ["2001:db8::1"]}, "2001:db8::1/128 is IPv6, and no group is"),
+        ({"querier": "never"}, "Input should be 'auto' or 'always'"),
+        ({"querier": "always", "when": "always"}, 'querier: is for when = "joined": nobody is asked'),
         ({"ttl_threshold": 5}, "the routes of IPv6 have no threshold"),
         ({"groups": ["239.1.1.1"], "ttl_threshold": 255}, "must be a whole number from 1 to 254"),
         ({"groups": ["239.1.1.1"], "ttl_threshold": 0}, "must be a whole number from 1 to 254"),

@@ -153,3 +153,22 @@ def test_queries_of_older_versions_are_noticed() -> None:
     assert querier.listeners.timing == TIMING
     querier.hear(HIGH, JOINED, 102.0)
     assert querier.listeners.filter(GROUP) == ANY_SOURCE
+
+
+def test_one_that_insists_asks_beside_a_switch_with_a_lower_address() -> None:
+    querier = Querier(TIMING, MIDDLE, 100.0)
+    querier.hear(LOW, MembershipQuery(), 101.0)
+    assert querier.other == LOW
+    querier.insist(True, 102.0)
+    assert querier.other is None
+    querier.hear(LOW, MembershipQuery(robustness=2, interval_seconds=30.0), 103.0)
+    assert querier.other is None
+    assert [now for now, _ in run(querier, 131.0)][:2] == [102.0, 107.0]
+    querier.hear(HIGH, JOINED, 132.0)
+    querier.hear(LOW, MembershipQuery(GROUP), 133.0)
+    querier.hear(HIGH, LEFT, 134.0)
+    assert GROUP in {query.group for _, query in run(querier, 136.0)}
+    querier.insist(False, 140.0)
+    assert querier.other is None, "until it asks again"
+    querier.hear(LOW, MembershipQuery(), 141.0)
+    assert querier.other == LOW
