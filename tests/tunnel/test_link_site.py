@@ -347,6 +347,38 @@ def test_what_a_site_sends_by_its_own_link_others_bring_only_where_it_is_lost() 
     assert admitted("home", carried(5, b"g", b"h"), silent) == [b"h"]
 
 
+def test_a_link_that_brings_ever_new_streams_has_nothing_of_others_forgotten() -> None:
+    """Neither what has come of them, nor which link is the one to their site."""
+    site = site_with(home=9, other=10)
+    dropped: Counter[str] = Counter()
+    assert site.admitted(carried(1, b"a"), "home", dropped, 1.0) == [carried(1, b"a")]
+    for number in range(2 * STREAMS_MAX):
+        made_up = CarriedRun(CarriedStream(100 + number, 1, SENDER, 1, GROUP, 2), 0, 8, 9, [b"x"])
+        assert site.admitted(made_up, "other", dropped, 1.0) == [made_up]
+    assert len(site._seen) == len(site._origins) == STREAMS_MAX + 1
+    site.links["other"].end.peer_origin = 9
+    assert site.admitted(carried(2, b"false"), "other", dropped, 1.0) == []
+    assert site.admitted(carried(1, b"a"), "other", dropped, 1.0) == []
+    assert dropped == {AHEAD: 1, DUPLICATE: 1}
+    for name in ("other", "home", "nobody"):
+        site.forget_link(name)
+    assert not site._seen
+    assert not site._origins
+    assert not site._brought
+
+
+def test_of_its_own_streams_a_link_has_those_known_that_it_brought_last() -> None:
+    site, dropped = site_with(one=None), Counter[str]()
+    for number in range(STREAMS_MAX):
+        site.admitted(carried(5, b"x", number=number), "one", dropped, 1.0)
+    site.admitted(carried(6, b"x", number=0), "one", dropped, 1.0)
+    site.admitted(carried(5, b"x", number=STREAMS_MAX), "one", dropped, 1.0)
+    assert site.admitted(carried(6, b"x", number=0), "one", dropped, 1.0) == []
+    again = carried(5, b"x", number=1)
+    assert site.admitted(again, "one", dropped, 1.0) == [again], "it is not known any more"
+    assert dropped == {DUPLICATE: 1}
+
+
 def test_two_links_to_one_site_both_bring_what_it_sends() -> None:
     site, dropped = site_with(one=9, two=9), Counter[str]()
     for came_by, run in (("one", carried(1, b"a")), ("two", carried(2, b"b")), ("one", carried(3, b"c"))):

@@ -83,7 +83,7 @@ class Links:
 
     def dismiss(self, name: str) -> None:
         """End a link."""
-        self._command(lambda now: self._end(name, now))
+        self._command(lambda now: self._dismiss(name, now))
 
     def network_changed(self) -> None:
         """Interfaces or addresses of this host are others: look at them."""
@@ -318,6 +318,10 @@ class Links:
         self._standbys.links_changed()
         self._keep_networks(now)
         self._exchange.wants_changed = True
+
+    def _dismiss(self, name: str, now: float) -> None:
+        self._end(name, now)
+        self.site.forget_link(name)
 
     def _end(self, name: str, now: float) -> None:
         link = self.running.pop(name, None)

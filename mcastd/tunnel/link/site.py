@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TypeVar
 
 from mcastd.ip import Address, Prefix, merged, stays_at_home, stays_on_link
 from mcastd.protocols.link_control import DISTANCE_MAX, CarriedStream, GroupWant
@@ -26,7 +25,8 @@ from mcastd.tunnel.link.end import LinkEnd
 from mcastd.tunnel.link.step import HOPS_MAX, CarriedRun
 from mcastd.tunnel.link.window import WINDOW_NUMBERS, ReplayWindow
 
-# Streams that are known: of more, those that were used last.
+# Streams that are known of the network here, and of each link: of more, those that were used last. So a link
+# that brings ever new ones has nothing forgotten but what it has brought itself.
 STREAMS_MAX = 4096
 # Reasons for which a datagram that a peer wants does not go, beside those of step.py.
 TTL_TOO_LOW = "ttl"
@@ -40,8 +40,8 @@ AHEAD = "ahead"  # the link to its site, which brings that stream, has not broug
 # brings none for so long.
 HOME_SECONDS = 0.5
 
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
+StreamKey = tuple[int, int]
+"""Which stream it is: its origin, and its number there."""
 
 
 @dataclass(slots=True)
@@ -59,9 +59,18 @@ class SiteLink:
 
 
 @dataclass(slots=True)
+class _Origin:
+    """A site that streams come from."""
+
+    homes: frozenset[str]  # the links to it
+    streams: int = 0  # of it that are known
+
+
+@dataclass(slots=True)
 class _SeenStream:
     """What has come of one stream."""
 
+    origin: _Origin
     # By link, so that a number far ahead, which one of them makes up, makes none of another one old
     windows: dict[str, ReplayWindow] = field(default_factory=dict)
     home_at: float = -math.inf  # monotonic seconds when a link to its site brought some last
@@ -89,8 +98,10 @@ class LinkSite:
         self.links: dict[str, SiteLink] = {}  # by name
         self._own: OrderedDict[tuple[Address, int, Address, int], _Numbered] = OrderedDict()
         self._last_number = 0
-        self._seen: OrderedDict[tuple[int, int], _SeenStream] = OrderedDict()  # by origin and number
-        self._homes: OrderedDict[int, frozenset[str]] = OrderedDict()  # by origin: the links to that site
+        self._seen: dict[StreamKey, _SeenStream] = {}
+        self._origins: dict[int, _Origin] = {}  # of those
+        # By link: what it has brought, the one that it has brought last at the end
+        self._brought: dict[str, OrderedDict[StreamKey, None]] = {}
 
     # -- datagrams
 
@@ -125,9 +136,8 @@ class LinkSite:
         if stream.origin == self.origin:
             dropped[OWN_STREAM] += count
             return []
-        seen = _recent(self._seen, (stream.origin, stream.number), _SeenStream)
-        homes = _recent(self._homes, stream.origin, lambda: self._links_to(stream.origin))
-        window = seen.windows.setdefault(came_by, ReplayWindow())
+        seen = self._see((stream.origin, stream.number), came_by)
+        homes, window = seen.origin.homes, seen.windows[came_by]
         if came_by not in homes and now < seen.home_at + HOME_SECONDS:
             behind = _distance(run.sequence, seen.home_top)
             if behind >= WINDOW_NUMBERS:  # so old that it is not known any more
@@ -158,11 +168,42 @@ class LinkSite:
             for at, number in new
         ]
 
+    def _see(self, key: StreamKey, came_by: str) -> _SeenStream:
+        """What is known of a stream, of which a link brings something."""
+        if (seen := self._seen.get(key)) is None:
+            if (origin := self._origins.get(key[0])) is None:
+                origin = self._origins[key[0]] = _Origin(self._links_to(key[0]))
+            origin.streams += 1
+            seen = self._seen[key] = _SeenStream(origin)
+        brought = self._brought.setdefault(came_by, OrderedDict())
+        if came_by not in seen.windows:
+            seen.windows[came_by], brought[key] = ReplayWindow(), None
+            if len(brought) > STREAMS_MAX:
+                self._forget(next(iter(brought)), came_by)
+        brought.move_to_end(key)
+        return seen
+
+    def _forget(self, key: StreamKey, came_by: str) -> None:
+        del self._brought[came_by][key]
+        seen = self._seen[key]
+        del seen.windows[came_by]
+        if not seen.windows:
+            del self._seen[key]
+            seen.origin.streams -= 1
+            if not seen.origin.streams:
+                del self._origins[key[0]]
+
+    def forget_link(self, name: str) -> None:
+        """A link is gone for good."""
+        for key in [*self._brought.get(name, ())]:
+            self._forget(key, name)
+        self._brought.pop(name, None)
+
     def _links_to(self, origin: int) -> frozenset[str]:
         """The links whose peers say that they are a site.
 
         That is asked once, when the first datagram of its run comes: no other site can know before then by
-        which number it goes.
+        which number it goes. It holds as long as anything of it is known.
         """
         return frozenset(name for name, link in self.links.items() if link.end.peer_origin == origin)
 
@@ -267,16 +308,6 @@ def _in_turn(several: Iterable[Iterable[GroupWant]]) -> Iterator[GroupWant]:
     """One of each, then the next one of each, until none is left."""
     for together in zip_longest(*several):
         yield from (want for want in together if want is not None)
-
-
-def _recent(known: OrderedDict[K, V], key: K, new: Callable[[], V]) -> V:
-    """What is known by a key; of more than STREAMS_MAX what was used last."""
-    if (found := known.get(key)) is None:
-        found = known[key] = new()
-        if len(known) > STREAMS_MAX:
-            known.popitem(last=False)
-    known.move_to_end(key)
-    return found
 
 
 def _distance(start: int, end: int) -> int:
