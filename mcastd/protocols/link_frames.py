@@ -64,19 +64,18 @@ class DatagramPart(NamedTuple):
     piece: bytes
 
 
-def build_frames(run: DatagramRun, room: int) -> list[bytes]:
-    """The frames of a run, each of at most ``room`` bytes, which is more than 64.
+def build_frames(run: DatagramRun, sizes: Sequence[int], room: int) -> list[bytes]:
+    """The frames of a run, whose payloads have these ``sizes``, each of at most ``room`` bytes: more than 64.
 
     Those of equal datagrams are equally long, so that the kernel can cut them out of one buffer.
     """
     payloads = run.payloads
     space = room - _HEAD.size
-    sizes = [*map(len, payloads)]
     longest = shortest = sizes[0]
     if sizes.count(longest) < len(sizes):
         longest, shortest = max(sizes), min(sizes)
     if longest <= space and len(payloads) > 1 and 2 * (shortest + _SIZE_BYTES) <= space:
-        return _bundles(run, space)
+        return _bundles(run, sizes, space)
     if longest > space:
         return [frame for index in range(len(payloads)) for frame in _alone(run, index, space)]
     heads: Iterable[bytes]
@@ -92,10 +91,9 @@ def _head(kind: FrameKind, run: DatagramRun, index: int, count: int = 0) -> byte
     return _HEAD.pack(kind, run.hops, run.ttl, count, run.stream, sequence)
 
 
-def _bundles(run: DatagramRun, space: int) -> list[bytes]:
+def _bundles(run: DatagramRun, sizes: Sequence[int], space: int) -> list[bytes]:
     """As many datagrams in each frame as it has room for; a frame with one is a datagram's own."""
     frames: list[bytes] = []
-    sizes = [*map(len, run.payloads)]
     start = 0
     while start < len(sizes):
         stop, taken = start, 0

@@ -29,7 +29,7 @@ from functools import lru_cache
 from hashlib import blake2s
 from typing import NamedTuple
 
-from mcastd.protocols.ascending import ascending_heads, split_heads
+from mcastd.protocols.ascending import are_ascending, ascending_heads, split_heads
 from mcastd.protocols.crypto import TAG_BYTES
 from mcastd.protocols.noise import MESSAGE_OVERHEAD_BYTES
 from mcastd.rows import Rows
@@ -157,7 +157,8 @@ class SealedRecords(NamedTuple):
 
     kind: MessageKind  # RECORD or ASIDE
     session: int  # index that its receiver has for it
-    counters: Sequence[int]  # 0, 1, ... of the kind, under the key of the session
+    # 0, 1, ... of the kind, under the key of the session; a range if they ascend by one, as they mostly do
+    counters: Sequence[int]
     headers: Sequence[bytes]  # which are their nonces
     sealed: Sequence[bytes | memoryview]  # what is behind the headers
 
@@ -170,6 +171,11 @@ def read_messages(rows: Rows) -> Iterator[SealedRecords | list[bytes]]:
         yield [bytes(rows.row(index)) for index in range(count)]
         return
     cells = rows.cells(0, RECORD_HEADER_BYTES)
+    kind, session, first = _RECORD.unpack_from(cells)
+    if kind in _SEALED and first <= COUNTERS - count and are_ascending(cells):
+        counted, tails = range(first, first + count), rows.tails(RECORD_HEADER_BYTES, 0, count)
+        yield SealedRecords(MessageKind(kind), session, counted, split_heads(cells), tails)
+        return
     fields = _headers(count).unpack(cells)
     addresses, counters = fields[::2], fields[1::2]
     start = 0

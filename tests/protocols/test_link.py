@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -45,6 +46,7 @@ from mcastd.protocols.link_messages import (
     Introduction,
     LinkHandshake,
     MessageKind,
+    SealedRecords,
     build_handshake,
     build_introduction,
     is_other_version,
@@ -66,6 +68,10 @@ STREAM_6 = CarriedStream(origin=77, number=2**32 - 1, source=S6, source_port=400
 
 def run(*payloads: bytes, sequence: int = 17) -> DatagramRun:
     return DatagramRun(stream=3, sequence=sequence, hops=8, ttl=63, payloads=[*payloads])
+
+
+def built(run: DatagramRun, room: int) -> list[bytes]:
+    return build_frames(run, [*map(len, run.payloads)], room)
 
 
 def datagrams(frames: list[bytes]) -> dict[int, bytes]:
@@ -152,6 +158,25 @@ def test_records_of_a_session_are_read_together() -> None:
     assert [*read_messages(ListedRows([too_short]))] == [[too_short]]
 
 
+def test_counters_that_ascend_one_by_one_are_a_range() -> None:
+    """All of them are looked at as one; any others are as they are, up to the last one that there can be."""
+    bodies = [bytes([number]) * 20 for number in range(3)]
+
+    def counted(*counters: int) -> Sequence[int]:
+        headers = [record_headers(MessageKind.RECORD, 0xBEEF, counter, 1)[0] for counter in counters]
+        (found,) = read_messages(ListedRows([*map(bytes.__add__, headers, bodies)]))
+        assert isinstance(found, SealedRecords)
+        assert (found.kind, found.session) == (MessageKind.RECORD, 0xBEEF)
+        assert (found.headers, found.sealed) == ((*headers,), bodies[: len(headers)])
+        return found.counters
+
+    assert counted(7, 8, 9) == range(7, 10)
+    assert counted(7) == range(7, 8)
+    for others in ((7, 9, 10), (8, 7), (7, 7), (COUNTERS - 1, COUNTERS)):
+        assert counted(*others) == others
+    assert counted(COUNTERS - 2, COUNTERS - 1) == range(COUNTERS - 2, COUNTERS)
+
+
 @given(st.binary(max_size=100))
 def test_any_message_is_read_or_is_none(message: bytes) -> None:
     read_handshake(message)
@@ -165,39 +190,39 @@ def test_any_message_is_read_or_is_none(message: bytes) -> None:
 
 def test_datagrams_of_one_size_are_frames_of_one_size() -> None:
     payloads = [bytes([number]) * 1316 for number in range(40)]
-    frames = build_frames(run(*payloads), ROOM)
+    frames = built(run(*payloads), ROOM)
     assert {*map(len, frames)} == {1316 + DATAGRAM_OVERHEAD_BYTES}
     assert [*read_frames(frames)] == [run(*payloads)]
 
 
 def test_small_datagrams_share_frames() -> None:
     payloads = [bytes([number]) * 64 for number in range(100)]
-    frames = build_frames(run(*payloads), ROOM)
+    frames = built(run(*payloads), ROOM)
     per_frame = (ROOM - DATAGRAM_OVERHEAD_BYTES) // 66
     assert len(frames) == -(-100 // per_frame)
     assert len({*map(len, frames[:-1])}) == 1
     assert datagrams(frames) == {17 + number: payload for number, payload in enumerate(payloads)}
-    assert len(build_frames(run(*[b""] * (BUNDLE_MAX + 1)), ROOM)) == 2
+    assert len(built(run(*[b""] * (BUNDLE_MAX + 1)), ROOM)) == 2
 
 
 def test_a_large_datagram_is_cut_into_parts_of_nearly_one_size() -> None:
     payload = bytes(range(256)) * 6
-    frames = build_frames(run(payload), ROOM)
+    frames = built(run(payload), ROOM)
     assert [*map(len, frames)] == [768 + 16] * 2
     assert datagrams(frames) == {17: payload}
     largest = bytes(MAX_DATAGRAM_BYTES)
-    assert datagrams(build_frames(run(largest), ROOM)) == {17: largest}
+    assert datagrams(built(run(largest), ROOM)) == {17: largest}
 
 
 def test_numbers_go_round() -> None:
     payloads = [bytes([number]) * 1000 for number in range(4)]
-    frames = build_frames(run(*payloads, sequence=SEQUENCES - 2), ROOM)
+    frames = built(run(*payloads, sequence=SEQUENCES - 2), ROOM)
     expected = {SEQUENCES - 2: payloads[0], SEQUENCES - 1: payloads[1], 0: payloads[2], 1: payloads[3]}
     assert datagrams(frames) == expected
 
 
 def test_an_empty_frame_is_none() -> None:
-    assert [*read_frames([b"", *build_frames(run(b"x" * 1000), ROOM), b"\0" * 11])] == [
+    assert [*read_frames([b"", *built(run(b"x" * 1000), ROOM), b"\0" * 11])] == [
         None,
         run(b"x" * 1000),
         None,
@@ -206,8 +231,8 @@ def test_an_empty_frame_is_none() -> None:
 
 def test_frames_in_any_order_are_runs() -> None:
     payloads = [bytes([number]) * 1000 for number in range(6)]
-    frames = build_frames(run(*payloads), ROOM)
-    other = build_frames(run(b"x" * 1000)._replace(stream=4), ROOM)
+    frames = built(run(*payloads), ROOM)
+    other = built(run(b"x" * 1000)._replace(stream=4), ROOM)
     mixed = [frames[0], frames[1], *other, frames[3], frames[2], frames[5]]
     runs = [*read_frames(mixed)]
     assert [(one.stream, one.sequence, len(one.payloads)) for one in runs] == [
@@ -227,7 +252,7 @@ def test_frames_in_any_order_are_runs() -> None:
 )
 def test_whatever_the_sizes_are(sizes: list[int], room: int, sequence: int) -> None:
     payloads = [bytes([number % 256]) * size for number, size in enumerate(sizes)]
-    frames = build_frames(run(*payloads, sequence=sequence), room)
+    frames = built(run(*payloads, sequence=sequence), room)
     assert max(map(len, frames)) <= room
     expected = {(sequence + number) % SEQUENCES: payload for number, payload in enumerate(payloads)}
     assert datagrams(frames) == expected

@@ -61,12 +61,13 @@ class LinkDatagrams:
                 counts.unsent[BEYOND_RATE] += len(sizes) - count
                 if not count:
                     continue
-            payloads = run.payloads[:count]
+                sizes = sizes[:count]
             number = self.outgoing.number(run.stream)
             numbers.append(number)
-            frames += build_frames(DatagramRun(number, run.sequence, run.hops, run.ttl, payloads), room)
+            going = DatagramRun(number, run.sequence, run.hops, run.ttl, run.payloads[:count])
+            frames += build_frames(going, sizes, room)
             counts.sent += count
-            counts.sent_bytes += sum(sizes[:count])
+            counts.sent_bytes += sum(sizes)
         return frames, numbers
 
     def take(self, frames: Sequence[bytes], now: float) -> list[CarriedRun]:

@@ -59,17 +59,24 @@ class RecordReception:
         self._asked: set[int] = set()
         self._order = count()
 
-    def take(self, counters: Sequence[int], frames: Sequence[bytes], now: float) -> list[bytes]:
-        """Take frames by their counters. Returns those that go on, in order if lost ones are waited for."""
-        self.received += len(counters)
-        self._counts.records += len(counters)
+    def take(self, counters: Sequence[int], frames: list[bytes], now: float) -> list[bytes]:
+        """Take frames by their counters: a range, if they ascend one by one, is taken as a whole.
+
+        Returns those that go on, in order if lost ones are waited for.
+        """
+        first, count = counters[0], len(counters)
+        self.received += count
+        self._counts.records += count
+        is_next = first == self.top and counters == range(first, first + count)
         if not self._seconds:
-            self._note_top(max(counters) + 1)
-            return [*frames]
-        first, end = counters[0], counters[0] + len(counters)
-        if first == self._next == self.top and (*counters,) == (*range(first, end),):
-            self.top = self._next = end
-            return [*frames]
+            if is_next:
+                self.top += count
+            else:
+                self._note_top(max(counters) + 1)
+            return frames
+        if is_next and first == self._next:
+            self.top = self._next = first + count
+            return frames
         onward: list[bytes] = []
         for counter, frame in zip(counters, frames, strict=True):
             if counter < self._next:

@@ -29,7 +29,7 @@ RecordCipher = Callable[[bytes, "bytes | memoryview", None], bytes]
 class OpenedRecords(NamedTuple):
     """What is inside records that were not seen before, with their counters."""
 
-    counters: Sequence[int]
+    counters: Sequence[int]  # a range if they are those of SealedRecords, as they mostly are
     frames: list[bytes]
     forged: int  # records with another tag
     replayed: int  # that have come already, or so long ago that nobody knows
@@ -113,7 +113,7 @@ class LinkSession:
         if not counters:
             return OpenedRecords([], [], forged, 0, 0, False)
         top, first, count = window.top, counters[0], len(counters)
-        if top < first <= COUNTERS - count and counters == (*range(first, first + count),):
+        if top < first <= COUNTERS - count and counters == range(first, first + count):
             window.admit(first, count)
             return OpenedRecords(counters, frames, forged, 0, 0, True)
         malformed = sum(counter >= COUNTERS for counter in counters)
