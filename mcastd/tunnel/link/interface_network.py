@@ -20,8 +20,9 @@ from mcastd.net.joins import JoinsGroups
 from mcastd.net.packet_memory import PacketMemory
 from mcastd.net.packet_tap import PacketTap
 from mcastd.protocols.link_control import GroupWant
-from mcastd.protocols.packet_rows import ROOM_BYTES
+from mcastd.protocols.packet_rows import ROOM_BYTES, PacketRows
 from mcastd.tunnel.inner import InnerDatagrams, TunnelledDatagram
+from mcastd.tunnel.link.alike import datagrams_alike
 from mcastd.tunnel.link.local import (
     NO_INTERFACE,
     QUEUE_FULL,
@@ -149,11 +150,7 @@ class InterfaceNetwork:
                 try:
                     for rows in tap.receive():
                         count += len(rows)
-                        packets = (
-                            bytes(rows.packet(row, length)[ROOM_BYTES:])
-                            for row, length in enumerate(rows.lengths)
-                        )
-                        yield from self._together(self._without_reports(packets, now), now)
+                        yield from self._going(self._read(rows, now), now)
                 except LinkError as error:
                     self._troubles = (error.trouble,)
                     self._retry_at = now
@@ -182,6 +179,13 @@ class InterfaceNetwork:
 
     # -- inside
 
+    def _read(self, rows: PacketRows, now: float) -> Iterable[TakenDatagrams]:
+        """The datagrams in packets; of one busy stream, all at once."""
+        if (alike := datagrams_alike(rows)) is not None:
+            return (alike,)
+        packets = (bytes(rows.packet(row, length)[ROOM_BYTES:]) for row, length in enumerate(rows.lengths))
+        return self._together(self._without_reports(packets, now), now)
+
     def _without_reports(self, packets: Iterable[bytes], now: float) -> Iterator[bytes]:
         """Packets that are not about members; those have been heard."""
         for packet in packets:
@@ -194,13 +198,17 @@ class InterfaceNetwork:
         """Datagrams in packets, those of one stream in a row together."""
         found = filter(None, (self._inner.read(packet, now) for packet in packets))
         for (source, group, ttl), alike in groupby(found, _ends):
-            if not self._is_wanted(source[0], group[0]):
+            yield TakenDatagrams(source, group, ttl, [datagram.payload for datagram in alike])
+
+    def _going(self, taken: Iterable[TakenDatagrams], now: float) -> Iterator[TakenDatagrams]:
+        """What goes to peers, of what has come here."""
+        for one in taken:
+            if not self._is_wanted(one.source[0], one.group[0]):
                 continue
-            payloads = [datagram.payload for datagram in alike]
-            if self._given.has((*source, *group), now):
-                self.counts.dropped[GONE_ROUND] += len(payloads)
+            if self._given.has((*one.source, *one.group), now):
+                self.counts.dropped[GONE_ROUND] += len(one.payloads)
                 continue
-            yield TakenDatagrams(source, group, ttl, payloads)
+            yield one
 
     def _is_wanted(self, source: Address, group: Address) -> bool:
         """Return True if somebody far away wants it: of a prefix, much more may be taken."""
