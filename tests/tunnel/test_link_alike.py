@@ -69,7 +69,7 @@ def test_what_is_not_alike_is_not() -> None:
 def test_whatever_is_changed_what_is_taken_is_what_one_by_one_is(version: int, data: st.DataObject) -> None:
     payloads = data.draw(st.lists(st.binary(min_size=5, max_size=6), min_size=1, max_size=4))
     packets = [bytearray(datagram(payload, GROUPS[version])) for payload in payloads]
-    for _ in range(data.draw(st.integers(0, 2))):
+    for _ in range(data.draw(st.integers(0, 1))):  # of two, each may hide the other
         packet = data.draw(st.sampled_from(packets))
         at = data.draw(st.integers(0, len(packet) - 1))
         packet[at] = data.draw(st.integers(0, 255))
@@ -81,6 +81,7 @@ def test_whatever_is_changed_what_is_taken_is_what_one_by_one_is(version: int, d
 
 @given(st.sampled_from([4, 6]), st.lists(st.binary(min_size=1, max_size=90), min_size=1, max_size=4))
 def test_any_bytes_are_read_or_left(version: int, packets: list[bytes]) -> None:
+    """By chance no bytes have right checksums all the way."""
     found = datagrams_alike(laid(packets, version))
     if found is not None:
         assert one_by_one(packets) == [found._replace(payloads=[payload]) for payload in found.payloads]
