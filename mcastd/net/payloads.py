@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 
@@ -41,16 +40,13 @@ class Payloads(Protocol):
         """The next ``count`` were sent or dropped. Nobody asks for them any more: their memory is free."""
 
 
-def _alike(sizes: Iterable[int]) -> tuple[int, int]:
+def _alike(sizes: Sequence[int]) -> tuple[int, int]:
     """See :meth:`Payloads.alike`."""
-    first, count = -1, 0
-    for size in sizes:
-        if size != first:
-            if count:
-                return first, count + (0 < size < first)
-            first = size
-        count += 1
-    return first, count
+    first, count = sizes[0], len(sizes)
+    if sizes.count(first) == count:  # as a rule, and told at once
+        return first, count
+    count, size = next((at, size) for at, size in enumerate(sizes) if size != first)
+    return first, count + (0 < size < first)
 
 
 def _buffers(payloads: Sequence[bytes | memoryview], count: int) -> list[bytes | memoryview]:
@@ -73,7 +69,7 @@ class ListPayloads(list[bytes | memoryview]):
         return ListPayloads(self[start:stop])
 
     def alike(self, most: int) -> tuple[int, int]:
-        return _alike(map(len, islice(self, most)))
+        return _alike([*map(len, self[:most])])
 
     def pieces(self, count: int) -> Sequence[bytes | memoryview]:
         return self if count == len(self) else self[:count]
@@ -109,9 +105,7 @@ class HeadedPayloads:
         return HeadedPayloads(self._pieces[2 * start : 2 * stop], self.sizes[start:stop])
 
     def alike(self, most: int) -> tuple[int, int]:
-        sizes = self.sizes[:most]
-        first = sizes[0]
-        return (first, len(sizes)) if sizes.count(first) == len(sizes) else _alike(sizes)
+        return _alike(self.sizes[:most])
 
     def pieces(self, count: int) -> Sequence[bytes | memoryview]:
         return self._pieces[: 2 * count]
