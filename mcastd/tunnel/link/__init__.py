@@ -1,11 +1,13 @@
 """Links: authenticated tunnels to other mcastd, as they work between the network here and the wire there.
 
 ```
-  links.py       the thread: sockets, peers by name, links that begin and end
+  links.py       the thread: links that begin and end, and which of them have a turn
+  peer_search.py where a peer is, and a socket for it
   running.py     a link at work, and what is told of it
   exchange.py    what goes from where to where
   local.py       the network here, as links see it
-  interface_network.py   an interface as such a network; members.py: who wants what there
+  networks.py    all of these, by whichever name of an interface links have them
+  interface_network.py   an interface as such a network; members.py: who wants what there; alike.py: busy streams
   site.py        what all links of a host share: numbers of streams, what has come already, what goes where
   standby.py     which of two links to one site is in use
   end.py         one end of one link: messages in and out; datagrams.py: datagrams in and out
@@ -18,5 +20,5 @@
   path_mtu.py    how large a datagram may be
 ```
 
-Below links.py there is no socket, and no clock: ``now`` is monotonic seconds.
+But for networks here, there is no socket below peer_search.py, and no clock below links.py: ``now`` is monotonic seconds.
 """
