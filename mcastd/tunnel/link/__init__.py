@@ -7,7 +7,8 @@
   exchange.py    what goes from where to where
   local.py       the network here, as links see it
   networks.py    all of these, by whichever name of an interface links have them
-  interface_network.py   an interface as such a network; members.py: who wants what there; alike.py: busy streams
+  interface_network.py   an interface as such a network; members.py: who wants what there
+  alike.py       what one busy stream sends there, read all at once
   site.py        what all links of a host share: numbers of streams, what has come already, what goes where
   standby.py     which of two links to one site is in use
   end.py         one end of one link: messages in and out; datagrams.py: datagrams in and out
@@ -20,5 +21,6 @@
   path_mtu.py    how large a datagram may be
 ```
 
-But for networks here, there is no socket below peer_search.py, and no clock below links.py: ``now`` is monotonic seconds.
+But for the network here, there is no socket below peer_search.py, and no clock below links.py: ``now`` is
+monotonic seconds.
 """

@@ -40,7 +40,7 @@ AHEAD = "ahead"  # the link to its site, which brings that stream, has not broug
 # brings none for so long.
 HOME_SECONDS = 0.5
 
-StreamKey = tuple[int, int]
+OriginStream = tuple[int, int]
 """Which stream it is: its origin, and its number there."""
 
 
@@ -98,10 +98,10 @@ class LinkSite:
         self.links: dict[str, SiteLink] = {}  # by name
         self._own: OrderedDict[tuple[Address, int, Address, int], _Numbered] = OrderedDict()
         self._last_number = 0
-        self._seen: dict[StreamKey, _SeenStream] = {}
+        self._seen: dict[OriginStream, _SeenStream] = {}
         self._origins: dict[int, _Origin] = {}  # of those
         # By link: what it has brought, the one that it has brought last at the end
-        self._brought: dict[str, OrderedDict[StreamKey, None]] = {}
+        self._brought: dict[str, OrderedDict[OriginStream, None]] = {}
 
     # -- datagrams
 
@@ -168,7 +168,7 @@ class LinkSite:
             for at, number in new
         ]
 
-    def _see(self, key: StreamKey, came_by: str) -> _SeenStream:
+    def _see(self, key: OriginStream, came_by: str) -> _SeenStream:
         """What is known of a stream, of which a link brings something."""
         if (seen := self._seen.get(key)) is None:
             if (origin := self._origins.get(key[0])) is None:
@@ -183,7 +183,7 @@ class LinkSite:
         brought.move_to_end(key)
         return seen
 
-    def _forget(self, key: StreamKey, came_by: str) -> None:
+    def _forget(self, key: OriginStream, came_by: str) -> None:
         del self._brought[came_by][key]
         seen = self._seen[key]
         del seen.windows[came_by]
