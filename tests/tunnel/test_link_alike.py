@@ -46,8 +46,9 @@ def test_what_is_alike_is_read_at_once(version: int, size: int, behind: int) -> 
     payloads = [bytes([number]) * size for number in range(ROWS)]
     packets = [datagram(payload, GROUPS[version]) for payload in payloads]
     found = datagrams_alike(laid([packet + b"padding"[:behind] for packet in packets], version))
-    (first, *_) = one_by_one(packets) or ()
-    assert found == first._replace(payloads=payloads)
+    each = one_by_one(packets)
+    assert each is not None
+    assert found == each[0]._replace(payloads=payloads)
 
 
 def test_what_is_not_alike_is_not() -> None:

@@ -164,7 +164,7 @@ class House:
         self.links.enlist(name, LinkPlan(**{"key": bytes(32), **where, **plan}))
 
     def socket(self, name: str) -> MadeUpSocket:
-        found = self.links.running[name].socket
+        found: Any = self.links.running[name].socket
         assert isinstance(found, MadeUpSocket)
         return found
 
