@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from mcastd.ip import ANY_SOURCE
+from mcastd.ip import ANY_SOURCE, Address
 from mcastd.protocols.link_control import CarriedStream, GroupsWanted, GroupWant
 from mcastd.tunnel.link.end import LinkEnd
 from mcastd.tunnel.link.exchange import SETTLE_SECONDS, SETTLE_TIMES, Exchange
@@ -259,3 +259,35 @@ def test_what_a_settling_takes_is_left_for_datagrams_several_times(monkeypatch: 
     host.exchange.settle(host.now)
     host.exchange.wants_changed = True
     assert host.exchange.deadline >= host.now + SETTLE_TIMES * SETTLE_SECONDS
+
+
+def test_who_takes_a_stream_is_asked_again_only_when_something_else_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of hundreds of links, each would be asked for each batch."""
+    host = Host(lan=PickyNetwork())
+    one = host.link("one", interface="lan", transit=True)
+    other = host.link("other", transit=True)
+    asked: list[str | None] = []
+    takers = host.site.takers
+
+    def noted(group: Address, source: Address, came_by: str | None) -> list[str]:
+        asked.append(came_by)
+        return takers(group, source, came_by)
+
+    monkeypatch.setattr(host.site, "takers", noted)
+    for part in range(3):
+        host.bring(one, sequence=3 * part)
+    assert asked == ["one"]
+    assert other.end.counts.unsent == {}
+    other.end.peer_wants.take(GroupsWanted(1, 0, 1, (GroupWant(GROUPS, ANY_SOURCE, 0),)), host.now)
+    host.exchange.after(other, LinkStep(wants_changed=True), host.now)
+    for part in range(3, 5):
+        host.bring(one, sequence=3 * part)
+    assert other.end.counts.unsent == {"down": 6}, "at once, before all was settled"
+    host.exchange.settle(host.now)
+    asked.clear()
+    for part in range(5, 8):
+        host.bring(one, sequence=3 * part)
+    assert asked == ["one"]
+    assert other.end.counts.unsent == {"down": 15}

@@ -112,15 +112,18 @@ class Exchange:
         self.wants_changed = False
         self._takers.clear()
         began = clock.monotonic()
-        networks = [*dict.fromkeys(self._networks.values())]  # two names may mean one
-        for network in networks:
+        for network in self._each_network():
             self._guard_network(network, self._ask_members, now)
         for link in [*self._running.values()]:
             if not link.crashed:
                 self._guard(link, self._ask_peer, now)
-        for network in networks:
+        for network in self._each_network():
             self._guard_network(network, self._follow_peers, now)
         self._settle_at = now + max(SETTLE_SECONDS, SETTLE_TIMES * (clock.monotonic() - began))
+
+    def _each_network(self) -> list[LocalNetwork]:
+        """Those that are there now: one that fails is there no more."""
+        return [*dict.fromkeys(self._networks.values())]  # two names may mean one
 
     def _ask_members(self, network: LocalNetwork, now: float) -> None:
         network.ask_members(any(link.plan.members for link in self._at(network)), now)
