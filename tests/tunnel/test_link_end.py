@@ -592,6 +592,21 @@ def test_wants_are_told_and_withdrawn() -> None:
     assert changes[True] == 2
 
 
+def test_what_a_peer_wanted_before_it_began_anew_is_void_and_that_is_news() -> None:
+    wire = LinkWire()
+    here, there = wire.add(HERE, THERE), wire.add(THERE)
+    wire.carry(here, here.end.want([GroupWant(ip_network("239.1.2.3"), ANY_SOURCE, 0)], wire.now))
+    wire.run(2)
+    assert there.end.peer_wants.wants
+    changes: Counter[bool] = Counter()
+    there.on_step = lambda step: changes.update([step.wants_changed])
+    wire.add(HERE, THERE)
+    wire.run(5)
+    assert there.end.is_up
+    assert not there.end.peer_wants.wants
+    assert changes[True] == 1
+
+
 def test_wants_are_forgotten_if_they_are_not_told_again() -> None:
     wire = LinkWire()
     here, there = wire.pair()
