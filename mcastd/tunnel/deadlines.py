@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Hashable
 from itertools import count
 from typing import Generic, TypeVar
 
 # Entries of the heap that may be out of date, beside as many as are not.
 STALE_MAX = 64
 
-T = TypeVar("T", bound=Hashable)
+T = TypeVar("T")
 
 
 class Deadlines(Generic[T]):

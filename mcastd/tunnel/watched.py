@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import select
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 from mcastd import clock
 
-T = TypeVar("T", bound=Hashable)
+T = TypeVar("T")
 
 
 class WatchedDescriptors(Generic[T]):
