@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "mcastd"
 LINES_MAX = 400
 
 LEAVES = {
-    *("bell", "bounded", "clock", "codec", "counters", "errors", "gather", "ip", "keytext", "log", "names"),
+    *("bell", "bounded", "clock", "codec", "counters", "deadlines", "errors", "gather", "ip", "keytext"),
+    *("log", "names"),
     *("paths", "printable", "replaceable", "rows", "status", "stored", "threads", "token_bucket", "views"),
 }
 BELOW = {  # room: the rooms that it may import, besides itself

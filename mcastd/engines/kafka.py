@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 # For an answer while the connection is made.
 CONNECT_SECONDS = 5.0
+# The library says after such an attempt whether there is anybody.
+ATTEMPT_SECONDS = 0.5
 # Between two looks of the thread whether it is over.
 LOOK_SECONDS = 0.1
 # For how long the library gathers records before it sends them.
@@ -142,8 +144,9 @@ class KafkaEngine(Engine):
     def connect(self) -> int:
         kafka = _library(self.server)
         settings = self._settings()
+        # Nothing else holds it: where this fails, the error's traceback would keep its threads
         try:
-            producer = kafka.Producer(
+            self._producer = kafka.Producer(
                 {
                     **settings,
                     "enable.idempotence": True,
@@ -156,12 +159,11 @@ class KafkaEngine(Engine):
             )
         except kafka.KafkaException as error:  # a file that cannot be read, above all
             raise self._useless(_words(error.args[0])) from error
-        self._producer = producer
         try:
-            count = self._count_partitions(producer, self._place.topic)
+            count = self._count_partitions(self._place.topic)
             known = self._last_number(kafka, settings, self._partition(count))
             self._bell = Bell()
-            Thread(target=self._listen, name="engine-kafka", args=(producer, self._bell)).start()
+            Thread(target=self._listen, name="engine-kafka", args=(self._producer, self._bell)).start()
         except BaseException:
             self.close()
             raise
@@ -187,14 +189,19 @@ class KafkaEngine(Engine):
             **{key: value for key, value in given.items() if value},
         }
 
-    def _count_partitions(self, producer: Producer, topic: str) -> int:
+    def _count_partitions(self, topic: str) -> int:
         """Ask what the topic is like. Raises SinkError if nobody answers, or it takes nothing."""
         kafka = _library(self.server)
-        try:
-            found = producer.list_topics(topic, timeout=CONNECT_SECONDS).topics[topic]
-        except kafka.KafkaException as error:
-            producer.poll(0)  # then it tells why
-            raise self._unreachable(error.args[0]) from error
+        assert self._producer is not None
+        found, until = None, clock.monotonic() + CONNECT_SECONDS
+        while found is None:
+            try:
+                found = self._producer.list_topics(topic, timeout=ATTEMPT_SECONDS).topics[topic]
+            except kafka.KafkaException as error:
+                self._producer.poll(0)  # then it tells why
+                are_all_away = any(said.name() == "_ALL_BROKERS_DOWN" for said in self._said)
+                if are_all_away or clock.monotonic() >= until:
+                    raise self._unreachable(error.args[0]) from error
         if found.error is not None:
             raise self._refused(found.error, topic)
         self._partitions[topic] = len(found.partitions)
@@ -257,7 +264,7 @@ class KafkaEngine(Engine):
         for number, record in records:
             if (count := self._partitions.get(record.topic)) is None:
                 # From a spool of before: its topic was another one then
-                count = self._count_partitions(self._producer, record.topic)
+                count = self._count_partitions(record.topic)
             try:
                 produce(
                     record.topic,

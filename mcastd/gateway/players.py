@@ -13,6 +13,7 @@ goes by its queue, and then the kernel says when it takes more.
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 from collections import Counter, defaultdict
@@ -21,9 +22,9 @@ from typing import NamedTuple
 
 from mcastd.config import GatewaySettings
 from mcastd.counters import GatewayCounters
+from mcastd.deadlines import Deadlines
 from mcastd.errors import LinkError
 from mcastd.gateway.client_queue import StreamBlock
-from mcastd.gateway.deadlines import Deadlines
 from mcastd.gateway.entrances import SHORTAGE
 from mcastd.gateway.interest import Interest
 from mcastd.gateway.pages import PlayedNow
@@ -76,7 +77,7 @@ class Players:
         self._interest = interest
         self._counters = counters
         self._by_fd: dict[int, Connection] = {}  # changed by the worker's thread alone; others copy it
-        self._deadlines = Deadlines()
+        self._deadlines = Deadlines[int]()  # by descriptor
         # Those without a stream, by host; of each the one that has been there longest comes first.
         self._asking: defaultdict[Address, dict[int, None]] = defaultdict(dict)
         self._asking_count = 0
@@ -88,7 +89,7 @@ class Players:
     @property
     def deadline(self) -> float:
         """When :meth:`tick` is due; inf: never."""
-        return self._deadlines.next
+        return self._deadlines.first
 
     @property
     def settings(self) -> GatewaySettings:
@@ -166,7 +167,7 @@ class Players:
             if now >= deadline:
                 self._expire(fd, now)
             else:
-                self._deadlines.set(fd, deadline)
+                self._deadlines.hasten(fd, deadline)
 
     def follow(self, rules: PlayerRules, now: float) -> None:
         """Go by other rules. Those who may not have any more what they have are ended."""
@@ -301,7 +302,7 @@ class Players:
         else:
             events = select.POLLRDHUP  # what it sends behind its request is left where it is, and stops it
         self._interest.want(fd, events | (select.POLLOUT if len(player.queue) else 0))
-        self._deadlines.set(fd, player.deadline)
+        self._deadlines.hasten(fd, player.deadline)
 
     def _expire(self, fd: int, now: float) -> None:
         connection = self._by_fd[fd]
@@ -330,7 +331,7 @@ class Players:
         del self._by_fd[fd]
         self._uncount_asking(fd, connection)
         self._interest.forget(fd)
-        self._deadlines.forget(fd)
+        self._deadlines.set(fd, math.inf)
         if at_once:
             close_at_once(connection.sock)
         else:

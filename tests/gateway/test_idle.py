@@ -12,7 +12,7 @@ import pytest
 from support.gateway import Gateway, begun, read, whole
 from support.wait import wait_for
 
-from mcastd.gateway.deadlines import STALE_MAX
+from mcastd.deadlines import STALE_MAX
 from mcastd.gateway.players import ASKING_MAX
 
 # Connections that come in all, and together; those whose clients' ends are open: more than are kept.

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from mcastd import clock, log
 from mcastd.bell import Bell
 from mcastd.counters import LinkCounters
+from mcastd.deadlines import Deadlines
 from mcastd.token_bucket import TokenBucket
-from mcastd.tunnel.deadlines import Deadlines
 from mcastd.tunnel.link.end import LinkEnd
 from mcastd.tunnel.link.exchange import Exchange
 from mcastd.tunnel.link.local import LocalNetwork

@@ -32,6 +32,19 @@ class Deadlines(Generic[T]):
             self._heap = [(at, next(self._order), one) for one, at in self._at.items()]
             heapq.heapify(self._heap)
 
+    def hasten(self, one: T, at: float) -> None:
+        """It is due then, in monotonic seconds, if it is not before.
+
+        A deadline that moves on, as with each piece that a slow player takes, changes nothing so: whoever
+        looks finds that it is too early, and says when to look again.
+        """
+        if at < self._at.get(one, math.inf):
+            self.set(one, at)
+
+    def __len__(self) -> int:
+        """Times that are held, those that count no more included."""
+        return len(self._heap)
+
     @property
     def first(self) -> float:
         """When the first one is due, in monotonic seconds; ``inf``: none ever is."""
