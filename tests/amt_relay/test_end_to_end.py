@@ -157,7 +157,7 @@ def test_through_a_nat_that_gets_another_address_it_goes_on(running: Running) ->
     network.nft(
         'table ip nat { chain out { type nat hook postrouting priority 100; oifname "out" masquerade; }; }'
     )
-    relay = running.start_relay()
+    relay = running.start_relay(f'{RELAY}query_interval = "5s"\n')
     running.start_gateway(4)
     running.wait_more(count=50)
     assert [one["address"] for one in relay.worker("amt_relay/edge")["status"]["gateways"]] == ["192.0.2.254"]

@@ -317,11 +317,12 @@ def test_a_server_that_refuses_at_each_attempt_is_not_told_of_as_connected(
     server: Server, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its trouble stays until it takes something: the log would have it come and go for ever."""
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(module, "RETRY_MAX_SECONDS", 0.01)
+    monkeypatch.setattr(transfer, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(transfer, "RETRY_MAX_SECONDS", 0.01)
     handed = start()
     told: list[str] = []
-    monkeypatch.setattr(handed.it, "_log", Noted(told))
+    wait_for(lambda: handed.it._transfer, "the spool is open")
+    monkeypatch.setattr(handed.it._transfer, "_log", Noted(told))
     server.full = True
     handed.put(b"1")
     wait_for(lambda: server.connections > 5, "it is tried again and again")

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -321,8 +322,10 @@ def test_what_is_received_goes_by_an_engine_to_another_group(lab: Lab) -> None:
     into = f'[inbound.in]\ngroup = "239.255.9.9"\nport = 9192\ninterface = "eth0"\noutput = {{ {output} }}\n'
     with lab.daemon(lab.config() + into) as daemon:
         wait_connected(lab, daemon)
+        daemon.wait_state("inbound/in", "active")
         payloads = [b"", b"\r\n+ACK\r\n", bytes(range(256)) * 5]
         with sender(lab.host, "eth0", "10.74.0.1") as sock:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
             for payload in payloads:
                 sock.sendto(payload, ("239.255.9.9", 9192))
         assert lab.hear(3) == payloads
