@@ -107,7 +107,7 @@ class JetStreamConsumer(_NatsMessages):
         super().__init__(servers, files, login, name=name)
         self._plan = plan
         self._acknowledges = jetstream.AckPolicy.EXPLICIT
-        self._created = b""  # when the consumer was made
+        self._created = b""  # the second in which the consumer was made
         self._batch_max = 0  # messages that may be asked for at once; 0: any number
         self._request_seconds = REQUEST_SECONDS
         self._request = 0  # its number
@@ -121,7 +121,8 @@ class JetStreamConsumer(_NatsMessages):
             way_out = "name one that is pulled from, or another name with create = true"
             raise self.useless(f"the consumer {self._plan.name} pushes to {config.delivers_to}", way_out)
         self._acknowledges = config.acknowledges
-        self._created = f"{config.created} ".encode()
+        # nats-server 2.9 keeps a moment a little later than the one it says, which it says once restarted
+        self._created = f"{config.created.partition('.')[0]} ".encode()
         self._batch_max = config.batch_max
         self._request_seconds = min(REQUEST_SECONDS, config.request_seconds or REQUEST_SECONDS)
         self.answer_ping()
