@@ -34,7 +34,8 @@ class Conflicts(ValueError):
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Most are used as parts of the whole: a validator of its own is made where one is used by itself
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     @classmethod
     def fields_by_key(cls) -> dict[str, FieldInfo]:

@@ -32,7 +32,8 @@ class Checkout(NamedTuple):
         return (self.python, "-P")
 
     def environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": str(self.path)}
+        """Its modules are compiled once, as those of an installed one are, whoever does without that here."""
+        return {"PYTHONPATH": str(self.path), "PYTHONDONTWRITEBYTECODE": ""}
 
     def verify(self) -> None:
         """Raises SystemExit unless it is this checkout's mcastd that would run."""
