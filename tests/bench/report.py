@@ -46,18 +46,18 @@ def at_most(
     what: str, value: float | None, limit: float, unit: str = "x", of_c: float | None = None
 ) -> Check:
     """``of_c``: what C has that does the same beside it. A goal that C misses is open: the machine does."""
-    check = _check(
-        f"{what} at most {limit:,.3g}{unit}", value, unit, met=value is not None and value <= limit
-    )
-    if check.met is False and of_c is not None and of_c > limit:
-        return Check(check.goal, f"{check.measured} (C {of_c:,.3g}{unit})", None)
-    return check
+    met = value is not None and value <= limit
+    check = _check(f"{what} at most {limit:,.3g}{unit}", value, unit, met=met)
+    return _open(check, of_c, unit) if of_c is not None and of_c > limit else check
 
 
-def at_least(what: str, value: float | None, limit: float, unit: str = "x") -> Check:
-    return _check(
-        f"{what} at least {limit:,.3g}{unit}", value, unit, met=value is not None and value >= limit
-    )
+def at_least(
+    what: str, value: float | None, limit: float, unit: str = "x", of_c: float | None = None
+) -> Check:
+    """``of_c`` as for :func:`at_most`."""
+    met = value is not None and value >= limit
+    check = _check(f"{what} at least {limit:,.3g}{unit}", value, unit, met=met)
+    return _open(check, of_c, unit) if of_c is not None and of_c < limit else check
 
 
 def at_least_rate(what: str, value: float | None, bound: str, limit: float) -> Check:
@@ -72,6 +72,13 @@ def at_least_rate(what: str, value: float | None, bound: str, limit: float) -> C
 
 def _check(goal: str, value: float | None, unit: str, *, met: bool) -> Check:
     return Check(goal, "not measured", None) if value is None else Check(goal, f"{value:,.3g}{unit}", met)
+
+
+def _open(check: Check, of_c: float, unit: str) -> Check:
+    """The same, but that a goal which is missed is open."""
+    if check.met is not False:
+        return check
+    return Check(check.goal, f"{check.measured} (C {of_c:,.3g}{unit})", None)
 
 
 @dataclass

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from pathlib import Path
+from typing import Self
 
 from bench.context import Bench
 from bench.daemon import Daemon, channel, subscription
-from bench.lab import Address, Lab
+from bench.lab import INTERFACE, Address, Lab
 from bench.measure import LossFree, middle, rates_ratio, ratio
 from bench.processes import Program, resident
 from bench.receivers import DEEP, DEFAULT, Receiver
@@ -18,6 +20,7 @@ SIZE = 1316
 GROWTH = (1, 10, 100, 1000)
 TOTAL = 100_000  # datagrams a second
 FLOOD = 600_000  # datagrams a second that no json subscription here keeps up with
+GATHER = 1_000_000  # ns that datagrams gather: see max_latency
 IDLE = 1000  # channels, and as many subscriptions
 
 
@@ -25,25 +28,53 @@ def _file(path: Path, form: str = "raw") -> str:
     return f'{{ kind = "file", path = "{path}", format = "{form}" }}'
 
 
-class Several:
-    """A daemon with so many raw subscriptions, each with a group, port and file of its own."""
+class Crowd:
+    """Receivers of one program or of several, each with a group, a port and a file of its own."""
 
-    def __init__(
-        self, bench: Bench, count: int, stack: contextlib.ExitStack, first: Address, **settings: object
-    ) -> None:
-        self.lab: Lab = bench.lab
+    def __init__(self, lab: Lab, count: int, first: Address) -> None:
+        self.lab = lab
         self.addresses = [after(first, number) for number in range(count)]
-        directory = self.lab.new_path("several")
-        directory.mkdir()
-        self._outputs = [directory / str(number) for number in range(count)]
-        for output in self._outputs:
+        self.directory = lab.new_path("crowd")
+        self.directory.mkdir()
+        self.outputs = [self.directory / str(number) for number in range(count)]
+        for output in self.outputs:
             output.touch()
+        self.programs: list[Program] = []
+
+    def are_of_daemon(self, bench: Bench, stack: contextlib.ExitStack, **settings: object) -> Self:
         text = "".join(
             subscription(f"n{number}", *address, _file(output), settings)
-            for number, (address, output) in enumerate(zip(self.addresses, self._outputs, strict=True))
+            for number, (address, output) in enumerate(zip(self.addresses, self.outputs, strict=True))
         )
-        self.daemon = Daemon(self.lab, bench.checkout, text, stack)
-        self.program: Program = self.daemon.program
+        self.programs = [Daemon(self.lab, bench.checkout, text, stack).program]
+        return self
+
+    def are_of_c(self, stack: contextlib.ExitStack) -> Self:
+        """A C program for each, ``receive recvmmsg``."""
+        lab = self.lab
+        for (group, port), output in zip(self.addresses, self.outputs, strict=True):
+            command = (
+                lab.program("receive"),
+                "recvmmsg",
+                group,
+                str(port),
+                INTERFACE,
+                str(DEEP),
+                str(output),
+            )
+            self.programs.append(lab.start(lab.receiver, *command, stack=stack, ready=True))
+        return self
+
+    def are_of_one_in_c(self, stack: contextlib.ExitStack) -> Self:
+        """One C program for all of them, ``crowd``, in which datagrams gather as long as in the daemon."""
+        lab, (group, port) = self.lab, self.addresses[0]
+        settings = (group, str(port), INTERFACE, str(self.directory), str(GATHER))
+        command = (lab.program("crowd"), str(len(self.addresses)), *settings)
+        self.programs = [lab.start(lab.receiver, *command, stack=stack, ready=True)]
+        return self
+
+    def cpu(self) -> int:
+        return sum(program.cpu() for program in self.programs)
 
     @property
     def ports(self) -> list[int]:
@@ -51,33 +82,35 @@ class Several:
 
     def written(self) -> int:
         """Bytes in all files."""
-        return sum(output.stat().st_size for output in self._outputs)
+        return sum(output.stat().st_size for output in self.outputs)
 
     def wait_quiet(self) -> None:
-        self.lab.wait_quiet(self.program.cpu, self.ports, 30, "the daemon")
+        self.lab.wait_quiet(self.cpu, self.ports, 30, "who receives")
 
     def release(self) -> None:
-        for output in self._outputs:
+        for output in self.outputs:
             self.lab.release(output)
 
     def drain(self, each: int) -> dict[str, float]:
-        """Fill every socket while the daemon is stopped, and see how long it takes to write it all."""
+        """Fill every socket while who receives is stopped, and see how long it takes to write it all."""
         self.wait_quiet()
-        self.program.pause()
+        for program in self.programs:
+            program.pause()
         time.sleep(0.005)
-        before, cpu = self.written(), self.program.cpu()
+        before, cpu = self.written(), self.cpu()
         total = each * len(self.addresses)
         try:
             for address in self.addresses:
                 self.lab.blast(address, size=SIZE, count=each)
         finally:
             started = time.monotonic()
-            self.program.resume()
+            for program in self.programs:
+                program.resume()
         while self.written() - before < total * SIZE and time.monotonic() < started + 30:
             time.sleep(0.001)
         elapsed = time.monotonic() - started
         self.wait_quiet()
-        cpu = self.program.cpu() - cpu
+        cpu = self.cpu() - cpu
         lost = total - (self.written() - before) // SIZE
         self.release()
         return {"per_second": (total - lost) / elapsed, "cpu": cpu / max(1, total - lost), "lost": lost}
@@ -85,11 +118,11 @@ class Several:
     def share(self, rate: int, seconds: float) -> dict[str, float]:
         """CPU ns a datagram while all of them share a rate, in turn."""
         self.wait_quiet()
-        before, cpu = self.written(), self.program.cpu()
+        before, cpu = self.written(), self.cpu()
         count, spread = int(rate * seconds), len(self.addresses)
         self.lab.blast(self.addresses[0], size=SIZE, count=count, mode="packet", rate=rate, spread=spread)
         self.wait_quiet()
-        cpu = self.program.cpu() - cpu
+        cpu = self.cpu() - cpu
         lost = count - (self.written() - before) // SIZE
         self.release()
         return {"cpu": cpu / max(1, count - lost), "lost": lost}
@@ -104,29 +137,32 @@ def after(first: Address, number: int) -> Address:
 
 def busy(bench: Bench) -> list[Result]:
     """1, 2 and 8 subscriptions that are all full."""
+    each = {1: 40_000, 2: 40_000, 8: bench.choose(20_000, 10_000)}
     with contextlib.ExitStack() as stack:
-        daemons = {
-            count: Several(
-                bench, count, stack, Address(f"239.250.{count}.1", 21_000 + 10 * count), receive_buffer=DEEP
-            )
-            for count in (1, 2, 8)
-        }
-        each = {1: 40_000, 2: 40_000, 8: bench.choose(20_000, 10_000)}
+        crowds: dict[str, Crowd] = {}
+        for count in each:
+            address = Address(f"239.250.{count}.1", 21_000 + 10 * count)
+            crowd = Crowd(bench.lab, count, address)
+            crowds[f"{count} subscriptions"] = crowd.are_of_daemon(bench, stack, receive_buffer=DEEP)
+            crowd = Crowd(bench.lab, count, after(address, 100))
+            crowds[f"{count} in C"] = crowd.are_of_c(stack)
         contestants = {
-            str(count): (lambda count=count, one=one: one.drain(each[count]))
-            for count, one in daemons.items()
+            name: partial(crowd.drain, each[len(crowd.addresses)]) for name, crowd in crowds.items()
         }
         samples = bench.interleave("busy subscriptions", contestants)
     results = []
     for count in (2, 8):
-        of_one = ratio(samples, str(count), "1", "per_second")
-        chosen = {f"{name} subscriptions": samples[name] for name in ("1", str(count))}
+        mine, c = f"{count} subscriptions", f"{count} in C"
+        of_one = ratio(samples, mine, "1 subscriptions", "per_second")
+        c_of_one = ratio(samples, c, "1 in C", "per_second")
+        chosen = {name: samples[name] for name in ("1 subscriptions", mine, "1 in C", c)}
         results.append(
             Result(
                 f"{count} busy raw subscriptions, {SIZE} B",
                 chosen,
-                [at_least("datagrams/s of one", of_one, 1.4)],
-                cpu=middle(samples, str(count), "cpu"),
+                [at_least("datagrams/s of one", of_one, 1.4, of_c=c_of_one)],
+                cpu=middle(samples, mine, "cpu"),
+                of_c=times(rate=ratio(samples, mine, c, "per_second")),
             )
         )
     return results
@@ -227,24 +263,41 @@ def growth(bench: Bench) -> list[Result]:
     """More and more subscriptions that share a rate."""
     seconds = bench.choose(1.0, 0.5)
     with contextlib.ExitStack() as stack:
-        daemons = {
-            count: Several(bench, count, stack, Address(f"239.253.{8 * number}.1", 40_000 + 2000 * number))
-            for number, count in enumerate(GROWTH)
-        }
-        contestants = {
-            str(count): (lambda one=one: one.share(TOTAL, seconds)) for count, one in daemons.items()
-        }
+        crowds: dict[str, Crowd] = {}
+        for number, count in enumerate(GROWTH):
+            address = Address(f"239.253.{16 * number}.1", 40_000 + 4000 * number)
+            crowds[f"{count} subscriptions"] = Crowd(bench.lab, count, address).are_of_daemon(bench, stack)
+            crowd = Crowd(bench.lab, count, after(address, 2000))
+            crowds[f"{count} in C"] = crowd.are_of_one_in_c(stack)
+        contestants = {name: partial(crowd.share, TOTAL, seconds) for name, crowd in crowds.items()}
         samples = bench.interleave(f"subscriptions sharing {TOTAL:,}/s", contestants)
-    of_one = {count: ratio(samples, str(count), "1", "cpu") for count in GROWTH}
+
+    def of_one(count: int, kind: str) -> float | None:
+        return ratio(samples, f"{count} {kind}", f"1 {kind}", "cpu")
+
+    goals = {100: 2.5, 1000: 5.0}
+    of_c = {
+        f"CPU at {count}": ratio(samples, f"{count} subscriptions", f"{count} in C", "cpu")
+        for count in GROWTH
+    }
     return [
         Result(
             f"growth: {', '.join(map(str, GROWTH))} subscriptions, {TOTAL:,}/s in all, {SIZE} B",
-            {f"{name} subscriptions": values for name, values in samples.items()},
+            samples,
             [
-                at_most("CPU at 100 of CPU at 1", of_one[100], 2.5),
-                at_most("CPU at 1,000 of CPU at 1", of_one[1000], 5),
+                at_most(
+                    f"CPU at {count:,} of CPU at 1",
+                    of_one(count, "subscriptions"),
+                    goal,
+                    of_c=of_one(count, "in C"),
+                )
+                for count, goal in goals.items()
             ],
-            cpu=middle(samples, "1", "cpu"),
-            notes=[times(**{f"{count}_of_1": value for count, value in of_one.items()})],
+            cpu=middle(samples, "1 subscriptions", "cpu"),
+            of_c=times(**of_c),
+            notes=[
+                f"{kind}: {times(**{f'{count} of 1': of_one(count, kind) for count in GROWTH})}"
+                for kind in ("subscriptions", "in C")
+            ],
         )
     ]
