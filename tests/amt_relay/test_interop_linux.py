@@ -58,6 +58,7 @@ def test_linux_gets_what_it_wants_each_once_and_in_order_and_no_more_when_it_lea
         before = len(numbers(got)[SOURCES[4], SSM])
         guest.wait(lambda: len(numbers(got)[SOURCES[4], SSM]) > before + 50, "the others to go on")
         wait_accounted(lambda: daemon.worker("amt_relay/edge")["status"]["counters"])
+        assert guest.dropped() == 0
     found = numbers(got)
     assert {*found} == WANTED
     for stream, each in found.items():

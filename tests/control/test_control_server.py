@@ -540,23 +540,29 @@ def test_without_file_descriptors_one_client_is_served_and_others_when_there_are
 ) -> None:
     monkeypatch.setattr("mcastd.control.server.ACCEPT_RETRY_SECONDS", 0.01)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with (
-        capture_logs() as logs,
-        socket.socket(socket.AF_UNIX) as first,
-        socket.socket(socket.AF_UNIX) as client,
-    ):
-        first.settimeout(60)
-        client.settimeout(60)
+    with contextlib.ExitStack() as stack:
+        logs = stack.enter_context(capture_logs())
+        # Several: what earlier tests left may be closed meanwhile, and have room for one more
+        first, *others = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(10)]
+        connected = [first]
         with socket.socket() as next_fd:
             lowest = next_fd.fileno()
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-        try:
-            first.connect(str(path))
-            first.sendall(LIST)
-            assert b"outbound/news" in first.recv(1 << 16)
-            client.connect(str(path))
-            wait_for(lambda: any(log["event"] == "client.refused" for log in logs))
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        client.sendall(LIST)
-        assert b"outbound/news" in client.recv(1 << 16)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for client in (first, *others):
+            client.settimeout(60)
+        first.connect(str(path))
+        first.sendall(LIST)
+        assert b"outbound/news" in first.recv(1 << 16)
+
+        def is_one_refused() -> bool:
+            if others:
+                connected.append(others.pop())
+                connected[-1].connect(str(path))
+            return any(log["event"] == "client.refused" for log in logs)
+
+        wait_for(is_one_refused)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for client in connected:
+            client.sendall(LIST)
+            assert b"outbound/news" in client.recv(1 << 16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -18,6 +19,8 @@ KERNEL = Path(__file__).parents[2] / "dist" / "kernel"
 GUEST, HERE = "192.0.2.2", "192.0.2.1"
 # Without virtualization it boots in some seconds; a busy machine takes its time.
 BOOT_SECONDS = 180.0
+# Frames that wait for it while the machine has no time for it.
+QUEUE = 20_000
 
 
 class Guest:
@@ -37,7 +40,12 @@ class Guest:
     def __enter__(self) -> Guest:
         self.shared.mkdir()
         shutil.copy(self._script, self.shared / "guest.py")
-        for command in ("tuntap add tap0 mode tap", f"addr add {HERE}/24 dev tap0", "link set tap0 up"):
+        for command in (
+            "tuntap add tap0 mode tap",
+            f"link set tap0 txqueuelen {QUEUE}",
+            f"addr add {HERE}/24 dev tap0",
+            "link set tap0 up",
+        ):
             self.host.ip(command)
         shares = ((Path("/"), "root", "readonly=on,multidevs=remap"), (self.shared, "share", "readonly=off"))
         self._process = self.host.start(
@@ -59,6 +67,13 @@ class Guest:
 
     def is_up(self) -> bool:
         return (self.shared / "up").exists()
+
+    def dropped(self) -> int:
+        """Frames that did not reach it, as it was not given time for seconds."""
+        command = self.host.enter(["ip", "-j", "-s", "link", "show", "tap0"])
+        (link,) = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+        count: int = link["stats64"]["tx"]["dropped"]
+        return count
 
     def wait(self, probe: Callable[[], object], what: str) -> None:
         """Wait for something in the guest; say what its console had if it does not come."""

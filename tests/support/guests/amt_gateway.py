@@ -16,6 +16,7 @@ SHARED = Path("/mnt")
 PORT = 4000
 SOURCE, SOURCE_6 = "10.1.0.1", "fd01::1"
 SSM, ASM, SSM_6 = "232.1.1.1", "239.1.1.1", "ff3e::1"
+SO_RCVBUFFORCE, BUFFER_BYTES = 33, 16 << 20
 MCAST_JOIN_GROUP, MCAST_LEAVE_GROUP, MCAST_JOIN_SOURCE_GROUP = 42, 45, 46
 SET_UP = """
 link set lo up
@@ -48,6 +49,8 @@ def joined(index: int, group: str, source: str = "") -> socket.socket:
         (socket.AF_INET6, socket.IPPROTO_IPV6) if ":" in group else (socket.AF_INET, socket.IPPROTO_IP)
     )
     sock = socket.socket(family, socket.SOCK_DGRAM)
+    # Where the host has no time for this machine for seconds, what has come meanwhile is there all the same
+    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
     sock.bind((group, PORT))
     request = struct.pack("@I4x", index) + sockaddr(group)
     option = MCAST_JOIN_SOURCE_GROUP if source else MCAST_JOIN_GROUP
