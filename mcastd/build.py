@@ -32,6 +32,7 @@ from mcastd.config import (
 )
 from mcastd.config.addresses import may_meet
 from mcastd.discovery.discovery import Discovery
+from mcastd.gateway.overview import Overlooked
 from mcastd.gateway.subscriptions import played
 from mcastd.gateway.worker import GatewayWorker
 from mcastd.inbound.keeper import Diagnose
@@ -151,6 +152,8 @@ class Parts:
     config: Callable[[], Config] = Config
     # Says what is wrong with a subscription, for its captures.
     diagnose: Diagnose = lambda *_: ()
+    # What runs them, for the page of a gateway.
+    daemon: Overlooked | None = None
     # These open what the settings name: tools and tests put others in their place.
     open_source: OpenSource = open_source
     open_sender: OpenSender = open_sender
@@ -305,7 +308,7 @@ def _gateway(name: str, settings: GatewaySettings, parts: Parts) -> GatewayWorke
             memberships=parts.memberships,
         )
 
-    return GatewayWorker(name, settings, open_stream, lambda: played(parts.config()))
+    return GatewayWorker(name, settings, open_stream, lambda: played(parts.config()), parts.daemon)
 
 
 # By the settings of a kind of worker (see Config.kinds): makes one of its name, settings and parts.

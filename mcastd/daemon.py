@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -24,8 +24,10 @@ from mcastd.control.server import ControlServer
 from mcastd.doctor.brief import in_brief
 from mcastd.doctor.evidence import Troubles
 from mcastd.doctor.examine import consult
+from mcastd.doctor.finding import Report
 from mcastd.doctor.subject import Subject, named
 from mcastd.errors import ConfigError, ConfigProblem, McastdError
+from mcastd.gateway.overview import ShownFinding
 from mcastd.inbound.sinks import PIPES, Ends
 from mcastd.metrics import MetricsServer
 from mcastd.ondisk import OnDisk
@@ -38,6 +40,8 @@ from mcastd.worker import Headline, Signal, Vitals
 
 # READY=1 waits this long, at most, for the first attempt of each worker.
 FIRST_ATTEMPTS_SECONDS = 5.0
+# For a page the doctor watches the wire for so long.
+WATCH_SECONDS = 1.0
 # The share of stop_timeout that workers have to end; the rest is for what they share, and for the log.
 WORKERS_SHARE = 0.8
 # The process is ended after this long, if stop_timeout is shorter.
@@ -78,7 +82,7 @@ class Daemon:
         self._runtime = Runtime(
             lambda: self._config,
             self._worker_changed,
-            Parts(ends=self._ends, tables=tables, diagnose=in_brief),
+            Parts(ends=self._ends, tables=tables, diagnose=in_brief, daemon=self),
         )
         self._supervisor = self._runtime.supervisor
         self._chores = Chores(
@@ -231,17 +235,33 @@ class Daemon:
         of = named(name, (subject.name for subject in self._subjects()))
         if not of and name is not None:
             raise NoSuchWorker(name)
-        report = consult(
+        told: Message = as_json(self._consult(of, seconds=watch, probe=probe, enough=gone))
+        return told
+
+    def examine(self) -> Sequence[ShownFinding]:
+        """What the doctor finds of all workers and the host, for a page: it takes a second, and more."""
+        return [
+            ShownFinding(one.worker, str(one.severity), one.what, one.fix)
+            for one in self._consult(None, seconds=WATCH_SECONDS).findings
+        ]
+
+    def _consult(
+        self,
+        of: Collection[str] | None,
+        *,
+        seconds: float,
+        probe: bool = False,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Report:
+        return consult(
             self._subjects,
             of,
-            seconds=watch,
+            seconds=seconds,
             probe=probe,
-            enough=gone,
+            enough=enough,
             configuration=self._disk.verdict(self._config),
             troubles=Troubles(self._metrics.problem, log.problem()),
         )
-        told: Message = as_json(report)
-        return told
 
     def _subjects(self) -> list[Subject[WorkerSettings]]:
         settings = self._config.workers()  # a reload may be under way: one of the two may lack a worker

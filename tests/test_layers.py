@@ -81,6 +81,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "metrics",
         "systemd",
         "inbound",
+        "gateway",
         "doctor",
     },
     "demo": LEAVES | {"process", "worker", "config", "net", "runtime", "supervisor"},

@@ -20,6 +20,7 @@ from mcastd.config.types import (
     Moment,
     Period,
     SourcePrefix,
+    Switch,
     TokenPlace,
 )
 from mcastd.ip import Address, Interfaces, Prefix
@@ -62,6 +63,11 @@ class GatewaySettings(WorkerSettings):
         ' digits, "-", ".", "_" and "~", which nobody else may read, or the name of a systemd credential that'
         ' ends in ".token". Players say it by ?token=WORD behind each path, or by Authorization: Bearer WORD.'
         " A reload reads it again.",
+    )
+    status_page: Switch = Field(
+        False,
+        description="Whether /status shows all workers of the daemon, how much comes, what is lost, and what"
+        " the doctor finds, to whoever may ask here.",
     )
     interface: AnyInterface | None = Field(
         None,

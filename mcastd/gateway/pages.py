@@ -1,7 +1,7 @@
-"""What a gateway has beside streams: a playlist for players, a page for people. Values in, text out.
+"""What a gateway has beside streams: a playlist for players, pages for people. Values in, text out.
 
-The page has no script, asks for nothing else, and is asked for again now and then. All that stands in it is
-escaped, and if something were not, its policy (Content Security Policy Level 3) would have a browser run
+The pages have no script, ask for nothing else, and are asked for again now and then. All that stands in them
+is escaped, and if something were not, their policy (Content Security Policy Level 3) would have a browser run
 nothing of it.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
+from mcastd.gateway.overview import ShownDaemon, ShownWorker
 from mcastd.gateway.rates import INTERVALS_MAX
 from mcastd.ip import Address, Prefix
 from mcastd.printable import printable
@@ -28,7 +29,11 @@ STYLE = (
     "th,td{padding:.3rem 1rem .3rem 0;text-align:left;border-bottom:1px solid #8884}"
     "code{font-size:.9em}"
     "svg{vertical-align:middle;margin-left:.5rem}"
+    ".troubled{border-left:.3rem solid #c60;padding-left:.4rem}"
 )
+TROUBLED = "troubled"  # the class of what is marked so
+# Workers on the page.
+WORKERS_MAX = 500
 # After so long a browser has the page again.
 REFRESH_SECONDS = 10
 # Pixels of the line that rates are shown by: wide are two for each.
@@ -76,8 +81,13 @@ def start_page(
     prefixes: Sequence[Prefix],
     now: PlayedNow,
     query: str = "",
+    *,
+    has_status: bool = False,
 ) -> str:
-    """The page: named streams, and groups that are joined; ``prefixes`` are those that may be asked for."""
+    """The page: named streams, and groups that are joined; ``prefixes`` are those that may be asked for.
+
+    With ``has_status`` it leads to the page of the daemon.
+    """
     named = [
         _row(
             f'<a href="{escape(f"/{name}{query}")}">{escape(name)}</a>',
@@ -98,6 +108,65 @@ def start_page(
     ]
     groups = ", ".join(_code(str(prefix)) for prefix in prefixes)
     example = _code("/udp/GROUP:PORT"), _code("/rtp/GROUP:PORT"), _code("/udp/SENDER@GROUP:PORT")
+    links = [f'<a href="{escape(f"/playlist.m3u{query}")}">Playlist for players</a>']
+    links += [f'<a href="{escape(f"/status{query}")}">What the daemon does</a>'] if has_status else []
+    return _page(
+        title,
+        f"<p>{'. '.join(links)}. Players that are served: {now.served}.</p>",
+        "<h2>Streams</h2>",
+        *_table(("Name", "Group", "Players"), named),
+        f"<p>Any group of {groups} is had by {example[0]}, without its RTP by {example[1]}, of one sender"
+        f" by {example[2]}.</p>",
+        "<h2>Joined now</h2>",
+        *_table(("Group", "Players", "Rate", "Lost here", "Last datagram"), joined),
+    )
+
+
+def status_page(now: ShownDaemon, query: str = "") -> str:
+    """What the daemon does: its workers, those in trouble first, and what the doctor has found."""
+    in_order = sorted(now.workers, key=lambda one: (not one.headline.troubled, one.headline.name))
+    workers = [_row_of(one) for one in in_order[:WORKERS_MAX]]
+    left = len(in_order) - len(workers)
+    return _page(
+        "mcastd",
+        f'<p><a href="{escape(f"/{query}")}">Streams for players</a>.'
+        f" Workers: {len(in_order)}, {sum(one.headline.troubled for one in in_order)} in trouble.</p>",
+        "<h2>Doctor</h2>",
+        *_findings(now),
+        "<h2>Workers</h2>",
+        *_table(("Name", "State", "Rate", "Dropped", "Lost here", "Lost on the way"), workers),
+        *([f"<p>{left} more are not shown.</p>"] if left else []),
+    )
+
+
+def _row_of(worker: ShownWorker) -> str:
+    headline, vitals, rates = worker
+    state = escape(printable(f"{headline.state}: {headline.detail}" if headline.detail else headline.state))
+    return _row(
+        _code(headline.name),
+        f'<span class="{TROUBLED}">{state}</span>' if headline.troubled else state,
+        _rate(rates),
+        *(f"{count:,}" for count in (vitals.dropped, vitals.overflow, vitals.lost)),
+    )
+
+
+def _findings(now: ShownDaemon) -> list[str]:
+    said = [f"<p>It could not look: {escape(printable(now.trouble))}.</p>"] if now.trouble else []
+    if now.findings is None:
+        return said or ["<p>It is looking: see this page again in some seconds.</p>"]
+    when = f"{now.examined:.0f} s ago"
+    if not now.findings:
+        return [*said, f"<p>It found nothing wrong {when}.</p>"]
+    rows = [
+        _row(
+            _code(one.worker or "this host"), *map(escape, map(printable, (one.severity, one.what, one.fix)))
+        )
+        for one in now.findings
+    ]
+    return [*said, f"<p>What it found {when}:</p>", *_table(("Worker", "", "What", "Fix"), rows)]
+
+
+def _page(title: str, *content: str) -> str:
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -109,14 +178,7 @@ def start_page(
             ICON,
             f"<style>{STYLE}</style>",
             f"<h1>{escape(title)}</h1>",
-            f'<p><a href="{escape(f"/playlist.m3u{query}")}">Playlist for players</a>.'
-            f" Players that are served: {now.served}.</p>",
-            "<h2>Streams</h2>",
-            *_table(("Name", "Group", "Players"), named),
-            f"<p>Any group of {groups} is had by {example[0]}, without its RTP by {example[1]}, of one sender"
-            f" by {example[2]}.</p>",
-            "<h2>Joined now</h2>",
-            *_table(("Group", "Players", "Rate", "Lost here", "Last datagram"), joined),
+            *content,
             "</html>",
             "",
         ]

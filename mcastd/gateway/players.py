@@ -228,7 +228,8 @@ class Players:
         connection = self._by_fd[fd]
         player = connection.player
         self._counters.requests += 1
-        resource = self._rules.asked_for(request, lambda: PlayedNow(self.served, self._streams.shown(now)))
+        shown = self._streams.shown
+        resource = self._rules.asked_for(request, lambda: PlayedNow(self.served, shown(now)), now)
         if not isinstance(resource, StreamResource):
             player.answer(200, resource.kind, resource.body, now, resource.fields)
         elif request.method == "HEAD":

@@ -13,9 +13,10 @@ INTERVALS_MAX = 60
 class RecentRates:
     """Bits per second, an interval after the other. Times are monotonic seconds."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, counted: int = 0) -> None:
+        """``counted``: bytes of all that came before."""
         self._since = now
-        self._counted = 0  # bytes, of all that came before this interval
+        self._counted = counted  # before this interval
         self._rates: deque[float] = deque(maxlen=INTERVALS_MAX)
 
     def note(self, now: float, counted: int) -> None:

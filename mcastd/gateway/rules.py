@@ -10,7 +10,8 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from mcastd.config import GatewaySettings
-from mcastd.gateway.pages import PAGE, PLAYLIST, POLICY, PlayedNow, playlist, start_page
+from mcastd.gateway.overview import ShownDaemon
+from mcastd.gateway.pages import PAGE, PLAYLIST, POLICY, PlayedNow, playlist, start_page, status_page
 from mcastd.gateway.subscriptions import Subscriptions, Unplayable
 from mcastd.ip import Address, stays_on_link
 from mcastd.keytext import AccessToken
@@ -53,6 +54,8 @@ class PlayerRules:
     settings: GatewaySettings
     subscriptions: Subscriptions  # which are had by their names
     token: AccessToken | None = None  # None: none is needed
+    # What the daemon does at a monotonic time, for its page; None: nobody knows.
+    daemon: Callable[[float], ShownDaemon] | None = None
 
     def allows_client(self, address: Address) -> bool:
         allowed = self.settings.allow_clients
@@ -64,7 +67,7 @@ class PlayerRules:
         return is_allowed and not stays_on_link(group)
 
     def asked_for(
-        self, request: HttpRequest, played_now: Callable[[], PlayedNow]
+        self, request: HttpRequest, played_now: Callable[[], PlayedNow], now: float
     ) -> StreamResource | ServedPage:
         """What a request is to get. Raises HttpRefusal if it is to get nothing, PlayerRefusal among them."""
         self._require_own_name(request.host)
@@ -77,8 +80,12 @@ class PlayerRules:
             streams = self._streams()
             if resource.page == "playlist":
                 return ServedPage(PLAYLIST, playlist(streams, request.authority, query).encode())
-            groups = self.settings.allow_groups
-            page = start_page(self.title, streams, groups, played_now(), query)
+            daemon = self.daemon if self.settings.status_page else None
+            if daemon is not None and resource.page == "status":
+                page = status_page(daemon(now), query)
+            else:
+                groups, has_status = self.settings.allow_groups, daemon is not None
+                page = start_page(self.title, streams, groups, played_now(), query, has_status=has_status)
             return ServedPage(PAGE, page.encode(), POLICY)
         if isinstance(resource, SubscriptionResource):
             resource = self._subscription(resource.name)

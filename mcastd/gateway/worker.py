@@ -13,6 +13,7 @@ Of connections, only those with something new are looked at.
 
 from __future__ import annotations
 
+import math
 import select
 
 from mcastd import clock, log
@@ -22,6 +23,7 @@ from mcastd.counters import GatewayCounters, copy_of
 from mcastd.delivery.keys import KeyFileError, read_key
 from mcastd.gateway.entrances import Entrances
 from mcastd.gateway.interest import Interest
+from mcastd.gateway.overview import Overlooked, Overview
 from mcastd.gateway.players import SLOW, Players
 from mcastd.gateway.rules import PlayerRules
 from mcastd.gateway.streams import NOT_RTP, OpenStream, Streams
@@ -42,8 +44,9 @@ class GatewayWorker:
         config: GatewaySettings,
         open_stream: OpenStream,
         subscriptions: Subscriptions = dict,
+        daemon: Overlooked | None = None,
     ) -> None:
-        """``subscriptions`` are had by their names."""
+        """``subscriptions`` are had by their names; ``daemon`` is what runs it, for its page."""
         self.name = name
         self.counters = GatewayCounters()
         self._config = config
@@ -55,6 +58,7 @@ class GatewayWorker:
         self._entrances = Entrances(name, self._interest, self.counters.refused)
         self._reported = self._condition
         self._streams = Streams(name, config, open_stream, self.counters)
+        self._overview = None if daemon is None else Overview(daemon)
         self._players = Players(self._rules_of(config), self._streams, self._interest, self.counters)
         self._log = log.get_logger(worker=name)
         self._identity = WorkerIdentity("", 0, label_of(config.interface), reasons=(SLOW, NOT_RTP))
@@ -135,7 +139,8 @@ class GatewayWorker:
     @property
     def _due(self) -> float:
         """When :meth:`_tick` has something to do, in monotonic seconds; inf: never."""
-        return min(self._entrances.deadline, self._players.deadline, self._streams.deadline)
+        shown = math.inf if self._overview is None else self._overview.deadline
+        return min(self._entrances.deadline, self._players.deadline, self._streams.deadline, shown)
 
     def _follow(self, context: Context) -> None:
         """Listen and receive as the settings have it and the network is now. Raises what :meth:`run` does."""
@@ -152,7 +157,8 @@ class GatewayWorker:
         context.taken_over()
 
     def _rules_of(self, config: GatewaySettings) -> PlayerRules:
-        return PlayerRules(self.name.partition("/")[2], config, self._subscriptions, self._token)
+        title, shown = self.name.partition("/")[2], None if self._overview is None else self._overview.shown
+        return PlayerRules(title, config, self._subscriptions, self._token, shown)
 
     def _read_token(self, config: GatewaySettings, context: Context) -> None:
         """Read the token. If there is one in use, it holds where another one cannot be had."""
@@ -188,6 +194,8 @@ class GatewayWorker:
             self._players.give(piece, now)
         self._players.tick(now)
         self._entrances.tick(now)
+        if self._overview is not None:
+            self._overview.tick(now)
         if self._condition != self._reported:
             self._report(context)
 

@@ -7,7 +7,8 @@
    /udp/[ff15::1]:5004                  of IPv6; a sender then in brackets, too
    /tv                                  a subscription, by its name
    /playlist.m3u                        what there is, for players
-   /, /status                           the same for people, and what goes on
+   /                                    the same for people, and what goes on
+   /status                              what the whole daemon does, where that is served; else the same as /
 ```
 """
 
@@ -20,7 +21,7 @@ from typing import NamedTuple
 from mcastd.ip import Address, is_source_specific
 
 # Pages, which no subscription can have for its name: that has no slash, and they come first.
-PAGES = {"/": "start", "/status": "start", "/playlist.m3u": "playlist"}
+PAGES = {"/": "start", "/status": "status", "/playlist.m3u": "playlist"}
 _V4 = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}"
 _V6 = r"\[[0-9A-Fa-f:.]{2,45}\]"
 _STREAM = re.compile(

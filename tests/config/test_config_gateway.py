@@ -71,6 +71,12 @@ def test_a_gateway_for_everybody_is_unwise(loaded: Callable[[str], Config]) -> N
     assert advise(loaded(TABLE)) == []
 
 
+def test_a_page_of_the_daemon_for_everybody_is_unwise(loaded: Callable[[str], Config]) -> None:
+    (found,) = advise(loaded(f"{TABLE}status_page = true\n"))
+    assert found.location == ("gateway", "tv", "status_page")
+    assert advise(loaded(f'{TABLE}status_page = true\nallow_clients = ["192.0.2.0/24"]\n')) == []
+
+
 OTHERS = {
     "another gateway": (
         '[gateway.radio]\nlisten = "{end}"\nallow_groups = ["239.2.0.0/16"]\n',

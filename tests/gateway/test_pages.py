@@ -11,19 +11,30 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcastd.gateway.pages import POLICY, STYLE, PlayedNow, ShownGroup, playlist, start_page
+from mcastd.gateway.overview import ShownDaemon, ShownFinding, ShownWorker
+from mcastd.gateway.pages import (
+    POLICY,
+    STYLE,
+    WORKERS_MAX,
+    PlayedNow,
+    ShownGroup,
+    playlist,
+    start_page,
+    status_page,
+)
 from mcastd.protocols.gateway_paths import StreamResource
 from mcastd.status import PlayedGroupStatus
+from mcastd.worker import Headline, Vitals
 
 STREAM = StreamResource(ip_address("239.1.1.1"), 5004, ip_address("192.0.2.1"), without_rtp=True)
 PREFIXES = (ip_network("239.1.0.0/16"), ip_network("ff15::/16"))
 TAGS = {
     *("html", "meta", "link", "title", "style", "h1", "h2", "p", "a", "code", "table", "tr", "th", "td"),
-    *("svg", "polyline"),
+    *("svg", "polyline", "span"),
 }
 ATTRIBUTES = {
     *("href", "lang", "charset", "name", "content", "rel", "http-equiv"),
-    *("width", "height", "aria-hidden", "points", "fill", "stroke"),
+    *("class", "width", "height", "aria-hidden", "points", "fill", "stroke"),
 }
 NEVER_CLOSED = {"meta", "link"}
 
@@ -78,7 +89,7 @@ def test_what_people_see() -> None:
     rates = (0.0, 4e6, 8.04e6)
     now = PlayedNow(9, (ShownGroup(group(overflow=1234), rates), ShownGroup(silent), ShownGroup(troubled)))
     read = Reader(start_page("tv", {"news": STREAM}, PREFIXES, now, "?token=a"))
-    assert read.tags == TAGS
+    assert read.tags == TAGS - {"span"}
     assert read.links == ["data:,", "/playlist.m3u?token=a", "/news?token=a"]
     for text in (
         "Players that are served: 9.",
@@ -126,3 +137,51 @@ def test_a_playlist() -> None:
         "#EXTM3U\n#EXTINF:-1,news\nhttp://tv:80/news?token=a\n#EXTINF:-1,tv\nhttp://tv:80/tv?token=a\n"
     )
     assert playlist(["news"], "", "") == "#EXTM3U\n#EXTINF:-1,news\n/news\n"
+
+
+def worker(name: str = "inbound/news", detail: str = "receiving", *, troubled: bool = False) -> ShownWorker:
+    headline = Headline(name, "active", 5.0, detail, 0, troubled)
+    vitals = Vitals(datagrams=9, payload_bytes=9000, dropped=1234, overflow=56, lost=7)
+    return ShownWorker(headline, vitals, (0.0, 4e6, 8.04e6))
+
+
+FINDING = ShownFinding("inbound/news", "broken", "eth7 is down", "ip link set eth7 up")
+
+
+def test_what_people_see_of_the_daemon() -> None:
+    workers = [worker(), worker("outbound/tv", "no route", troubled=True)]
+    read = Reader(status_page(ShownDaemon(workers, [FINDING], 12.3, ""), "?token=a"))
+    assert read.links == ["data:,", "/?token=a"]
+    assert "Workers: 2, 1 in trouble." in read.text
+    words = " ".join(read.text.split())
+    assert words.index("outbound/tv") < words.rindex("inbound/news"), "those in trouble come first"
+    for told in ("active: no route", "8.0 Mbit/s", "1,234", "56", "7", "What it found 12 s ago"):
+        assert told in words
+    for told in FINDING:
+        assert told in words
+    assert len(read.points) == 2
+
+
+def test_what_the_doctor_has_not_found() -> None:
+    def said(*of: Any) -> str:
+        return Reader(status_page(ShownDaemon([], *of))).text
+
+    assert "It is looking" in said(None, 0.0, "")
+    assert "It could not look: no more threads." in said(None, 0.0, "no more threads")
+    assert "It found nothing wrong 3 s ago." in said([], 3.0, "")
+    assert "this host" in said([FINDING._replace(worker="")], 3.0, "")
+
+
+def test_workers_beyond_a_number_are_counted() -> None:
+    read = Reader(
+        status_page(ShownDaemon([worker(f"inbound/{n}") for n in range(WORKERS_MAX + 3)], [], 0.0, ""))
+    )
+    assert read.text.count("inbound/") == WORKERS_MAX
+    assert "3 more are not shown." in read.text
+
+
+@given(st.text(), st.text(), st.text())
+def test_whatever_is_said_of_workers_is_text(name: str, detail: str, what: str) -> None:
+    finding = FINDING._replace(worker=name, what=what, fix=detail, severity=what)
+    read = Reader(status_page(ShownDaemon([worker(name, detail)], [finding], 0.0, what), name))
+    assert read.tags <= TAGS

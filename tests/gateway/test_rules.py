@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcastd.config import GatewaySettings
+from mcastd.gateway.overview import ShownDaemon
 from mcastd.gateway.pages import PlayedNow
 from mcastd.gateway.player import REASONS
 from mcastd.gateway.players import REFUSALS
@@ -38,7 +40,7 @@ def request(target: str, *fields: str, host: str = "tv") -> HttpRequest:
 
 
 def asked(of: PlayerRules, target: str, *fields: str, host: str = "tv") -> StreamResource | ServedPage:
-    return of.asked_for(request(target, *fields, host=host), lambda: PlayedNow(0, ()))
+    return of.asked_for(request(target, *fields, host=host), lambda: PlayedNow(0, ()), 0.0)
 
 
 def test_streams_and_pages() -> None:
@@ -49,6 +51,22 @@ def test_streams_and_pages() -> None:
     assert isinstance(page, ServedPage)
     assert page.kind.startswith("text/html")
     assert any(field.startswith("Content-Security-Policy: default-src 'none'") for field in page.fields)
+
+
+def test_the_page_of_the_daemon_is_shown_where_that_is_wanted() -> None:
+    def shown(target: str, **settings: Any) -> str:
+        of = replace(rules(**settings), daemon=lambda now: ShownDaemon([], [], now, ""))
+        found = of.asked_for(request(target), lambda: PlayedNow(0, ()), 5.0)
+        assert isinstance(found, ServedPage)
+        return found.body.decode()
+
+    assert "<h2>Workers</h2>" in shown("/status", status_page=True)
+    assert "5 s ago" in shown("/status", status_page=True)
+    assert "<h2>Streams</h2>" in shown("/status")
+    assert 'href="/status"' in shown("/", status_page=True)
+    assert 'href="/status"' not in shown("/")
+    with pytest.raises(PlayerRefusal, match="token"):
+        shown("/status", status_page=True, token=WORD)
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,18 @@ def _open_to_anybody(gateway: GatewaySettings) -> Advice:
         )
 
 
+def _shown_to_anybody(gateway: GatewaySettings) -> Advice:
+    if gateway.status_page and not gateway.allow_clients and gateway.token is None:
+        yield (
+            "status_page",
+            "shows whoever may ask what all workers do, where they write, and what is wrong: set"
+            " allow_clients or token",
+        )
+
+
 OF_ONE_WORKER: dict[str, tuple[Callable[[Any], Advice], ...]] = {
     "outbound": OF_A_CHANNEL,
     "inbound": OF_A_SUBSCRIPTION,
     "link": (_in_clear,),
-    "gateway": (_open_to_anybody,),
+    "gateway": (_open_to_anybody, _shown_to_anybody),
 }
