@@ -17,7 +17,7 @@ from itertools import groupby
 from struct import Struct
 from typing import Protocol
 
-WORD_BYTES = 4
+WORD_BYTES, HALF_BYTES = 4, 2
 # Views of rows that are kept for the next batch in the same memory; and groups of at least this many rows,
 # since fewer are made anew as quickly.
 KEPT_VIEWS = 8192
@@ -92,6 +92,7 @@ class RowMemory:
         """``memory`` has whole words."""
         self.bytes = memory
         self.words = memory.cast("I")
+        self.halves = memory.cast("H")
         self._kept: dict[tuple[int, int, int, int], list[memoryview]] = {}
         self._kept_number = 0
 

@@ -20,7 +20,7 @@ from mcastd import clock
 from mcastd.amt_relay.notices import SenderNotices
 from mcastd.counters import AmtRelayCounters
 from mcastd.ip import Address
-from mcastd.net.payloads import Chunks, ListPayloads, Payloads
+from mcastd.net.payloads import AlikePayloads, Chunks, ListPayloads, Payloads
 from mcastd.net.relay_sockets import GatewaySocket
 from mcastd.protocols.amt import DATA_HEADER
 from mcastd.protocols.packet_rows import PacketRows
@@ -183,7 +183,7 @@ class FanOut:
         for taker in takers:
             most = taker.mtu - TUNNEL_OVERHEAD_BYTES[taker.sock.version]
             if most not in fitted:
-                fitted[most] = _fitted(messages, size, longest, most)
+                fitted[most] = _fitted(messages, size, longest, most, joined=len(takers) > 1)
             payloads, cut, left_out = fitted[most]
             self._counters.cut += cut
             if cut or left_out:
@@ -208,17 +208,22 @@ class _Fitted(NamedTuple):
     left_out: Sequence[bytes | memoryview] = ()
 
 
-def _fitted(messages: Sequence[memoryview], size: int, longest: int, most: int) -> _Fitted:
+def _fitted(messages: Sequence[memoryview], size: int, longest: int, most: int, *, joined: bool) -> _Fitted:
     if longest <= most:
-        return _Fitted(_payloads(messages, size))
+        return _Fitted(_payloads(messages, size, joined=joined))
     found, cut, left_out = fitting(messages, most)
-    return _Fitted(_payloads(found, 0), cut, left_out)
+    return _Fitted(_payloads(found, 0, joined=joined), cut, left_out)
 
 
-def _payloads(messages: Sequence[bytes | memoryview], size: int) -> Payloads:
-    """Messages as they are sent quickest: of one size, they lie one after another."""
+def _payloads(messages: Sequence[bytes | memoryview], size: int, *, joined: bool) -> Payloads:
+    """Messages as they are sent quickest. ``joined``, those of one size lie one after another.
+
+    That costs as much as sending them once, so for one gateway alone each goes from where it lies.
+    """
     if not size and len({*map(len, messages)}) == 1:
         size = len(messages[0])
     if not size or len(messages) < 2:
         return ListPayloads(messages)
+    if not joined:
+        return AlikePayloads(messages, size)
     return Chunks(memoryview(b"".join(messages)), size, len(messages))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 
@@ -79,6 +79,27 @@ class ListPayloads(list[bytes | memoryview]):
 
     def gone(self, count: int) -> None:
         """Nothing is kept for them but this list."""
+
+
+class AlikePayloads(ListPayloads):
+    """Payloads of one size, each in a place of its own."""
+
+    __slots__ = ("_size",)
+
+    def __init__(self, payloads: Iterable[bytes | memoryview], size: int) -> None:
+        """``size`` bytes, more than none, is that of each."""
+        super().__init__(payloads)
+        self._size = size
+
+    @property
+    def sizes(self) -> list[int]:
+        return [self._size] * len(self)
+
+    def part(self, start: int, stop: int) -> AlikePayloads:
+        return AlikePayloads(self[start:stop], self._size)
+
+    def alike(self, most: int) -> tuple[int, int]:
+        return self._size, min(most, len(self))
 
 
 class HeadedPayloads:

@@ -24,7 +24,7 @@ from mcastd.net import _abi
 from mcastd.net.arenas import Arena, pools
 from mcastd.net.burst import Burst
 from mcastd.net.link import Batch
-from mcastd.net.payloads import Chunks, Payloads
+from mcastd.net.payloads import AlikePayloads, Chunks, Payloads
 from mcastd.net.slots import Senders
 
 # What is read of each message: where it comes from; which interface it comes by tells nothing.
@@ -152,7 +152,7 @@ class GatewaySocket(_RelaySocket):
         # What the network has answered to others before would look as if these were too long for segments
         self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         count, reason = len(payloads), ""
-        sent = self._send_segments(payloads) if isinstance(payloads, Chunks) else 0
+        sent = self._send_segments(payloads) if isinstance(payloads, (Chunks, AlikePayloads)) else 0
         is_retry = False
         while sent < count and not reason:
             try:
@@ -166,7 +166,7 @@ class GatewaySocket(_RelaySocket):
                 is_retry = True
         return sent, reason
 
-    def _send_segments(self, payloads: Chunks) -> int:
+    def _send_segments(self, payloads: Chunks | AlikePayloads) -> int:
         """Send messages of one size, which costs less than others do. Returns how many went."""
         size, count = payloads.alike(len(payloads))
         at_once = min(count, self._burst.offload.segments_of(size))
@@ -174,9 +174,14 @@ class GatewaySocket(_RelaySocket):
             return 0
         sent = 0
         try:
-            for buffer in payloads.buffers(0, count, at_once):
-                send(buffer)
-                sent += at_once
+            if isinstance(payloads, Chunks):
+                for buffer in payloads.buffers(0, count, at_once):
+                    send(buffer)
+                    sent += at_once
+            else:
+                for at in range(0, count, at_once):  # from where they lie
+                    self._sock.sendmsg(payloads[at : at + at_once])
+                    sent += at_once
         except OSError as error:
             self._burst.note_refusal(error, size, at_once)
         return min(sent, count)

@@ -30,15 +30,16 @@ class _Header(NamedTuple):
 
     size: int  # of the shortest
     first: bytes  # values that the first byte may have
-    ttl: int
     key: slice  # source and destination
 
 
 _HEADERS = {
-    4: _Header(20, bytes(range(0x45, 0x50)), 8, slice(12, 20)),
-    6: _Header(40, bytes(range(0x60, 0x70)), 7, slice(8, 40)),
+    4: _Header(20, bytes(range(0x45, 0x50)), slice(12, 20)),
+    6: _Header(40, bytes(range(0x60, 0x70)), slice(8, 40)),
 }
-_CHECKSUM_AT = 10
+# Of IPv4, the word that begins with the TTL and ends with the checksum.
+_TTL_WORD_AT = 8
+_HOP_LIMIT_AT = 7
 _MAY_GO_ON = bytes(range(2, 256))
 _ONE_LESS = bytes([0, *range(255)])
 _ONE_MORE = bytes([*range(1, 256), 0])
@@ -60,20 +61,17 @@ def encapsulate(packets: PacketRows, dropped: Counter[str]) -> list[FlowMessages
     header = _HEADERS[packets.version]
     length = _common_length(packets, header)
     lengths = [] if length else _lengths(packets, header)
-    ttls = packets.column(header.ttl)
+    ttls = _count_down_4(packets) if packets.version == 4 else _count_down_6(packets)
     may_go_on = not ttls.translate(None, _MAY_GO_ON)
-    packets.set_column(header.ttl, ttls.translate(_ONE_LESS))
-    if packets.version == 4:
-        _adjust_checksums(packets)
-    for at, value in enumerate(DATA_HEADER, -ROOM_BYTES):
-        packets.set_column(at, bytes([value]) * len(packets))
-    keys = packets.cells(header.key.start, width := header.key.stop - header.key.start)
+    packets.fill_room(DATA_HEADER)
+    key_at, width = header.key.start, header.key.stop - header.key.start
     if length and may_go_on:
-        if keys == keys[:width] * len(packets):  # as a rule: one sender, whose datagrams are of one size
-            return [FlowMessages(keys[:width], packets.packets(length), length + ROOM_BYTES)]
+        if key := packets.same(key_at, width):  # as a rule: one sender, whose datagrams are of one size
+            return [FlowMessages(key, packets.packets(length), length + ROOM_BYTES)]
         messages: Sequence[memoryview | None] = packets.packets(length)
     else:
         messages = [*_messages(packets, lengths or [length] * len(packets), ttls, dropped)]
+    keys = packets.cells(key_at, width)
     flows: dict[bytes, list[memoryview]] = {}
     for row, message in enumerate(messages):
         if message is not None:
@@ -83,12 +81,13 @@ def encapsulate(packets: PacketRows, dropped: Counter[str]) -> list[FlowMessages
 
 def _common_length(packets: PacketRows, header: _Header) -> int:
     """The length that all packets have, as they say themselves; 0: they differ, or are not whole."""
-    words, count = packets.cells(0 if packets.version == 4 else 4, 4), len(packets)
-    if words != words[:4] * count or packets.column(0).translate(None, header.first):
+    word = packets.same(0 if packets.version == 4 else 4, 4)
+    firsts = word[:1] if packets.version == 4 else packets.column(0)
+    if not word or firsts.translate(None, header.first):
         return 0
-    (said,) = _unpack_lengths(packets.version, 1)(words[:4])
+    (said,) = _unpack_lengths(packets.version, 1)(word)
     length = said + header.size if packets.version == 6 else said
-    return length if header.size <= length <= min(packets.lengths) else 0
+    return length if header.size <= length <= packets.shortest else 0
 
 
 def _lengths(packets: PacketRows, header: _Header) -> list[int]:
@@ -124,17 +123,28 @@ def _messages(
             yield None
 
 
-def _adjust_checksums(packets: PacketRows) -> None:
-    """The TTL is the upper byte of a word, so one less of it is 0x0100 more in the checksum: RFC 1141."""
-    upper = packets.column(_CHECKSUM_AT)
-    packets.set_column(_CHECKSUM_AT, upper.translate(_ONE_MORE))
-    if not upper.translate(None, _MAY_NOT_CARRY):
-        return
-    memory = packets.memory.bytes
-    for row in (row for row, value in enumerate(upper) if value >= _MAY_CARRY):
-        at = packets.start + row * packets.stride + _CHECKSUM_AT
-        checksum = upper[row] << 8 | memory[at + 1]
-        memory[at : at + 2] = ((checksum + 0x0100) % 0xFFFF).to_bytes(2)  # one's complement: 0xFFFF is 0
+def _count_down_4(packets: PacketRows) -> bytes:
+    """Take one from the TTL of each packet; returns what they were.
+
+    In a sum of 16 bits the TTL is an upper byte, so one less of it is 0x0100 more in the checksum: RFC 1141.
+    """
+    words = bytearray(packets.words(_TTL_WORD_AT))  # TTL, protocol, and the two bytes of the checksum
+    ttls, uppers = bytes(words[0::4]), words[2::4]
+    words[0::4], words[2::4] = ttls.translate(_ONE_LESS), uppers.translate(_ONE_MORE)
+    if uppers.translate(None, _MAY_NOT_CARRY):
+        for row in (row for row, upper in enumerate(uppers) if upper >= _MAY_CARRY):
+            at = 4 * row + 2
+            checksum = uppers[row] << 8 | words[at + 1]
+            words[at : at + 2] = ((checksum + 0x0100) % 0xFFFF).to_bytes(2)  # one's complement: 0xFFFF is 0
+    packets.set_words(_TTL_WORD_AT, words)
+    return ttls
+
+
+def _count_down_6(packets: PacketRows) -> bytes:
+    """The same of the hop limit, which no checksum covers."""
+    ttls = packets.column(_HOP_LIMIT_AT)
+    packets.set_column(_HOP_LIMIT_AT, ttls.translate(_ONE_LESS))
+    return ttls
 
 
 class Fitting(NamedTuple):

@@ -6,7 +6,7 @@ import pytest
 
 from mcastd.net.burst import SEGMENTS_MAX
 from mcastd.net.link import IOV_MAX
-from mcastd.net.payloads import Chunks, HeadedPayloads, ListPayloads, Payloads
+from mcastd.net.payloads import AlikePayloads, Chunks, HeadedPayloads, ListPayloads, Payloads
 
 EQUAL = [b"one", b"two", b"six", b"ten"]
 
@@ -15,9 +15,10 @@ EQUAL = [b"one", b"two", b"six", b"ten"]
     params=[
         ListPayloads(EQUAL),
         Chunks(memoryview(b"".join(EQUAL)), 3, 4),
+        AlikePayloads(EQUAL, 3),
         HeadedPayloads([piece for one in EQUAL for piece in (one[:1], memoryview(one)[1:])], [3] * 4),
     ],
-    ids=["list", "chunks", "headed"],
+    ids=["list", "chunks", "alike", "headed"],
 )
 def payloads(request: pytest.FixtureRequest) -> Payloads:
     return request.param  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ import pytest
 from support.wait import wait_for
 
 from mcastd.errors import LinkError
-from mcastd.net.payloads import Chunks, ListPayloads
+from mcastd.net.payloads import AlikePayloads, Chunks, ListPayloads
 from mcastd.net.relay_sockets import (
     TOO_BIG,
     UNREACHABLE,
@@ -80,6 +80,9 @@ def test_a_gateway_has_a_socket_of_its_own_with_the_address_that_it_asked_at(
         assert taken(sockets) == (listening, [(b"other", str(end(other)[0]), end(other)[1])])
         assert way.send(Chunks(memoryview(b"ab" * 150), 2, 150)) == (150, "")
         assert [one.recv(100) for _ in range(150)] == [b"ab"] * 150
+        apart = [b"%03d" % number for number in range(150)]
+        assert way.send(AlikePayloads(map(memoryview, apart), 3)) == (150, "")
+        assert [one.recv(100) for _ in range(150)] == apart
         assert way.send(ListPayloads([b"x", b"yy", b"zzz"])) == (3, "")
         assert [one.recvfrom(100)[0] for _ in range(3)] == [b"x", b"yy", b"zzz"]
         sockets.disconnect(way)
@@ -113,6 +116,7 @@ def test_what_is_too_long_is_told(sockets: RelaySockets) -> None:
         # The loopback interface takes 64 KiB
         assert way.send(ListPayloads([bytes(65_507)])) in ((1, ""), (0, TOO_BIG))
         assert way.send(ListPayloads([bytes(65_508)])) == (0, TOO_BIG)
+        assert way.send(AlikePayloads([bytes(65_508)] * 3, 65_508)) == (0, TOO_BIG)
 
 
 def test_a_port_that_somebody_has_is_not_shared(sockets: RelaySockets) -> None:

@@ -45,9 +45,9 @@ def datagrams_alike(packets: PacketRows) -> TakenDatagrams | None:
     if headers is None:
         return None
     size, begin, length, ttl = headers
-    if not size + _UDP_HEADER <= length <= min(packets.lengths):
+    if not size + _UDP_HEADER <= length <= packets.shortest:
         return None
-    ends, ports = _same(packets, begin, size - begin), _same(packets, size, 4)
+    ends, ports = packets.same(begin, size - begin), packets.same(size, 4)
     said = packets.column(size + 4) + packets.column(size + 5)
     upper, lower = divmod(length - size, 256)
     if not ends or not ports or said != bytes([upper]) * len(packets) + bytes([lower]) * len(packets):
@@ -62,7 +62,7 @@ def datagrams_alike(packets: PacketRows) -> TakenDatagrams | None:
 
 
 def _headers_4(packets: PacketRows) -> _Headers | None:
-    first = _same(packets, 0, 4)
+    first = packets.same(0, 4)
     if not first or first[0] != _FIRST_4:
         return None
     if packets.column(6).translate(None, _WHOLE) or any(packets.column(7)):
@@ -76,7 +76,7 @@ def _headers_4(packets: PacketRows) -> _Headers | None:
 
 
 def _headers_6(packets: PacketRows) -> _Headers | None:
-    second = _same(packets, 4, 4)
+    second = packets.same(4, 4)
     if not second or second[2] != UDP or packets.column(0).translate(None, _FIRST_6):
         return None
     return _Headers(_HEADER_6, _ENDS_6, _HEADER_6 + int.from_bytes(second[:2]), second[3])
@@ -93,12 +93,6 @@ def _has_checksums(packets: PacketRows, headers: _Headers) -> bool:
         return False
     total = sum(map(int.from_bytes, _views(packets, begin, length)))
     return not ((total << 8 * ((length - begin) % 2)) + len(packets) * (UDP + length - size)) % _ONES
-
-
-def _same(packets: PacketRows, at: int, size: int) -> bytes:
-    """``size`` bytes from ``at`` that all packets have; none if they differ."""
-    cells = packets.cells(at, size)
-    return cells[:size] if cells == cells[:size] * len(packets) else b""
 
 
 def _views(packets: PacketRows, start: int, stop: int) -> list[memoryview]:
