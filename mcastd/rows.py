@@ -23,8 +23,10 @@ WORD_BYTES, HALF_BYTES = 4, 2
 KEPT_VIEWS = 8192
 KEPT_ROWS_MIN = 16
 
-# Of so many rows at most, cells are unpacked: the columns of more are copied word by word.
+# Cells are unpacked of so many rows at most, or if they are of so many bytes at least, or are not words: else
+# they are copied word by word.
 UNPACKED_ROWS_MAX = 32
+UNPACKED_BYTES_MIN = 12
 
 RowBytes = bytes | memoryview
 
@@ -158,14 +160,11 @@ class SpacedRows:
             return b"".join(unpack())
         count, stride = self._count, self._stride
         begin = self._start + self._skip * stride + at
-        if count <= UNPACKED_ROWS_MAX:
+        is_aligned = not (begin % WORD_BYTES or stride % WORD_BYTES)
+        if count <= UNPACKED_ROWS_MAX or size >= UNPACKED_BYTES_MIN or not is_aligned:
             cells = _cells(size, stride - size, count)
             unpack = self._unpack[at << 32 | size] = partial(cells.unpack_from, self._memory.bytes, begin)
             return b"".join(unpack())
-        if begin % WORD_BYTES or stride % WORD_BYTES:
-            memory = self._memory.bytes
-            end = begin + count * stride
-            return b"".join([memory[place : place + size] for place in range(begin, end, stride)])
         first, step, words = begin // WORD_BYTES, stride // WORD_BYTES, size // WORD_BYTES
         found = array("I", bytes(count * size))
         columns, memory = memoryview(found), self._memory.words

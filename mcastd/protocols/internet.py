@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from mcastd.ip import Address
+from mcastd.rows import RowBytes
 
 IGMP, UDP, ICMPV6 = 2, 17, 58
 # Messages about memberships go no further than the link, at a precedence of their own: RFC 3376 section 4.
@@ -81,6 +82,16 @@ def read_ip(packet: bytes) -> IpPacket | None:
     except (IndexError, struct.error):  # the end came before a header's
         pass
     return None
+
+
+def length_of(packet: RowBytes) -> int:
+    """Return how long a packet says it is, in bytes; 0: it is none."""
+    match packet[0] >> 4 if len(packet) >= _IPV4.size else 0:
+        case 4:
+            return int.from_bytes(packet[2:4])
+        case 6:
+            return _IPV6.size + int.from_bytes(packet[4:6])
+    return 0
 
 
 def _read_ipv4(packet: bytes) -> IpPacket | None:

@@ -37,9 +37,13 @@ class PacketRows:
         lengths = self.lengths
         return lengths[0] if lengths.count(lengths[0]) == len(lengths) else min(lengths)
 
+    def rows(self, length: int) -> SpacedRows:
+        """All packets as rows: ``length`` is that of one packet."""
+        return SpacedRows(self.memory, self.start, self.stride, size=length, count=len(self))
+
     def cells(self, at: int, size: int) -> bytes:
         """``size`` bytes from ``at`` of all packets, one after another. Both are whole words."""
-        return SpacedRows(self.memory, self.start, self.stride, size=0, count=len(self)).cells(at, size)
+        return self.rows(0).cells(at, size)
 
     def same(self, at: int, size: int) -> bytes:
         """``size`` bytes from ``at``, if all packets have the same; else none. Both are whole words."""

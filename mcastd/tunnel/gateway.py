@@ -29,6 +29,7 @@ from mcastd.protocols.amt import (
     build,
     read,
 )
+from mcastd.rows import RowBytes
 from mcastd.tunnel.cycle import HOPEFUL_TIMEOUT_SECONDS, LAST_TIMEOUT_SECONDS, UpdateCycle, backoff
 from mcastd.tunnel.reports import Wanted
 
@@ -240,18 +241,23 @@ class Gateway:
 
     def admit(self, message: bytes, peer: UdpEnd, now: float) -> bytes | None:
         """Return the IP packet of a message of data; None if it is none that this tunnel should bring."""
-        if not is_data(message) or peer != (self.relay, PORT):
-            return None
+        is_ours = is_data(message) and self.note_data(peer, now)
+        return message[len(DATA_HEADER) :] if is_ours else None
+
+    def note_data(self, peer: UdpEnd, now: float) -> bool:
+        """Take note of messages of data. Returns True if they are such as this tunnel should bring."""
+        if peer != (self.relay, PORT):
+            return False
         self._heard = now
         self._silence = SILENCE_SECONDS
         self._silent_at = now + SILENCE_SECONDS
-        return message[len(DATA_HEADER) :]
+        return True
 
     def _to_relay(self, messages: Iterable[bytes]) -> list[TunnelMessage]:
         relay = self.relay
         return [] if relay is None else [TunnelMessage(message, (relay, PORT)) for message in messages]
 
 
-def is_data(message: bytes) -> bool:
+def is_data(message: RowBytes) -> bool:
     """Return True for a message that carries a datagram: most of them do."""
     return message[:1] == DATA_HEADER[:1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mcastd.ip import Address
@@ -29,6 +30,18 @@ class TunnelledDatagram(NamedTuple):
     source_port: int
     ttl: int  # TTL or hop limit left
     payload: bytes
+
+
+class TunnelledRun(NamedTuple):
+    """Datagrams in a row of one sender to one group and port, as they came."""
+
+    first: TunnelledDatagram
+    payloads: Sequence[bytes]
+    times: Sequence[int]  # when the packets that brought them came, in nanoseconds since the epoch
+
+    def part(self, start: int, stop: int | None = None) -> TunnelledRun:
+        """Those from ``start`` up to ``stop``."""
+        return TunnelledRun(self.first, self.payloads[start:stop], self.times[start:stop])
 
 
 class InnerDatagrams:
@@ -74,6 +87,15 @@ class InnerDatagrams:
         if lost := self._reassembly.dropped - self._accounted:
             self._dropped[FRAGMENT] += lost
             self._accounted += lost
+
+
+def whole_datagram(data: bytes) -> TunnelledDatagram | None:
+    """The datagram in a packet; None: there is none in it, or not a whole one, or not one to a group."""
+    packet = read_ip(data)
+    if packet is None or packet.fragment is not None or not packet.destination.is_multicast:
+        return None
+    found = _datagram(packet)
+    return None if isinstance(found, str) else found
 
 
 def _datagram(packet: IpPacket) -> TunnelledDatagram | str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Protocol
 
 from mcastd.bell import Bell
@@ -13,15 +15,12 @@ from mcastd.bounded import Patience
 from mcastd.ip import ANY_SOURCE, Address, Interfaces, SourceFilter
 from mcastd.net.link import NOTHING, Batch, Glance, LegLink, ListBatch, Load, Origin
 from mcastd.status import MembershipStatus, ReceiverDescription, TunnelStatus
-from mcastd.tunnel.inner import TunnelledDatagram
+from mcastd.tunnel.inner import TunnelledRun
 
 # Datagrams that one batch has at most.
 BATCH_DATAGRAMS = 256
 # What the kernel counts for a datagram beside its payload, about; so a receive buffer means the same here.
 OVERHEAD_BYTES = 768
-
-TimedDatagram = tuple[TunnelledDatagram, int]
-"""A datagram, and when the packet that brought it came, in nanoseconds since the epoch."""
 
 
 class Tunnel(Protocol):
@@ -74,7 +73,7 @@ class TunnelReceiver:
         self._receive_buffer = receive_buffer
         self._metadata = False
         self._lock = threading.Lock()  # of what waits
-        self._waiting: deque[TimedDatagram] = deque()
+        self._waiting: deque[TunnelledRun] = deque()
         self._bytes = 0  # of what waits, with OVERHEAD_BYTES for each
         self._overflow = 0
         self._overflow_before = tunnel.overflow
@@ -83,18 +82,19 @@ class TunnelReceiver:
 
     # -- the tunnel's thread
 
-    def deliver(self, datagrams: Sequence[TimedDatagram]) -> None:
+    def deliver(self, runs: Sequence[TunnelledRun]) -> None:
         """Have these received. Those for which there is no room are dropped, and counted."""
         with self._lock:
             if self._is_closed:
                 return
-            for one in datagrams:
-                size = len(one[0].payload) + OVERHEAD_BYTES
-                if self._bytes + size > self._receive_buffer:
-                    self._overflow += 1
-                else:
-                    self._waiting.append(one)
-                    self._bytes += size
+            for run in runs:
+                fitting, room = run, self._receive_buffer - self._bytes
+                if _size(run) > room:
+                    fitting = run.part(0, bisect_right([*accumulate(map(_room_for, run.payloads))], room))
+                    self._overflow += len(run.payloads) - len(fitting.payloads)
+                if fitting.payloads:
+                    self._waiting.append(fitting)
+                    self._bytes += _size(fitting)
             self._bell.ring()
 
     # -- the user's thread
@@ -106,23 +106,35 @@ class TunnelReceiver:
         waiting = self._waiting
         with self._lock:
             self._bell.quiet()
-            taken = [waiting.popleft() for _ in range(min(len(waiting), BATCH_DATAGRAMS))]
-            self._bytes -= sum([len(one.payload) + OVERHEAD_BYTES for one, _ in taken])
+            taken = [*self._take()]
+            self._bytes -= sum(map(_size, taken))
             self.emptied = not waiting
             if waiting:
                 self._bell.ring()
         if not taken:
             return NOTHING
-        payloads = [one.payload for one, _ in taken]
-        addresses = [str(one.source) for one, _ in taken]
+        payloads = [payload for run in taken for payload in run.payloads]
+        origins = [
+            origin
+            for first, same, _ in taken
+            for origin in [Origin(str(first.source), first.source_port, 0, first.ttl)] * len(same)
+        ]
+        addresses = [origin.source for origin in origins]
         if not self._metadata:
             return ListBatch(payloads, addresses=addresses)
-        ports_and_ttls = [(one.source_port, one.ttl) for one, _ in taken]
-        origins = [
-            Origin(address, port, 0, ttl)
-            for address, (port, ttl) in zip(addresses, ports_and_ttls, strict=True)
-        ]
-        return ListBatch(payloads, origins, [time for _, time in taken], addresses=addresses)
+        times = [time for run in taken for time in run.times]
+        return ListBatch(payloads, origins, times, addresses=addresses)
+
+    def _take(self) -> Iterator[TunnelledRun]:
+        """Take what one batch has of what waits."""
+        waiting, room = self._waiting, BATCH_DATAGRAMS
+        while waiting and room:
+            run = waiting.popleft()
+            if len(run.payloads) > room:
+                waiting.appendleft(run.part(room))
+                run = run.part(0, room)
+            room -= len(run.payloads)
+            yield run
 
     def tick(self, now: float) -> None:
         pass
@@ -203,3 +215,12 @@ class TunnelReceiver:
                 retry_in=None,
             ),
         )
+
+
+def _room_for(payload: bytes) -> int:
+    return len(payload) + OVERHEAD_BYTES
+
+
+def _size(run: TunnelledRun) -> int:
+    """The bytes that it takes of a receive buffer."""
+    return sum(map(len, run.payloads)) + OVERHEAD_BYTES * len(run.payloads)

@@ -17,7 +17,7 @@ from mcastd.net.tunnel_socket import TunnelSocket
 from mcastd.protocols.amt import PORT, UNANSWERED_MAX
 from mcastd.status import TunnelStatus
 from mcastd.tunnel.candidates import Candidate, Candidates, FoundBy
-from mcastd.tunnel.gateway import Gateway, Phase
+from mcastd.tunnel.gateway import Gateway, Phase, UdpEnd
 from mcastd.tunnel.inner import InnerDatagrams
 from mcastd.tunnel.receiver import TunnelReceiver
 from mcastd.tunnel.search import HoldDown, RelaySearch
@@ -110,6 +110,13 @@ class AmtTunnel:
         self._is_fruitful = False  # the relay has brought what is wanted
         self._fruitless = 0  # relays in a row that did not
         self._dry_at = math.inf  # monotonic seconds when another relay is tried
+
+    def admit(self, peer: UdpEnd, count: int, now: float) -> bool:
+        """Take note of messages of data. Returns True if they are such as this tunnel should bring."""
+        if self.gateway is None or not self.gateway.note_data(peer, now):
+            return False
+        self.received += count
+        return True
 
     # -- for any thread
 

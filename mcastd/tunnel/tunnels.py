@@ -3,7 +3,8 @@
 ```
   relay --- UDP ---> socket, one for each family and local port
                         +-- control messages ---> gateway.py ---> what it answers
-                        +-- data ---> inner.py ---> by group and port ---> receiver.py, of each subscription
+                        +-- data ---> alike.py, or inner.py ---> by group and port ---> receiver.py, of each
+                                                                                         subscription
 ```
 """
 
@@ -13,21 +14,26 @@ import math
 import select
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
 
 from mcastd import clock, log
 from mcastd.bell import Bell
 from mcastd.bounded import begin
 from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address, SourceFilter, merged
-from mcastd.net.link import Batch
+from mcastd.net.link import Batch, Origin
 from mcastd.net.tunnel_socket import TunnelSocket
-from mcastd.protocols.amt import PORT
+from mcastd.protocols.amt import DATA_HEADER, PORT
+from mcastd.rows import Rows, listed
+from mcastd.tunnel.alike import by_group, datagrams_alike
 from mcastd.tunnel.candidates import Candidate, Candidates, candidates_of
 from mcastd.tunnel.gateway import Gateway, Phase, TunnelMessage, UdpEnd, is_data
-from mcastd.tunnel.inner import TunnelledDatagram
-from mcastd.tunnel.receiver import TimedDatagram, TunnelReceiver
+from mcastd.tunnel.inner import TunnelledDatagram, TunnelledRun
+from mcastd.tunnel.receiver import TunnelReceiver
 from mcastd.tunnel.tunnel import RESOLVE_SECONDS, AmtTunnel, RelayWay, TunnelKey, setting
 from mcastd.tunnel.woken_thread import WokenThread
 
@@ -269,28 +275,62 @@ class Tunnels:
         for tunnel in tunnels:
             if tunnel.gateway is not None and tunnel.gateway.relay is not None:
                 by_relay[tunnel.gateway.relay, PORT].append(tunnel)
-        found = defaultdict[AmtTunnel, list[TimedDatagram]](list)
-        ends: dict[tuple[str, int], UdpEnd] = {}
-        for payload, origin, time in zip(batch.payloads, batch.origins, batch.times, strict=True):
-            known = origin.source, origin.port
-            end = ends.get(known)
-            if end is None:
-                end = ends[known] = (ip_address(origin.source), origin.port)
-            message = bytes(payload)
+        found = defaultdict[AmtTunnel, list[TunnelledRun]](list)
+        for each in _together(batch):
+            for tunnel, run in self._read(each, by_relay.get(each.end, ()), tunnels, now):
+                found[tunnel].append(run)
+        for tunnel, runs in found.items():
+            relay = tunnel.gateway and tunnel.gateway.relay
+            beside = [one for one in by_relay.get((relay, PORT), ()) if one is not tunnel] if relay else []
+            _deliver(tunnel, runs, beside)
+
+    def _read(
+        self, came: _Messages, takers: Sequence[AmtTunnel], tunnels: Sequence[AmtTunnel], now: float
+    ) -> Iterator[tuple[AmtTunnel, TunnelledRun]]:
+        """The datagrams in messages, by the tunnel that has them; those of one busy stream all at once.
+
+        ``takers`` are the tunnels that have this end for their relay.
+        """
+        end, rows, times = came
+        alike = datagrams_alike(rows, len(DATA_HEADER)) if takers and is_data(rows.row(0)) else None
+        if alike is not None:
+            run = TunnelledRun(alike[0], [*map(bytes, alike[1])], times)
+            yield from ((tunnel, run) for tunnel in takers if tunnel.admit(end, len(times), now))
+            return
+        for row, time in enumerate(times):
+            message = bytes(rows.row(row))
             if not is_data(message):
                 for one in tunnels:
                     self._take_control(one, message, end, tunnels)
                 continue
-            for tunnel in by_relay.get(end, ()):
-                gateway = tunnel.gateway
-                if gateway is not None and (packet := gateway.admit(message, end, now)) is not None:
-                    tunnel.received += 1
-                    if (datagram := tunnel.inner.read(packet, now)) is not None:
-                        found[tunnel].append((datagram, time))
-        for tunnel, datagrams in found.items():
-            relay = tunnel.gateway and tunnel.gateway.relay
-            beside = [one for one in by_relay.get((relay, PORT), ()) if one is not tunnel] if relay else []
-            _deliver(tunnel, datagrams, beside)
+            for tunnel in takers:
+                if tunnel.admit(end, 1, now):
+                    datagram = tunnel.inner.read(message[len(DATA_HEADER) :], now)
+                    if datagram is not None:
+                        yield tunnel, TunnelledRun(datagram, [datagram.payload], [time])
+
+
+class _Messages(NamedTuple):
+    """Messages from one end, of one size, with packets to one group if they have any."""
+
+    end: UdpEnd
+    rows: Rows
+    times: Sequence[int]
+
+
+def _together(batch: Batch) -> Iterator[_Messages]:
+    """The messages of a batch, which has one at least; those to one group in order."""
+    origins, times, at = batch.origins, batch.times, 0
+    parts: Iterable[tuple[Origin, Sequence[Rows]]] = [(origins[0], batch.rows)]
+    if origins.count(origins[0]) != len(batch):
+        pairs = groupby(zip(origins, batch.payloads, strict=True), itemgetter(0))
+        parts = ((origin, listed(payload for _, payload in together)) for origin, together in pairs)
+    for origin, each in parts:
+        end = ip_address(origin.source), origin.port
+        for rows in each:
+            for some, numbers in by_group(rows, len(DATA_HEADER)):
+                yield _Messages(end, some, [times[at + number] for number in numbers])
+            at += len(rows)
 
 
 def _wanted(receivers: Iterable[TunnelReceiver]) -> dict[Address, SourceFilter]:
@@ -302,23 +342,23 @@ def _wanted(receivers: Iterable[TunnelReceiver]) -> dict[Address, SourceFilter]:
     return {group: merged(each) for group, each in filters.items()}
 
 
-def _deliver(tunnel: AmtTunnel, datagrams: Iterable[TimedDatagram], beside: Sequence[AmtTunnel] = ()) -> None:
+def _deliver(tunnel: AmtTunnel, runs: Iterable[TunnelledRun], beside: Sequence[AmtTunnel]) -> None:
     """Give datagrams to all receivers that want them. ``beside`` are tunnels that had them, too."""
     receivers = defaultdict[tuple[Address, int], list[TunnelReceiver]](list)
     for receiver in tunnel.receivers:
         receivers[receiver.group, receiver.port].append(receiver)
     others = [receiver for one in beside for receiver in one.receivers]
-    given = defaultdict[TunnelReceiver, list[TimedDatagram]](list)
-    for one in datagrams:
-        datagram = one[0]
+    given = defaultdict[TunnelReceiver, list[TunnelledRun]](list)
+    for run in runs:
+        datagram = run.first
         end = datagram.group, datagram.port
         takers = [receiver for receiver in receivers.get(end, ()) if _wants(receiver, datagram)]
         if not takers and not any(
             (receiver.group, receiver.port) == end and _wants(receiver, datagram) for receiver in others
         ):
-            tunnel.dropped[FOREIGN] += 1
+            tunnel.dropped[FOREIGN] += len(run.payloads)
         for receiver in takers:
-            given[receiver].append(one)
+            given[receiver].append(run)
     for receiver, each in given.items():
         receiver.deliver(each)
     if given:

@@ -87,6 +87,22 @@ def received(receiver: TunnelReceiver, count: int) -> list[bytes]:
     return found
 
 
+def test_of_a_burst_to_several_groups_each_gets_all_of_its_own_in_order(
+    relay: SmallRelay, open_link: Open
+) -> None:
+    second = ip_address("232.1.1.2")
+    links = [open_link(GROUP), open_link(second), open_link(GROUP_6)]
+    wait_for(lambda: {GROUP, second, GROUP_6} <= {group for _, group, _ in relay.reports}, "what is wanted")
+    wait_for(lambda: all(tunnel_of(link).phase == "open" for link in links), "the tunnel")
+    sent = [b"%04d" % number for number in range(120)]
+    relay.send(*(datagram(one, group) for one in sent for group in (GROUP, second, GROUP_6)))
+    relay.send(datagram(sent[0], second, checksum=7), datagram(sent[0], checksum=0))
+    for link, more in zip(links, ([sent[0]], [], []), strict=True):
+        assert received(link, 120 + len(more)) == [*sent, *more]
+    wait_for(lambda: tunnel_of(links[0]).dropped == {"bad-checksum": 1}, "the account")
+    assert tunnel_of(links[0]).received == 362
+
+
 def test_what_several_want_goes_by_one_tunnel_and_each_gets_its_own(
     relay: SmallRelay, open_link: Open
 ) -> None:

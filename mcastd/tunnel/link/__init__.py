@@ -8,7 +8,6 @@
   local.py       the network here, as links see it
   networks.py    all of these, by whichever name of an interface links have them
   interface_network.py   an interface as such a network; members.py: who wants what there
-  alike.py       what one busy stream sends there, read all at once
   site.py        what all links of a host share: numbers of streams, what has come already, what goes where
   standby.py     which of two links to one site is in use
   end.py         one end of one link: messages in and out; datagrams.py: datagrams in and out

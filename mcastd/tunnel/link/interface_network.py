@@ -21,8 +21,8 @@ from mcastd.net.packet_memory import PacketMemory
 from mcastd.net.packet_tap import PacketTap
 from mcastd.protocols.link_control import GroupWant
 from mcastd.protocols.packet_rows import ROOM_BYTES, PacketRows
+from mcastd.tunnel.alike import packets_alike
 from mcastd.tunnel.inner import InnerDatagrams, TunnelledDatagram
-from mcastd.tunnel.link.alike import datagrams_alike
 from mcastd.tunnel.link.local import (
     NO_INTERFACE,
     QUEUE_FULL,
@@ -181,8 +181,9 @@ class InterfaceNetwork:
 
     def _read(self, rows: PacketRows, now: float) -> Iterable[TakenDatagrams]:
         """The datagrams in packets; of one busy stream, all at once."""
-        if (alike := datagrams_alike(rows)) is not None:
-            return (alike,)
+        if (alike := packets_alike(rows)) is not None:
+            (source, group, ttl), payloads = _ends(alike[0]), [*map(bytes, alike[1])]
+            return (TakenDatagrams(source, group, ttl, payloads),)
         packets = (bytes(rows.packet(row, length)[ROOM_BYTES:]) for row, length in enumerate(rows.lengths))
         return self._together(self._without_reports(packets, now), now)
 
