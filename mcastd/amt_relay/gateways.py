@@ -15,8 +15,8 @@ from mcastd.net.relay_sockets import GatewaySocket, ListeningSocket, RelaySocket
 from mcastd.tunnel.gateway import UdpEnd
 from mcastd.tunnel.relay import IGNORED, AmtRelay
 
-# Messages that are taken before packets have their turn again, however many wait.
-MESSAGES_AT_ONCE = 256
+# Messages, and bytes of these, that are taken before packets have their turn again, however many wait.
+MESSAGES_AT_ONCE, BYTES_AT_ONCE = 256, 1 << 14
 SHORTAGE = "shortage"  # a gateway for which there is no descriptor left
 IGNORED_REASONS = (*IGNORED, SHORTAGE)
 
@@ -52,13 +52,13 @@ class Gateways:
 
     def receive(self, now: float) -> None:
         """Take messages that have come, up to a bounded number."""
-        left = MESSAGES_AT_ONCE
-        while left > 0 and (sock := self.sockets.ready()) is not None:
+        left, bytes_left = MESSAGES_AT_ONCE, BYTES_AT_ONCE
+        while left > 0 and bytes_left > 0 and (sock := self.sockets.ready()) is not None:
             left -= 1
             if isinstance(sock, GatewaySocket):
                 self._look_at_errors(sock, now)
             if (batch := self.sockets.receive(sock)) is not None:
-                left -= len(batch)
+                left, bytes_left = left - len(batch), bytes_left - batch.size
                 self._take(batch, sock, now)
 
     def _take(self, batch: Batch, sock: ListeningSocket | GatewaySocket, now: float) -> None:

@@ -28,7 +28,8 @@ from mcastd.net.packet_tap import PacketTap, check_privilege
 from mcastd.net.relay_sockets import RelaySockets
 from mcastd.net.slots import SLOTS
 from mcastd.status import AmtRelayStatus
-from mcastd.tunnel.relay import AmtRelay, RelayLimits
+from mcastd.tunnel.relay import AmtRelay
+from mcastd.tunnel.relay_limits import RelayLimits
 from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
 # After something could not be joined, or taken.

@@ -22,12 +22,12 @@ class HostBudgets:
     def __len__(self) -> int:
         return len(self._left)
 
-    def take(self, address: Address, now: float) -> bool:
-        """Take a token of the host with an address, which may be forged. Returns True if there was one."""
+    def take(self, address: Address, now: float, count: int = 1) -> bool:
+        """Take tokens of the host with an address, which may be forged. Returns True if there were enough."""
         host = host_of(address)
         left, at = self._left.pop(host, (self.most, now))
         left = min(self.most, left + (now - at) * self._per_second)
-        self._left[host] = (max(0.0, left - 1), now)
+        self._left[host] = (max(0.0, left - count), now)
         if len(self._left) > HOSTS_KEPT:
             self._left.popitem(last=False)
-        return left >= 1
+        return left >= count

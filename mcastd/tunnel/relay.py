@@ -17,19 +17,16 @@ import hmac
 import math
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
 
 from mcastd.ip import (
     Address,
-    Prefix,
     SourceFilter,
     host_of,
     is_source_specific,
     limited,
     merged,
-    stays_on_link,
 )
 from mcastd.protocols import igmp, mld
 from mcastd.protocols.amt import (
@@ -53,7 +50,6 @@ from mcastd.protocols.internet import (
     build_ip,
 )
 from mcastd.protocols.membership import (
-    DEFAULT_QUERY_INTERVAL_SECONDS,
     DEFAULT_ROBUSTNESS,
     GroupRecord,
     MembershipQuery,
@@ -61,13 +57,16 @@ from mcastd.protocols.membership import (
 )
 from mcastd.tunnel.budgets import HostBudgets
 from mcastd.tunnel.gateway import TunnelMessage, UdpEnd
+from mcastd.tunnel.relay_limits import RelayLimits
 from mcastd.tunnel.relayed import RelayedTunnel, WantedGroup
 from mcastd.tunnel.reports import read_membership
 
 # Reasons to ignore a message.
 MALFORMED = "malformed"
 UNPROVEN = "unproven"  # its MAC is none that we gave to this address and port, or too old
-TOO_OFTEN = "too-often"  # more questions from one address, or more changes, than a gateway has
+TOO_OFTEN = (
+    "too-often"  # more questions from one address, or changes, or bytes of updates, than a gateway has
+)
 TOO_MANY_TUNNELS = "too-many-tunnels"
 TOO_MANY_GROUPS = "too-many-groups"  # or sources, of one tunnel
 NOT_ALLOWED = "not-allowed"  # a group, or a source, that is not served
@@ -91,43 +90,15 @@ ANSWERS_PER_SECOND = 20.0
 # Each group that somebody begins to want, or wants of other sources, may cost the network upstream a report,
 # and its routers a route. All tunnels of an address may fill up at once; afterwards it is so many a second.
 CHANGES_PER_SECOND = 10.0
+# Updates of one address are read as far as they have so many bytes at once, and so many a second: a long one
+# takes as much time as a thousand packets.
+UPDATE_BYTES_AT_ONCE, UPDATE_BYTES_PER_SECOND = 1 << 18, 1 << 14
 SOURCES_MAX = 128  # of a group, of a tunnel
 # Senders to groups whose takers are remembered. More may be forged than there are.
 TAKERS_KEPT = 4096
 RESPONSE_SECONDS = 0.1  # RFC 7450 section 5.3.3.3 has it as short as it can be said
 # Where a query comes from: any address will do (section 5.2.1), but a router's is one of the link.
 _FROM_4, _FROM_6 = IPv4Address("0.0.0.0"), IPv6Address("fe80::1")
-
-
-class RelayLimits(NamedTuple):
-    """What a relay gives, and to whom."""
-
-    groups: Sequence[Prefix]  # that may be asked for
-    sources: Sequence[Prefix] = ()  # that they may come from; none: any
-    gateways: Sequence[Prefix] = ()  # that are served; none: any
-    max_tunnels: int = 100
-    max_per_address: int = 4  # of IPv6: of a network of 64 bits
-    max_groups: int = 32  # of a tunnel
-    query_seconds: float = DEFAULT_QUERY_INTERVAL_SECONDS
-    teardown: bool = False  # offer it: Linux's gateways then take no query
-
-    def allows(self, group: Address) -> bool:
-        return not stays_on_link(group) and _has(self.groups, group)
-
-    @property
-    def changes_at_once(self) -> int:
-        """Groups that one address may begin to want at once."""
-        return self.max_groups * self.max_per_address
-
-    def serves(self, gateway: Address) -> bool:
-        return not self.gateways or _has(self.gateways, gateway)
-
-    def takes_from(self, source: Address) -> bool:
-        return not self.sources or _has(self.sources, source)
-
-
-def _has(prefixes: Sequence[Prefix], address: Address) -> bool:
-    return any(address in prefix for prefix in prefixes)
 
 
 class AmtRelay:
@@ -152,6 +123,7 @@ class AmtRelay:
         self._torn_down: OrderedDict[tuple[UdpEnd, bytes], None] = OrderedDict()
         self._answers = HostBudgets(ANSWERS_PER_SECOND, ANSWERS_PER_SECOND)
         self._changes = HostBudgets(limits.changes_at_once, CHANGES_PER_SECOND)
+        self._updates = HostBudgets(UPDATE_BYTES_AT_ONCE, UPDATE_BYTES_PER_SECOND)
         self._takers: dict[tuple[Address, Address], tuple[UdpEnd, ...]] = {}  # by group and source
         self._per_host: Counter[Address] = Counter()  # tunnels, by host_of()
         self._expires_at = math.inf  # monotonic seconds; nothing ends earlier
@@ -254,6 +226,9 @@ class AmtRelay:
             return
         if (end, update.nonce) in self._torn_down:
             self.ignored[UNPROVEN] += 1
+            return
+        if not self._updates.take(end[0], now, len(update.packet)):
+            self.ignored[TOO_OFTEN] += 1
             return
         report = read_membership(update.packet)
         if not isinstance(report, MembershipReport):

@@ -20,6 +20,13 @@ def test_a_host_has_so_much_at_once_and_so_much_a_second() -> None:
     assert sum(budgets.take(FOUR, 200.0) for _ in range(100)) == 9
 
 
+def test_several_tokens_are_taken_at_once_or_none_is_left() -> None:
+    budgets = HostBudgets(100, 10.0)
+    assert [budgets.take(FOUR, 10.0, 40) for _ in range(3)] == [True, True, False]
+    assert [budgets.take(FOUR, 13.0, count) for count in (31, 30)] == [False, False]
+    assert budgets.take(FOUR, 16.0, 30)
+
+
 def test_a_network_of_ipv6_is_one_host() -> None:
     assert host_of(FOUR) == FOUR
     assert host_of(SIX) == host_of(ip_address("2001:db8:1:2:ffff::")) == ip_address("2001:db8:1:2::")

@@ -28,10 +28,12 @@ from mcastd.tunnel.relay import (
     TOO_MANY_TUNNELS,
     TOO_OFTEN,
     UNPROVEN,
+    UPDATE_BYTES_AT_ONCE,
+    UPDATE_BYTES_PER_SECOND,
     WITHOUT_SOURCE,
     AmtRelay,
-    RelayLimits,
 )
+from mcastd.tunnel.relay_limits import RelayLimits
 from mcastd.tunnel.relayed import LATE_SECONDS
 from mcastd.tunnel.reports import report_packets
 
@@ -412,6 +414,26 @@ def test_one_that_keeps_changing_its_mind_is_heard_at_a_bounded_rate() -> None:
         relay.take(update(query, GroupRecord(RecordKind.ALLOW, SSM, (S1,))), HOST, net.now)
     assert HOST in relay.tunnels
     assert relay.ignored[TOO_OFTEN] == 800 - joined, "what is said again costs nothing"
+
+
+def test_one_that_says_long_updates_all_the_time_is_read_at_a_bounded_rate() -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL), 1000.0)
+    query, other = asked(relay), asked(relay, OTHER)
+    records = [GroupRecord(RecordKind.IS_EXCLUDE, ip_address(0xE8000100 + number)) for number in range(8000)]
+    (body,) = igmp.build_reports(records, 65_000)
+    packet = build_ip(IpPacket(HOST[0], igmp.ALL_IGMPV3_ROUTERS, IGMP, 1, body, router_alert=True))
+    long = amt.build(amt.TunnelUpdate(query.nonce, query.mac, packet))
+    at_once, a_second = UPDATE_BYTES_AT_ONCE // len(packet), len(packet) / UPDATE_BYTES_PER_SECOND
+    for _ in range(100):
+        relay.take(long, HOST, 1000.0)
+    assert relay.ignored == {WITHOUT_SOURCE: 8000 * at_once, TOO_OFTEN: 100 - at_once}
+    forged = amt.build(amt.TunnelUpdate(other.nonce, query.mac, packet))
+    for _ in range(10):
+        relay.take(forged, OTHER, 1000.0)
+    relay.take(update(other, GroupRecord(RecordKind.ALLOW, SSM, (S1,))), OTHER, 1000.0)
+    assert [*relay.tunnels] == [OTHER], "what is forged takes nothing of what it may say"
+    relay.take(long, HOST, 1000.1 + a_second)
+    assert relay.ignored[WITHOUT_SOURCE] == 8000 * (at_once + 1)
 
 
 def test_in_parts_a_report_is_as_good_as_in_one() -> None:
