@@ -34,9 +34,9 @@ from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
 # After something could not be joined, or taken.
 RETRY_SECONDS = 5.0
-# What gateways want is gathered for so long before it is joined: one that changes its mind all the time costs
-# the network, and others, no more than that.
-SETTLE_SECONDS = 0.05
+# What gateways want is gathered for so long before it is joined, or for so many times as long as that takes:
+# some that change their minds all the time cost the network, and others, no more than that.
+SETTLE_SECONDS, SETTLE_TIMES, SETTLE_MAX_SECONDS = 0.05, 10, 2.0
 # Packets that come so soon after others are gathered for as long: at high rates it is waking up that costs.
 GATHER_SECONDS = 0.001
 # Of a group that is joined, something is expected within so long.
@@ -65,7 +65,7 @@ class AmtRelayWorker:
         self._unheard: tuple[str, ...] = ()  # why nobody can ask at some of its addresses
         self._taps: dict[int, PacketTap] = {}
         self._edition = 0  # of what gateways want, as it is joined
-        self._settled_at = -math.inf  # monotonic seconds
+        self._settles_from = -math.inf  # monotonic seconds when what gateways want may be joined again
         self._settle_at = self._retry_at = math.inf  # the same, when that is due again
         self._told: tuple[str, bool] = "", False
         self._took_at = -math.inf  # monotonic seconds when the last packets were taken, and whether many were
@@ -229,7 +229,7 @@ class AmtRelayWorker:
             gateways.receive(now)
         gateways.relay.expire(now)
         if gateways.relay.edition != self._edition:
-            self._settle_at = self._settled_at + SETTLE_SECONDS
+            self._settle_at = self._settles_from
         if now >= min(self._settle_at, self._retry_at):
             self._settle(context, now)
             self._tell(context)
@@ -250,11 +250,11 @@ class AmtRelayWorker:
 
     def _settle(self, context: Context, now: float) -> None:
         """Have what gateways want joined and taken, and a socket for each of them."""
-        gateways, upstream, config = self._gateways, self._upstream, self._config
+        gateways, upstream, config, began = self._gateways, self._upstream, self._config, clock.monotonic()
         assert gateways is not None
         assert upstream is not None
         gateways.settle()
-        self._edition, self._settled_at, self._settle_at = gateways.relay.edition, now, math.inf
+        self._edition, self._settle_at = gateways.relay.edition, math.inf
         self._fan_out.forget_takers()
         upstream.follow(config.interface, gateways.relay.wanted(), config.receive_buffer)
         self._retry_at = now + RETRY_SECONDS if upstream.troubles or gateways.waiting else math.inf
@@ -268,6 +268,7 @@ class AmtRelayWorker:
             if self._taps.get(fd) is not tap:
                 context.watch(fd, select.POLLIN)
         self._taps = taps
+        self._settles_from = now + settling_pause(clock.monotonic() - began)
         interface = ",".join(sorted(upstream.names.values())) or label_of(config.interface)
         if interface != self._identity.interface:
             self._identity = self._identity._replace(interface=interface)
@@ -292,6 +293,11 @@ class AmtRelayWorker:
         if upstream is not None:
             upstream.close()
             self._overflow += upstream.overflow
+
+
+def settling_pause(took: float) -> float:
+    """How long, in seconds, what gateways want is gathered after joining it has taken so long."""
+    return min(max(SETTLE_SECONDS, SETTLE_TIMES * took), SETTLE_MAX_SECONDS)
 
 
 def _unheard(host: Host, addresses: Sequence[Address]) -> Iterator[str]:

@@ -94,6 +94,8 @@ CHANGES_PER_SECOND = 10.0
 # takes as much time as a thousand packets.
 UPDATE_BYTES_AT_ONCE, UPDATE_BYTES_PER_SECOND = 1 << 18, 1 << 14
 SOURCES_MAX = 128  # of a group, of a tunnel
+# To look at all that tunnels want takes time, so what is no longer wanted ends up to so much later.
+EXPIRE_SECONDS = 1.0
 # Senders to groups whose takers are remembered. More may be forged than there are.
 TAKERS_KEPT = 4096
 RESPONSE_SECONDS = 0.1  # RFC 7450 section 5.3.3.3 has it as short as it can be said
@@ -146,7 +148,7 @@ class AmtRelay:
                 self._takers.clear()
             is_taken = self._limits.takes_from(source)
             found = self._takers[key] = tuple(
-                end for end, tunnel in self.tunnels.items() if is_taken and tunnel.filter(group).wants(source)
+                end for end, tunnel in self.tunnels.items() if is_taken and tunnel.wants(group, source)
             )
         return found
 
@@ -335,7 +337,8 @@ class AmtRelay:
                 self._settle(tunnel)
                 self._changed()
         wanted = (each for tunnel in self.tunnels.values() for each in tunnel.groups.values())
-        self._expires_at = min((end for each in wanted for end in each.ends()), default=math.inf)
+        earliest = min((end for each in wanted for end in each.ends()), default=math.inf)
+        self._expires_at = max(earliest, now + EXPIRE_SECONDS)
 
     # -- who may ask
 

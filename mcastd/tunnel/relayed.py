@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from mcastd.ip import NO_SOURCE, Address, SourceFilter
+from mcastd.ip import Address, SourceFilter
 from mcastd.protocols.membership import GroupRecord, RecordKind
 from mcastd.tunnel.gateway import UdpEnd
 
@@ -98,5 +98,6 @@ class RelayedTunnel:
             pause = min(pause, self.longest_pause)
         return now > self.heard + pause + LATE_SECONDS
 
-    def filter(self, group: Address) -> SourceFilter:
-        return NO_SOURCE if (wanted := self.groups.get(group)) is None else wanted.filter
+    def wants(self, group: Address, source: Address) -> bool:
+        wanted = self.groups.get(group)
+        return wanted is not None and (source in wanted.sources) != wanted.exclude

@@ -1,4 +1,4 @@
-"""How many messages of gateways are taken before packets have their turn again."""
+"""How much is done for gateways before packets have their turn again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mcastd.amt_relay.gateways import BYTES_AT_ONCE, MESSAGES_AT_ONCE, Gateways
+from mcastd.amt_relay.worker import settling_pause
 from mcastd.net.link import Batch, ListBatch, Origin
 from mcastd.tunnel.relay import MALFORMED, AmtRelay
 from mcastd.tunnel.relay_limits import RelayLimits
@@ -38,3 +39,8 @@ def test_a_flood_has_an_end(size: int, count: int, most: int) -> None:
     taken = relay.ignored[MALFORMED]
     assert most // 2 <= taken <= most
     assert (taken - count) * size < BYTES_AT_ONCE
+
+
+@pytest.mark.parametrize(("took", "pause"), [(0.0, 0.05), (0.005, 0.05), (0.07, 0.7), (7.0, 2.0)])
+def test_what_takes_long_is_done_seldom(took: float, pause: float) -> None:
+    assert settling_pause(took) == pytest.approx(pause)

@@ -436,6 +436,20 @@ def test_one_that_says_long_updates_all_the_time_is_read_at_a_bounded_rate() -> 
     assert relay.ignored[WITHOUT_SOURCE] == 8000 * (at_once + 1)
 
 
+def test_what_ends_at_many_times_is_looked_at_once_a_second() -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL, query_seconds=20.0), 1000.0)
+    query, looks, now = asked(relay), 0, 1000.0
+    for number in range(100):  # in a second
+        source = ip_address(0x0B000000 + number)
+        relay.take(update(query, GroupRecord(RecordKind.ALLOW, SSM, (source,))), HOST, now + number / 100)
+    while relay.tunnels:
+        looks, now = looks + 1, relay.deadline
+        relay.expire(now)
+        assert now < 1100.0
+    assert looks <= 3
+    assert 1051.0 <= now < 1052.1, "the last was wanted until 1050.99"
+
+
 def test_in_parts_a_report_is_as_good_as_in_one() -> None:
     relay = AmtRelay({4: HERE}, RelayLimits(ALL), 1000.0)
     query = asked(relay)
