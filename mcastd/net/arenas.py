@@ -45,7 +45,12 @@ class Arena(Protocol):
 class Pool:
     """Arenas for sockets of one kind: what an arena has learned of one of them holds for the others."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, controls: bool = True) -> None:
+        """Without ``controls`` the kernel throws away what comes beside datagrams.
+
+        At a socket of a path that would be descriptors, which are open here then (SCM_RIGHTS of unix(7)).
+        """
+        self._controls = controls
         self._spare: list[Arena] = []  # appended to and popped from by any thread: each of these is one step
 
     def lease(self, senders: Senders) -> Arena:
@@ -53,7 +58,7 @@ class Pool:
         try:
             arena = self._spare.pop()
         except IndexError:
-            arena = MmsgArena() if HAVE_RECVMMSG else PlainArena()
+            arena = (MmsgArena if HAVE_RECVMMSG else PlainArena)(controls=self._controls)
         arena.senders = senders
         return arena
 

@@ -18,6 +18,9 @@ from mcastd.net.receive_buffer import buffer_of, dropped, enlarge
 from mcastd.net.slots import Senders
 from mcastd.net.sockets import WAYS_OUT
 
+# Nobody is to have descriptors open here that sends to a path.
+path_pool = Pool(controls=False)
+
 
 class DatagramListener:
     """For one thread, but for ``lost`` and ``overflow``. It has an arena only while something comes."""
@@ -122,7 +125,7 @@ def listen_at_path(path: str, bind: Callable[[socket.socket], None]) -> Datagram
             undo.pop_all()
         except OSError as error:
             raise _refused(error, what) from error
-    return DatagramListener(sock, what, pools["path", "listener"], names_senders=False)
+    return DatagramListener(sock, what, path_pool, names_senders=False)
 
 
 def _refused(error: OSError, what: str) -> LinkError:

@@ -59,7 +59,8 @@ Layout = dict[str, "memoryview[int]"]
 class MmsgArena:
     """An :class:`~mcastd.net.arenas.Arena` for recvmmsg(2): what a batch is read from."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, controls: bool = True) -> None:
+        """``controls``: see :class:`~mcastd.net.arenas.Pool`."""
         self.slots = Slots()
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.slots.memory))
         bases = range(base, base + STRIDE * SLOTS, STRIDE)
@@ -72,8 +73,9 @@ class MmsgArena:
         for index, header in enumerate(self._headers):
             header.msg_hdr.msg_iov = ctypes.addressof(self._into[index])
             header.msg_hdr.msg_iovlen = 1
-            header.msg_hdr.msg_control = ctypes.addressof(self._control) + CONTROL_BYTES * index
-            header.msg_hdr.msg_controllen = CONTROL_BYTES
+            if controls:
+                header.msg_hdr.msg_control = ctypes.addressof(self._control) + CONTROL_BYTES * index
+                header.msg_hdr.msg_controllen = CONTROL_BYTES
         self._headers_at = ctypes.addressof(self._headers)
         self._from_at = ctypes.addressof(self._from)
         # recvmmsg writes lengths into the headers: before each use they are made fresh again

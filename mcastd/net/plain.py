@@ -20,7 +20,9 @@ Control = dict[tuple[int, int], bytes]
 class PlainArena:
     """An :class:`~mcastd.net.arenas.Arena` whose batches are lists."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, controls: bool = True) -> None:
+        """``controls``: see :class:`~mcastd.net.arenas.Pool`."""
+        self._control_bytes = CONTROL_BYTES if controls else 0
         self.slots = Slots()
         self.full = False
         self.senders = Senders()  # not needed: each packet has its sender's name
@@ -34,7 +36,7 @@ class PlainArena:
         try:
             for slot in self.slots.views:
                 length, ancillary, flags, address = sock.recvmsg_into(
-                    [slot], CONTROL_BYTES, socket.MSG_DONTWAIT
+                    [slot], self._control_bytes, socket.MSG_DONTWAIT
                 )
                 truncated += bool(flags & socket.MSG_TRUNC)
                 control = {(level, kind): data for level, kind, data in ancillary}

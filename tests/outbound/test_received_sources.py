@@ -70,6 +70,15 @@ def read(source: Source, count: int) -> list[bytes]:
     return found
 
 
+def times_open(path: Path) -> int:
+    """By how many descriptors of this process."""
+    found = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing
+            found += os.readlink(f"/proc/self/fd/{fd}") == str(path)
+    return found
+
+
 def is_readable(source: Source) -> bool:
     fd = source.fileno()
     assert fd is not None
@@ -91,6 +100,7 @@ def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Batches by one system call; or, without ctypes, by one for each packet."""
     monkeypatch.setattr(arenas, "HAVE_RECVMMSG", request.param)
     monkeypatch.setattr(listeners, "pools", defaultdict(arenas.Pool))
+    monkeypatch.setattr(listeners, "path_pool", arenas.Pool(controls=False))
 
 
 @pytest.mark.usefixtures("reading")
@@ -217,6 +227,17 @@ class TestAtAPath:
                 sock.sendto(bytes(size), str(tmp_path / "news"))
         assert read(source, 2) == [bytes(1), bytes(2)]
         assert (reception(source).received, dropped(source)) == (4, {"too-long": 2})
+
+    @pytest.mark.parametrize("type_", ["datagram", "stream"])
+    def test_no_descriptors_are_taken(self, opened: OpenReceived, tmp_path: Path, type_: str) -> None:
+        source = opened("unix", path=str(tmp_path / "news"), type=type_)
+        kind = socket.SOCK_DGRAM if type_ == "datagram" else socket.SOCK_STREAM
+        with socket.socket(socket.AF_UNIX, kind) as sender, (tmp_path / "file").open("wb") as file:
+            sender.connect(str(tmp_path / "news"))
+            for _ in range(3):
+                socket.send_fds(sender, [b"line\n"], [file.fileno()] * 20)
+            assert read(source, 3) == [b"line\n"] * 3
+            assert times_open(tmp_path / "file") == 1, "by the test"
 
     def test_what_a_dead_program_left_is_replaced(self, opened: OpenReceived, tmp_path: Path) -> None:
         path = tmp_path / "news"
