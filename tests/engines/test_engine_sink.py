@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -95,6 +96,22 @@ def test_what_a_thread_that_hangs_has_is_counted_once(
     wait_for(lambda: len(server.kept) == 3, "what came to the disk is not lost")
     assert is_settled(sink, 3)
     assert sink.counters.dropped == {"stopped": 2}
+
+
+def test_what_comes_puts_off_no_look(server: Server, make: Make) -> None:
+    """Datagrams may come more often than it is looked what became of those before."""
+    sink = make()
+    sink.open()
+    give(sink, b"1")
+    due = sink.deadline
+    assert due < math.inf
+    for _ in range(3):
+        give(sink, b"2")
+        assert sink.deadline == due
+    wait_for(lambda: is_settled(sink, 4), "each is counted")
+    assert sink.deadline == math.inf, "nothing waits"
+    give(sink, b"5")
+    assert due < sink.deadline < math.inf
 
 
 def test_what_is_left_in_another_spool_is_counted(server: Server, make: Make) -> None:

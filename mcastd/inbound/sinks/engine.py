@@ -163,11 +163,13 @@ class EngineSink(Sink):
             account.drop(0, trouble)
         elif not results.dropped:
             account.recovered()
+        self.deadline = math.inf
         self._plan_look()
 
     def _plan_look(self) -> None:
-        waits = bool(self.counters.queued) or self._account.trouble is not None
-        self.deadline = clock.monotonic() + LOOK_SECONDS if waits else math.inf
+        """Have :meth:`tick` look soon; what comes meanwhile does not put that off."""
+        if self.counters.queued or self._account.trouble is not None:
+            self.deadline = min(self.deadline, clock.monotonic() + LOOK_SECONDS)
 
     def _stream(self) -> KeptStream:
         stream = self._format.stream
