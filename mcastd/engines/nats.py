@@ -110,7 +110,9 @@ class NatsEngine(NatsConnection, Engine):
     def begin(self, connection: ServerConnection, server: EngineServer) -> int:
         said = self.greet(connection, server)
         self._require_stream(connection, said)
+        self.reader.leaves_out = True  # the last message of the subject may be of anybody, and long
         known = self._known(connection, said)
+        self.reader.leaves_out = False
         self.answer_ping()
         return known
 

@@ -122,6 +122,11 @@ class NatsConnection(Connected):
             if isinstance(one, nats.NatsMessage) and one.subject == reply.encode():
                 if one.status:
                     raise self.useless("JetStream is not on there", "start it with -js, or jetstream {}")
+                if one.left_out:
+                    # What is left of it comes before the answer to this
+                    connection.send_all(nats.PING)
+                    self.wait_for_pong(said)
+                    return jetstream.TOO_LONG
                 with self.understood():
                     return jetstream.parse_answer(one.payload)
             self.note(one)
@@ -136,9 +141,9 @@ class NatsConnection(Connected):
         size = 0
         while time.monotonic() < until:
             size += len(data := connection.receive())
-            if size > SAID_MAX_BYTES:
-                raise self.useless("it says far more than it was asked")
             yield from self.parsed(data)
+            if size - self.reader.skipped > SAID_MAX_BYTES:
+                raise self.useless("it says far more than it was asked")
         raise TimeoutError
 
     def _first(self, said: ServerWords, server: EngineServer) -> nats.NatsMessage | nats.NatsLine:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcastd.engines.connected import EngineServer
-from mcastd.engines.consumer import MALFORMED, TRIMMED, Consumer, TakenMessage
+from mcastd.engines.consumer import MALFORMED, TOO_LONG, TRIMMED, Consumer, TakenMessage
 from mcastd.engines.redis_connection import ANSWER_SECONDS, RedisConnection, RedisLogin
 from mcastd.errors import SinkError
 from mcastd.net.server_connection import ServerConnection, TlsFiles
@@ -50,8 +50,9 @@ class RedisConsumer(RedisConnection, Consumer):
 
     purpose = "take entries from"
     commands = "XREADGROUP, XACK and XGROUP"
-    # An entry may have fields of anybody; the answer to one request has many.
-    limits = resp.RespLimits(string=16 << 20, array=4096, answer=64 << 20)
+    # A datagram is shorter than such a string. An entry may have fields of anybody, of which so much is
+    # looked at; the answer to one request has many entries.
+    limits = resp.RespLimits(string=1 << 16, array=1024, strings=1 << 18, answer=128 << 20)
 
     def __init__(
         self, servers: Sequence[EngineServer], files: TlsFiles, login: RedisLogin, *, plan: RedisConsumerPlan
@@ -133,6 +134,8 @@ class RedisConsumer(RedisConnection, Consumer):
             return TakenMessage(name, b"", name, TRIMMED, may_be_again=again)
         pairs = zip(fields[::2], fields[1::2], strict=False)
         payload = next((value for key, value in pairs if key == self._field), None)
+        if isinstance(payload, resp.RespLeftOut):
+            return TakenMessage(name, b"", name, TOO_LONG, payload.size, may_be_again=again)
         if not isinstance(payload, bytes):
             return TakenMessage(name, b"", name, MALFORMED, may_be_again=again)
         return TakenMessage(name, payload, name, may_be_again=again)

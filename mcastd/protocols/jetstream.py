@@ -111,6 +111,10 @@ class JetStreamRefusal(NamedTuple):
         return self.error == MESSAGE_EXCEEDS_MAXIMUM
 
 
+# In place of an answer that is longer than is taken.
+TOO_LONG = JetStreamRefusal(0, 0, "its answer is too long")
+
+
 def parse_stored(payload: bytes) -> StoredMessage | JetStreamRefusal:
     """The answer to a message. Raises NatsError if it is none."""
     if usual := _STORED.fullmatch(payload):

@@ -64,6 +64,7 @@ class NatsReader:
 
     # What is longer than PAYLOAD_MAX_BYTES comes without its payload; else it is no NATS.
     leaves_out: bool = False
+    skipped: int = 0  # bytes that were left out so far
     _bytes: bytearray = field(default_factory=bytearray)
     _skip: int = 0  # bytes that are still to come of what is left out; there are no others then
 
@@ -78,6 +79,7 @@ class NatsReader:
         if self._skip:
             skipped = min(self._skip, len(data))
             self._skip -= skipped
+            self.skipped += skipped
             data = data[skipped:]
         buffer = self._bytes
         buffer += data
@@ -90,8 +92,9 @@ class NatsReader:
                 begin, after = end + 2, end + 2 + about.total
                 if about.total > PAYLOAD_MAX_BYTES and self.leaves_out:
                     found.append(_without_payload(about))
-                    self._skip = max(0, after + 2 - len(buffer))
                     at = min(after + 2, len(buffer))
+                    self._skip = after + 2 - at
+                    self.skipped += at - begin
                     continue
                 if about.total > PAYLOAD_MAX_BYTES:
                     raise NatsError(f"a message has {about.total} bytes")

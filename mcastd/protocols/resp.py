@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 LINE_MAX_BYTES = 65_536
 DEPTH_MAX = 8
-
+# No server takes longer ones (proto-max-bulk-len is 512 MiB by default).
+STRING_MAX_BYTES = 1 << 31
 
 # The answer to XADD: an id, whose length is not looked at.
 _ID = re.compile(rb"\$[0-9]{1,2}\r\n([0-9]{1,20}-[0-9]{1,20})\r\n")
@@ -24,11 +25,12 @@ class RespError(ValueError):
 
 
 class RespLimits(NamedTuple):
-    """What is taken of a server."""
+    """What is kept of what a server says. What is more is read, and left out, whatever it is."""
 
     string: int = 1 << 20  # bytes
     array: int = 64  # members
-    answer: int = 4 << 20  # bytes in all
+    strings: int = 1 << 20  # bytes of the strings in one array
+    answer: int = 4 << 20  # bytes of the strings in one answer: more is refused
 
 
 USUAL_LIMITS = RespLimits()
@@ -46,7 +48,14 @@ class RespFailure:
         return self.text.partition(" ")[0]
 
 
-RespReply = str | int | bytes | None | RespFailure | list["RespReply"]
+@dataclass(frozen=True, slots=True)
+class RespLeftOut:
+    """Stands for a string that is too long to be kept."""
+
+    size: int  # bytes
+
+
+RespReply = str | int | bytes | None | RespFailure | RespLeftOut | list["RespReply"]
 
 
 def command(*words: bytes | str | int) -> bytes:
@@ -65,28 +74,69 @@ class _More(Exception):
 
 
 @dataclass(slots=True)
+class _OpenArray:
+    """An array of which members are still to come."""
+
+    left: int  # of them
+    members: list[RespReply] = field(default_factory=list)
+    size: int = 0  # bytes of the strings that are kept
+
+
+@dataclass(slots=True)
 class RespReader:
-    """Takes the bytes of a connection, and gives the answers in them."""
+    """Takes the bytes of a connection, and gives the answers in them. Each is read once, as it comes."""
 
     limits: RespLimits = USUAL_LIMITS
     _bytes: bytearray = field(default_factory=bytearray)
+    _open: list[_OpenArray] = field(default_factory=list)  # each in the one before
+    _length: int | None = None  # of the string that comes next
+    _skip: int = 0  # bytes that are still to come of what is left out
+    _kept: int = 0  # bytes of the strings of this answer
 
     def feed(self, data: bytes) -> list[RespReply]:
-        """The answers that are whole by now. Raises RespError."""
-        self._bytes += data
-        # A batch of XADD has nothing but ids for answers
-        at = _IDS.match(self._bytes).end()  # type: ignore[union-attr] # it matches nothing, too
-        found: list[RespReply] = [*_ID.findall(self._bytes[:at])]
+        """The answers that are whole by now. Raises RespError.
+
+        One that ends with a string that is left out is there before all of that has come.
+        """
+        buffer = self._bytes
+        buffer += data
+        found: list[RespReply] = []
+        at = 0
+        if not self._open and self._length is None and not self._skip:
+            # A batch of XADD has nothing but ids for answers
+            at = _IDS.match(buffer).end()  # type: ignore[union-attr] # it matches nothing, too
+            found += _ID.findall(buffer[:at])
         try:
-            while at < len(self._bytes):
-                reply, at = self._reply(at)
-                found.append(reply)
+            while at < len(buffer):
+                at = self._read(at, found)
         except _More:
             pass
-        del self._bytes[:at]
-        if len(self._bytes) > self.limits.answer:
-            raise RespError(f"an answer is longer than {self.limits.answer} bytes")
+        del buffer[:at]
         return found
+
+    def _read(self, at: int, found: list[RespReply]) -> int:
+        """Read one thing of what has come. Returns where the next one begins."""
+        if self._skip:
+            gone = min(self._skip, len(self._bytes) - at)
+            self._skip -= gone
+            return at + gone
+        if self._length is not None:
+            return self._read_string(self._length, at, found)
+        line, after = self._line(at)
+        kind, rest = line[:1], line[1:]
+        if kind == b"+":
+            self._add(shown(rest), found)
+        elif kind == b"-":
+            self._add(RespFailure(shown(rest)), found)
+        elif kind == b":":
+            self._add(_number(rest), found)
+        elif kind == b"$":
+            self._begin_string(_number(rest), found)
+        elif kind == b"*":
+            self._begin_array(_number(rest), found)
+        else:
+            raise RespError("an answer is of no type that is known")
+        return after
 
     def _line(self, at: int) -> tuple[bytes, int]:
         end = self._bytes.find(b"\r\n", at, at + LINE_MAX_BYTES + 2)
@@ -96,43 +146,63 @@ class RespReader:
             raise _More
         return bytes(self._bytes[at:end]), end + 2
 
-    def _reply(self, at: int, depth: int = 0) -> tuple[RespReply, int]:
-        line, after = self._line(at)
-        kind, rest = line[:1], line[1:]
-        if kind == b"+":
-            return shown(rest), after
-        if kind == b"-":
-            return RespFailure(shown(rest)), after
-        if kind == b":":
-            return _number(rest), after
-        if kind == b"$":
-            return self._string(_number(rest), after)
-        if kind == b"*":
-            return self._array(_number(rest), after, depth)
-        raise RespError("an answer is of no type that is known")
-
-    def _string(self, length: int, at: int) -> tuple[bytes | None, int]:
+    def _begin_string(self, length: int, found: list[RespReply]) -> None:
         if length == -1:
-            return None, at
-        if not 0 <= length <= self.limits.string:
+            self._add(None, found)
+        elif not 0 <= length <= STRING_MAX_BYTES:
             raise RespError(f"a string has {length} bytes")
+        elif length > self._room():
+            self._skip = length + len(b"\r\n")
+            self._add(RespLeftOut(length), found)
+        elif self._kept + length > self.limits.answer:
+            raise RespError(f"an answer is longer than {self.limits.answer} bytes")
+        else:
+            self._length = length
+
+    def _room(self) -> int:
+        """How many bytes the next string may have, to be kept."""
+        limits = self.limits
+        if not self._open:
+            return limits.string
+        inmost = self._open[-1]
+        return min(limits.string, limits.strings - inmost.size) if len(inmost.members) < limits.array else 0
+
+    def _read_string(self, length: int, at: int, found: list[RespReply]) -> int:
         end = at + length
         if len(self._bytes) < end + 2:
             raise _More
         if self._bytes[end : end + 2] != b"\r\n":
             raise RespError("a string does not end where its line says")
-        return bytes(self._bytes[at:end]), end + 2
+        self._length = None
+        self._kept += length
+        if self._open:
+            self._open[-1].size += length
+        self._add(bytes(self._bytes[at:end]), found)
+        return end + 2
 
-    def _array(self, count: int, at: int, depth: int) -> tuple[list[RespReply] | None, int]:
+    def _begin_array(self, count: int, found: list[RespReply]) -> None:
         if count == -1:
-            return None, at
-        if not 0 <= count <= self.limits.array or depth >= DEPTH_MAX:
-            raise RespError(f"an array has {count} members, {depth} deep")
-        members: list[RespReply] = []
-        for _ in range(count):
-            member, at = self._reply(at, depth + 1)
-            members.append(member)
-        return members, at
+            self._add(None, found)
+        elif count < 0 or len(self._open) >= DEPTH_MAX:
+            raise RespError(f"an array has {count} members, {len(self._open)} deep")
+        elif count:
+            self._open.append(_OpenArray(count))
+        else:
+            self._add([], found)
+
+    def _add(self, value: RespReply, found: list[RespReply]) -> None:
+        """A value is whole; so may be arrays that it is the last member of."""
+        while self._open:
+            array = self._open[-1]
+            array.left -= 1
+            if len(array.members) < self.limits.array:
+                array.members.append(value)
+            if array.left:
+                return
+            value = array.members
+            del self._open[-1]
+        found.append(value)
+        self._kept = 0
 
 
 def _number(text: bytes) -> int:

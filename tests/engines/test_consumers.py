@@ -356,6 +356,31 @@ class TestRedis:
             (b"1-3", b"", TRIMMED),
         ]
 
+    def test_what_is_longer_than_any_datagram_has_no_payload(self) -> None:
+        """Anybody may write such entries: they would be the first to come at each connection."""
+        many = {b"f%d" % number: b"x" for number in range(3000)}
+        long = {b"f%d" % number: bytes(60_000) for number in range(5)}
+        found = entries(
+            (b"1-1", {b"data": b"data", **many}),
+            (b"1-2", {**many, b"data": b"data"}),
+            (b"1-3", {**long, b"data": bytes(50_000)}),
+            (b"1-4", {b"data": bytes(20 << 20)}),
+            (b"1-5", {b"data": bytes(65_507)}),
+        )
+        consumer = redis()
+        connection = begun_redis(consumer, NONE_BEFORE)
+        pieces = [found[at : at + 250_000] for at in range(0, len(found), 250_000)]
+        connection.said = iter(pieces)
+        consumer.ask(9)
+        taken = [one for _ in pieces for one in consumer.receive() or ()]
+        assert [(one.name, len(one.payload), one.defect, one.size) for one in taken] == [
+            (b"1-1", 4, "", 0),
+            (b"1-2", 0, MALFORMED, 0),
+            (b"1-3", 0, TOO_LONG, 50_000),
+            (b"1-4", 0, TOO_LONG, 20 << 20),
+            (b"1-5", 65_507, "", 0),
+        ]
+
     def test_nothing_in_all_that_time_is_asked_for_again(self) -> None:
         consumer = redis()
         connection = begun_redis(consumer, NONE_BEFORE)

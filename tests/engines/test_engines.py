@@ -117,6 +117,39 @@ def test_one_that_takes_it_by_a_pattern_is_connected_to() -> None:
     assert engine.begin(connection, server) == 0
 
 
+@pytest.mark.parametrize("size", [1_100_000, 10_000_000])
+def test_the_last_message_of_a_subject_may_be_of_another_and_long(size: int) -> None:
+    """Nothing is known of ours then. What is in it is taken for nothing."""
+    engine = nats()
+    stream = answer(engine, b"ask", json.dumps({"config": {"subjects": ["mcast.*"]}}).encode())
+    answers = answer(engine, b"7", b'{"stream":"TV","seq":1}')
+    long = answer(engine, b"ask", (answers * (size // len(answers) + 1))[:size])
+    pieces = [long[at : at + 200_000] for at in range(0, len(long), 200_000)]
+    connection = connected(engine, [INFO, b"PONG\r\n", stream, *pieces, b"PONG\r\n", answers])
+    server = EngineServer("nats://192.0.2.1", "192.0.2.1", 4222, is_encrypted=False)
+    assert engine.begin(connection, server) == 0
+    assert connection.taken.endswith(b"PING\r\n")
+    assert engine.receive().kept == [7]
+    connected(engine, pieces)
+    with pytest.raises(SinkError, match=f"a message has {size} bytes"):
+        engine.receive()
+
+
+def test_the_last_entry_of_a_key_may_be_of_another_and_long() -> None:
+    for fields in ([b"data", bytes(3_000_000)], [b"x", b"y"] * 100):
+        words = b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in fields)
+        long = b"*1\r\n*2\r\n$3\r\n1-1\r\n*%d\r\n%b" % (len(fields), words)
+        engine = redis()
+        pieces = [long[at : at + 200_000] for at in range(0, len(long), 200_000)]
+        connection = connected(engine, [b"+PONG\r\n", *pieces, b"$3\r\n5-7\r\n"])
+        assert engine.begin(connection, EngineServer("redis://192.0.2.1", "192.0.2.1", 6379, False)) == 0
+        engine.send(RedisEncoder("a", STREAM, None).encode(handed(b"1"), STREAM, [7]))
+        found: list[int] = []
+        while not found:  # behind what is left of that entry
+            found += engine.receive().kept
+        assert found == [7]
+
+
 def test_what_was_made_for_another_kind_of_engine_is_never_sent() -> None:
     payload = b"\r\nFLUSHALL\r\nPUB x 1\r\n1\r\n"
     of_nats = NatsEncoder("mcast.a", STREAM).encode(handed(payload), STREAM, [7])
