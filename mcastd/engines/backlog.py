@@ -14,7 +14,7 @@ from itertools import count
 from typing import NamedTuple
 
 from mcastd import clock
-from mcastd.engines.segments import READ_BYTES, KeptMessage, Segments
+from mcastd.engines.segments import READ_BYTES, KeptMessage, Segments, SpoolGoneError
 
 # Memory of a message beside its content.
 MESSAGE_OVERHEAD_BYTES = 128
@@ -46,6 +46,7 @@ class Backlog:
         self._memory_bytes = 0
         self._retry_at = 0.0  # monotonic seconds
         self._lost_up_to = 0  # the last number of the files that were given up
+        self._gone: list[tuple[int, int]] = []  # of files that others have removed: see Segments.give_up()
         self._unspooled: set[int] = set()  # numbers that were taken and are not on the disk
 
     @property
@@ -78,9 +79,13 @@ class Backlog:
 
     def take(self) -> list[KeptMessage]:
         """The oldest messages, some hundred KiB of them; none if there are none."""
-        if self._segments is not None and self._segments.unread:
+        segments = self._segments
+        while segments is not None and segments.unread:
             try:
-                return self._segments.read()
+                return segments.read()
+            except SpoolGoneError:
+                self._gone.append(segments.give_up())
+                self._lost_up_to = self._gone[-1][1]
             except OSError as error:
                 self._failed(error)
                 return []
@@ -93,6 +98,14 @@ class Backlog:
         if self._segments is not None:
             self._unspooled.update([number for number, _ in taken])
         return taken
+
+    def collect_gone(self, counted_from: int) -> int:
+        """How many messages somebody has removed from the disk since the last call, which nobody has.
+
+        Those with numbers below ``counted_from`` are not among them.
+        """
+        gone, self._gone = self._gone, []
+        return sum(unread for unread, last in gone if last >= counted_from)
 
     def is_kept(self, number: int) -> bool:
         """Return True if a message that was taken, and not forgotten, is on the disk."""

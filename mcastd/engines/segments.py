@@ -38,6 +38,8 @@ SUFFIX = ".spool"
 KNOWN = "known"
 # Numbers that one opening of a spool may use: no host has so many datagrams in a hundred days.
 NUMBERS = 10**12
+# No number is that large: what has such ones is torn.
+NUMBER_LIMIT = 1 << 63
 SPOOL_IN_USE = "spool-in-use"
 
 _MESSAGE = struct.Struct("!IQ")
@@ -45,6 +47,10 @@ _KNOWN = struct.Struct("!QQ")
 
 KeptMessage = tuple[int, bytes]
 """A message by its number."""
+
+
+class SpoolGoneError(OSError):
+    """A file of the spool was removed, or changed, by somebody else."""
 
 
 @dataclass(slots=True)
@@ -77,14 +83,10 @@ class Segments:
         self._file_bytes = min(SEGMENT_BYTES, room // FILES)
         self._writing: int | None = None  # the last segment, open
         self._reading: tuple[Path, int] | None = None
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._known_fd = os.open(directory / KNOWN, flags, 0o640)
+        self._known_fd = self._held()
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
-            self._hold()
-            said = os.pread(self._known_fd, _KNOWN.size, 0)
-            self.known, begin = _KNOWN.unpack(said) if len(said) == _KNOWN.size else (0, 0)
+            self.known, begin = _known_of(os.pread(self._known_fd, _KNOWN.size, 0))
             for path in sorted(filter(_number_of, directory.glob(f"*{SUFFIX}")), key=_number_of):
                 self._take_up(path)
             last = self._segments[-1].last if self._segments else 0
@@ -117,18 +119,22 @@ class Segments:
     def read(self) -> list[KeptMessage]:
         """The oldest messages that were not read yet, READ_BYTES of them or so; none if all were.
 
-        Raises OSError.
+        Raises SpoolGoneError if they are not there any more: see :meth:`give_up`. Raises OSError.
         """
         segment = next((one for one in self._segments if one.unread), None)
         if segment is None:
             return []
         if self._reading is None or self._reading[0] != segment.path:
             self._end_reading()
-            self._reading = segment.path, os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+            try:
+                self._reading = segment.path, os.open(segment.path, flags)
+            except FileNotFoundError as error:
+                raise SpoolGoneError(errno.ENOENT, f"{segment.path} was removed by somebody else") from error
         room = min(READ_BYTES + MESSAGE_MAX_BYTES, segment.size - segment.at)
         messages, end = _parse(os.pread(self._reading[1], room, segment.at), 0)
         if not messages:
-            raise OSError(errno.EIO, f"{segment.path} was changed by somebody else")
+            raise SpoolGoneError(errno.EIO, f"{segment.path} was changed by somebody else")
         segment.at += end
         segment.unread -= len(messages)
         self.unread -= len(messages)
@@ -140,16 +146,18 @@ class Segments:
             self.known = number
             self._note()
         while self._segments and self._segments[0].last <= number and not self._segments[0].unread:
-            self._remove_oldest()
+            self._remove(0)
 
     def drop_oldest(self) -> tuple[int, int]:
         """Give up the oldest file. Raises OSError.
 
         Returns how many of its messages were not read yet, and the number of the last.
         """
-        unread, last = self._segments[0].unread, self._segments[0].last
-        self._remove_oldest()
-        return unread, last
+        return self._remove(0)
+
+    def give_up(self) -> tuple[int, int]:
+        """The same of the file that cannot be read."""
+        return self._remove(next(at for at, one in enumerate(self._segments) if one.unread))
 
     def close(self) -> None:
         self._end_reading()
@@ -158,16 +166,34 @@ class Segments:
 
     # -- in detail
 
-    def _hold(self) -> None:
+    def _held(self) -> int:
+        """The file that is locked, open; it is made if it is missing. Raises OSError, SinkError."""
+        self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(self._directory / KNOWN, flags, 0o640)
         try:
-            fcntl.flock(self._known_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(fd)
             raise SinkError(
                 f"cannot use the spool {self._directory}",
                 "another output uses it, of this daemon or another",
                 "give each output a spool of its own",
                 reason=SPOOL_IN_USE,
             ) from None
+        return fd
+
+    def _keep_held(self) -> None:
+        """Make that file again, and its directory, if somebody has removed them. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self._directory / KNOWN), os.fstat(self._known_fd)):
+                return
+        try:
+            before, self._known_fd = self._known_fd, self._held()
+        except SinkError as error:
+            raise OSError(errno.EBUSY, error.cause) from error
+        os.close(before)
+        self._note()
 
     def _note(self) -> None:
         os.pwrite(self._known_fd, _KNOWN.pack(self.known, self.next), 0)
@@ -206,6 +232,7 @@ class Segments:
     def _begin(self) -> None:
         """A new file."""
         self._end_writing()
+        self._keep_held()
         number = _number_of(self._segments[-1].path) + 1 if self._segments else 1
         path = self._directory / f"{number:08}{SUFFIX}"
         # What is there has no message that is wanted: else it would have been taken up
@@ -214,16 +241,18 @@ class Segments:
         last = self._segments[-1].last if self._segments else self.known
         self._segments.append(_Segment(path, last=last))
 
-    def _remove_oldest(self) -> None:
-        segment = self._segments[0]
+    def _remove(self, at: int) -> tuple[int, int]:
+        """Returns how many messages of a file were not read yet, and the number of the last."""
+        segment = self._segments[at]
         segment.path.unlink(missing_ok=True)
-        if len(self._segments) == 1:
+        if segment is self._segments[-1]:
             self._end_writing()
         if self._reading is not None and self._reading[0] == segment.path:
             self._end_reading()
-        del self._segments[0]
+        del self._segments[at]
         self.size -= segment.size
         self.unread -= segment.unread
+        return segment.unread, segment.last
 
     def _end_reading(self) -> None:
         if self._reading is not None:
@@ -246,11 +275,18 @@ def _parse(data: bytes, before: int) -> tuple[list[KeptMessage], int]:
     while at + _MESSAGE.size <= len(data) and at < READ_BYTES:
         length, number = _MESSAGE.unpack_from(data, at)
         end = at + _MESSAGE.size + length
-        if number <= before or not 0 < length <= MESSAGE_MAX_BYTES or end > len(data):
+        is_whole = 0 < length <= MESSAGE_MAX_BYTES and end <= len(data)
+        if not is_whole or not before < number < NUMBER_LIMIT:
             break
         messages.append((number, data[at + _MESSAGE.size : end]))
         before, at = number, end
     return messages, at
+
+
+def _known_of(said: bytes) -> tuple[int, int]:
+    """The two numbers in the file that is locked; zeros where it is torn."""
+    known, begin = _KNOWN.unpack(said) if len(said) == _KNOWN.size else (0, 0)
+    return (known, begin) if known <= begin + NUMBERS < NUMBER_LIMIT else (0, 0)
 
 
 def _size(messages: Sequence[KeptMessage]) -> int:

@@ -23,7 +23,7 @@ from mcastd.bounded import begin
 from mcastd.engines.backlog import Backlog
 from mcastd.engines.engine import REFUSED, UNREACHABLE, Engine, RefusedMessage, ServerAnswers
 from mcastd.engines.flight import Flight
-from mcastd.engines.outcomes import Outcomes, cannot_write
+from mcastd.engines.outcomes import SPOOL, Outcomes, cannot_write
 from mcastd.engines.segments import KeptMessage
 from mcastd.errors import McastdError, SinkError, reason_of
 
@@ -208,6 +208,9 @@ class Transfer:
             self._flight.add(messages)
             if unknown := self._unknown(messages):
                 engine.send(unknown)
+        if gone := self.backlog.collect_gone(self._counted_from):
+            cause = "somebody has removed files of its spool, or changed them"
+            self._outcomes.drop(gone, cannot_write(self._label, cause, SPOOL))
         self._poll.modify(engine, select.POLLIN | (select.POLLOUT if engine.is_full else 0))
 
     def _unknown(self, messages: Sequence[KeptMessage]) -> Sequence[KeptMessage]:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from support.wait import wait_for
 
 from mcastd import clock, log
 from mcastd.engines import hand_over as module
-from mcastd.engines import transfer
+from mcastd.engines import segments, transfer
 from mcastd.engines.backlog import BacklogBounds
 from mcastd.engines.engine import Encoder, Engine, HandedOver, KeptStream, RefusedMessage, ServerAnswers
 from mcastd.engines.hand_over import HandOver, HandOverPlan
@@ -133,6 +134,9 @@ class Handed:
         for reason, (count, _) in results.dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
         return self
+
+    def waits(self, count: int) -> bool:
+        return self.it.picture.waiting == count
 
     def wait_written(self, count: int) -> None:
         wait_for(lambda: self.look().written >= count, f"{count} are written")
@@ -397,6 +401,27 @@ def test_a_spool_that_cannot_be_read_is_told_and_tried_again(
     assert trouble.reason == "spool"
     broken.clear()
     handed.wait_written(1)
+
+
+def test_files_of_a_spool_that_somebody_removes_are_counted_and_the_rest_goes_on(
+    server: Server, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 200)
+    server.away = SinkError("cannot reach memory", "it sleeps", reason="unreachable")
+    handed = start()
+    for count in range(1, 9):
+        handed.put(bytes(100))
+        wait_for(partial(handed.waits, count), f"{count} are in the spool")
+    first, *others = sorted((tmp_path / "spool").glob("*.spool"))
+    assert others
+    first.unlink()
+    server.away = None
+    handed.put(b"last")
+    wait_for(lambda: handed.look().written + sum(handed.dropped.values()) == 9, "each is counted")
+    assert list(handed.dropped) == ["spool"]
+    assert 0 < handed.dropped["spool"] < 8
+    assert len(server.kept) == handed.written
+    wait_for(lambda: handed.it.picture.trouble is None, "it is over")
 
 
 def test_a_fault_of_ours_is_shown(server: Server, start: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcastd.engines import segments
-from mcastd.engines.segments import KNOWN, KeptMessage, Segments
+from mcastd.engines.segments import KNOWN, KeptMessage, Segments, SpoolGoneError
 from mcastd.errors import SinkError
 
 
@@ -18,10 +19,14 @@ def messages(numbers: range, size: int = 3) -> list[KeptMessage]:
     return [(number, b"%d" % number + bytes(size)) for number in numbers]
 
 
-def all_of(spool: Segments) -> list[KeptMessage]:
-    found: list[KeptMessage] = []
+def read_into(found: list[KeptMessage], spool: Segments) -> None:
     while some := spool.read():
         found += some
+
+
+def all_of(spool: Segments) -> list[KeptMessage]:
+    found: list[KeptMessage] = []
+    read_into(found, spool)
     return found
 
 
@@ -153,6 +158,74 @@ def test_the_oldest_go_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert all_of(spool) == messages(range(9, 25))
     assert spool.drop_oldest() == (0, 16)
     spool.close()
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_a_file_that_others_have_removed_or_cut_is_given_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch, no_fd_leak: None, gone: int, is_cut: bool
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 100)
+    spool = Segments(path)
+    for begin in range(1, 25, 8):
+        spool.append(messages(range(begin, begin + 8)))
+    file = path / files(path)[gone]
+    if is_cut:
+        os.truncate(file, 10)
+    else:
+        file.unlink()
+    found: list[KeptMessage] = []
+    with pytest.raises(SpoolGoneError, match=f"{file} was .* by somebody else"):
+        read_into(found, spool)
+    last = 8 * (gone + 1)
+    assert spool.give_up() == (8, last)
+    found += all_of(spool)
+    spool.append(messages(range(25, 27)))
+    found += all_of(spool)
+    assert found == [*messages(range(1, last - 7)), *messages(range(last + 1, 27))]
+    spool.forget(26)
+    assert (files(path), spool.size, spool.unread) == ([], 0, 0)
+    spool.close()
+
+
+def test_a_directory_that_was_removed_is_made_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, no_fd_leak: None
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 100)
+    spool = Segments(path)
+    begin = spool.next
+    spool.append(messages(range(begin, begin + 20)))
+    shutil.rmtree(path)
+    spool.append(messages(range(begin + 20, begin + 22)))
+    with pytest.raises(SpoolGoneError):
+        spool.read()
+    spool.give_up()
+    assert all_of(spool) == messages(range(begin + 20, begin + 22))
+    with pytest.raises(SinkError, match="another output uses it"):
+        Segments(path)
+    spool.forget(begin + 20)
+    spool.close()
+    again = Segments(path)
+    assert again.next > begin + segments.NUMBERS - 1
+    assert all_of(again) == messages(range(begin + 21, begin + 22))
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "known", [b"\xff" * 16, b"\x7f" + b"\xff" * 15, b"\x20" + bytes(15), b"\0" * 8 + b"\xff" * 8]
+)
+def test_numbers_that_never_were_are_not_believed(path: Path, no_fd_leak: None, known: bytes) -> None:
+    spool = Segments(path)
+    spool.append(messages(range(1, 4)))
+    spool.close()
+    (path / KNOWN).write_bytes(known)
+    with (path / "00000001.spool").open("ab") as file:
+        file.write(b"\0\0\0\1" + b"\xff" * 8 + b"x")
+    again = Segments(path)
+    assert (again.known, again.damaged) == (0, 13)
+    assert again.next < 1 << 62
+    assert all_of(again) == messages(range(1, 4))
+    again.close()
 
 
 def test_what_others_put_there_is_left_alone(path: Path) -> None:
