@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import socket
 import stat
 from collections import defaultdict
@@ -21,7 +22,7 @@ from mcastd.config import OutboundChannel
 from mcastd.errors import SourceError
 from mcastd.net import arenas, listeners
 from mcastd.outbound.lengths import LENGTH
-from mcastd.outbound.sources import Source, open_source
+from mcastd.outbound.sources import Source, at_path, open_source
 from mcastd.status import ReceptionStatus
 
 LONGEST = 65_507
@@ -227,6 +228,37 @@ class TestAtAPath:
                 sock.sendto(bytes(size), str(tmp_path / "news"))
         assert read(source, 2) == [bytes(1), bytes(2)]
         assert (reception(source).received, dropped(source)) == (4, {"too-long": 2})
+
+    @pytest.mark.parametrize("type_", ["datagram", "stream"])
+    def test_a_path_that_was_removed_is_made_again(
+        self, opened: OpenReceived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, type_: str
+    ) -> None:
+        monkeypatch.setattr(at_path, "LOOK_SECONDS", 0.0)
+        path = tmp_path / "made" / "news"
+        source = opened("unix", path=str(path), type=type_)
+        assert (source.nap, source.has_news()) == (1.0, False)
+        kind = socket.SOCK_DGRAM if type_ == "datagram" else socket.SOCK_STREAM
+        with socket.socket(socket.AF_UNIX, kind) as before, socket.socket(socket.AF_UNIX, kind) as after:
+            before.connect(str(path))
+            before.send(b"before\n")
+            shutil.rmtree(path.parent)
+            assert source.has_news()
+            assert read(source, 1) == [b"before\n"], "what is there already is not lost"
+            before.close()
+            wait_for(lambda: source.read() == [] and path.exists(), "the path")
+            assert not source.has_news()
+            after.connect(str(path))
+            after.send(b"after\n")
+            assert read(source, 1) == [b"after\n"]
+        path.unlink()
+        with socket.socket(socket.AF_UNIX, kind) as other:
+            other.bind(str(path))
+            if type_ == "stream":
+                other.listen()
+            with pytest.raises(SourceError, match="another program has it"):
+                wait_for(lambda: source.read() != [], "that it looks")
+        source.restart()
+        assert not source.has_news()
 
     @pytest.mark.parametrize("type_", ["datagram", "stream"])
     def test_no_descriptors_are_taken(self, opened: OpenReceived, tmp_path: Path, type_: str) -> None:

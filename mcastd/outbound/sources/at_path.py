@@ -1,4 +1,7 @@
-"""Sockets that programs find at a path: unix(7). One that a dead program has left there is replaced."""
+"""Sockets that programs find at a path: unix(7). One that a dead program has left there is replaced.
+
+What cleans /tmp or /run may remove the path, which the kernel tells nobody: so it is looked at.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,12 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from mcastd import clock
 from mcastd.errors import SourceError, UnsafePathError, reason_of
 from mcastd.paths import KINDS, FileIdentity, Place, identity, place_of
 
+# Between two looks whether the path is still there.
+LOOK_SECONDS = 1.0
 _OTHER_PATH = "give another path"
 
 
@@ -23,6 +29,26 @@ class PathBinding:
         self._path = path
         self._mode = mode
         self._ours: FileIdentity | None = None
+        self._look_at = 0.0  # monotonic seconds
+
+    @property
+    def is_lost(self) -> bool:
+        """Return True if the path was removed, or leads to something else by now. For any thread."""
+        if (ours := self._ours) is None:
+            return False
+        try:
+            return identity(os.lstat(self._path)) != ours
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:  # that cannot be seen now
+            return False
+
+    def look(self) -> bool:
+        """The same, which is looked at once in a while."""
+        if (now := clock.monotonic()) < self._look_at:
+            return False
+        self._look_at = now + LOOK_SECONDS
+        return self.is_lost
 
     def bind(self, sock: socket.socket) -> None:
         """Directories that are missing are made. Raises SourceError."""

@@ -26,7 +26,7 @@ from mcastd.outbound.framing import Framer, framer_of
 from mcastd.outbound.lengths import LengthFramer
 from mcastd.outbound.sources.at_path import PathBinding
 from mcastd.outbound.sources.received import MALFORMED, SENDER, TORN, Admission, ReceivedSource
-from mcastd.outbound.sources.source import FramedSource
+from mcastd.outbound.sources.source import NAP_MAX_SECONDS, FramedSource
 from mcastd.outbound.timed import TimedSchedule
 
 # Writers that wait while one is read.
@@ -65,7 +65,7 @@ def open_unix(channel: OutboundChannel, settings: UnixSource, worker: str) -> Re
         return sock
 
     framing = framing_of(channel, settings.framing == "length")
-    return ConnectionSource(settings.label, listen, *framing, unbind=binding.remove, worker=worker)
+    return ConnectionSource(settings.label, listen, *framing, binding=binding, worker=worker)
 
 
 def framing_of(channel: OutboundChannel, by_lengths: bool) -> tuple[Framer, TimedSchedule | None]:
@@ -190,28 +190,37 @@ class ConnectionSource(WriterSource):
         schedule: TimedSchedule | None = None,
         *,
         admission: Admission | None = None,
-        unbind: Callable[[], None] = lambda: None,
+        binding: PathBinding | None = None,
         worker: str = "",
     ) -> None:
         """``listen`` opens a socket that does not block, and raises OSError or SourceError.
 
-        ``unbind`` gives up its path.
+        ``binding``: if it has a path.
         """
         super().__init__(label, framer, schedule, admission=admission or Admission(), worker=worker)
         self._listen = listen
-        self._unbind = unbind
+        self._binding = binding
+        if binding is not None:
+            self.nap = NAP_MAX_SECONDS
         self._listening: socket.socket | None = None
 
     def fileno(self) -> int | None:
         sock = self._writer or self._listening
         return None if sock is None else sock.fileno()
 
+    def has_news(self) -> bool:
+        return self._binding is not None and self._binding.is_lost
+
     def restart(self) -> None:
         super().restart()
+        self._close_listening()
+
+    def _close_listening(self) -> None:
         if self._listening is not None:
             self._listening.close()
             self._listening = None
-            self._unbind()
+            if self._binding is not None:
+                self._binding.remove()
 
     def _have_writer(self) -> bool:
         """Take the writer that waits, if it may send."""
@@ -221,7 +230,10 @@ class ConnectionSource(WriterSource):
             sock, address = self._listening.accept()
         except BlockingIOError:
             self.state = "waiting for a writer"
-            return False
+            if self._binding is None or not self._binding.look():
+                return False
+            self._close_listening()  # its path is lost, and nobody waits
+            return True
         except ConnectionError:  # it has gone already: accept(2)
             return True
         except OSError as error:

@@ -18,6 +18,7 @@ from mcastd.net.listeners import DatagramListener, listen_at_path, listen_udp
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.sources.at_path import PathBinding
 from mcastd.outbound.sources.received import CIRCLE, SENDER, TOO_LONG, Admission, ReceivedSource
+from mcastd.outbound.sources.source import NAP_MAX_SECONDS
 
 # Batches that are looked at in one read, where none of them has a datagram to send.
 BATCHES_AT_ONCE = 16
@@ -48,7 +49,7 @@ def open_unix(settings: UnixSource) -> ReceivedSource:
     """A source of ``kind = "unix"`` and ``type = "datagram"``."""
     binding = PathBinding(settings.path, settings.mode)
     return DatagramSource(
-        lambda: listen_at_path(str(settings.path), binding.bind), Admission(), unbind=binding.remove
+        lambda: listen_at_path(str(settings.path), binding.bind), Admission(), binding=binding
     )
 
 
@@ -63,15 +64,17 @@ class DatagramSource(ReceivedSource):
         admission: Admission,
         *,
         latency: float = 0.0,
-        unbind: Callable[[], None] = lambda: None,
+        binding: PathBinding | None = None,
     ) -> None:
-        """``listen`` opens the socket, and raises LinkError or SourceError; ``unbind`` gives up its path.
+        """``listen`` opens the socket, and raises LinkError or SourceError; ``binding``: if it has a path.
 
         What comes faster than every ``latency`` seconds gathers for that time.
         """
         super().__init__(admission)
         self._listen = listen
-        self._unbind = unbind
+        self._binding = binding
+        if binding is not None:
+            self.nap = NAP_MAX_SECONDS
         self._latency = latency
         self._listener: DatagramListener | None = None
         self._is_empty = False  # the last batch was all that there was
@@ -98,6 +101,9 @@ class DatagramSource(ReceivedSource):
     def returned_by(self) -> str:
         return self._guard.returned_by
 
+    def has_news(self) -> bool:
+        return self._binding is not None and self._binding.is_lost
+
     def read(self) -> Payloads:
         """Raises SourceError."""
         listener = self._listener
@@ -113,6 +119,9 @@ class DatagramSource(ReceivedSource):
             if self._is_empty:
                 listener.idle()
                 self._is_empty, self.gather = False, 0.0
+                if self._binding is not None and self._binding.look():  # nothing is left in the socket
+                    self.restart()
+                    self._listener = self._open()
                 break
         return ListPayloads()
 
@@ -128,7 +137,8 @@ class DatagramSource(ReceivedSource):
             self._listener = None
             listener.close()
             self._overflowed = self._overflowed[0] + listener.overflow(), None
-            self._unbind()
+            if self._binding is not None:
+                self._binding.remove()
         self._is_empty = False
         self.gather, self.state = 0.0, "not opened"
 
