@@ -89,6 +89,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (relays.heard, AmtRelaySettings),
     (relays.serving, AmtRelaySettings),
     (players.listening, GatewaySettings),
+    (players.joining, GatewaySettings),
     (players.playing, GatewaySettings),
     (linked.link, LinkSettings),
     (outputs.outputs, InboundSubscription),

@@ -61,6 +61,24 @@ def listening(subject: Subject[GatewaySettings], evidence: Evidence) -> Iterator
         )
 
 
+def joining(subject: Subject[GatewaySettings], evidence: Evidence) -> Iterator[Said]:
+    """Check that there are the interfaces on which groups are joined, once a player asks for them."""
+    setting, host = subject.settings.interface, evidence.host
+    named = setting if isinstance(setting, tuple) else (setting,) if setting else ()
+    if not (missing := host.missing(named)):
+        return
+    has_none = len(missing) == len(named)
+    have = ", ".join(sorted(one.name for one in host.interfaces.values())) or "none"
+    yield Finding(
+        "interface-missing",
+        Severity.BROKEN if has_none else Severity.WARNING,
+        f"there is no interface {', '.join(missing)}: {'no group is' if has_none else 'groups are not'}"
+        " joined there for players",
+        (f"interface of {subject.table}", f"interfaces: {have} (rtnetlink)"),
+        f"name another one in interface of {subject.table}; if it is to come, wait: mcastd does",
+    )
+
+
 def playing(subject: Subject[GatewaySettings], _: Evidence) -> Iterator[Said]:
     """Check that there are places for players, that what they ask for comes, and that they take it."""
     now = subject.now(GatewayStatus)

@@ -317,8 +317,8 @@ class Players:
             player.refuse(HttpRefusal(408, "the request takes too long"), now)
         else:
             self._counters.refused[SILENT] += 1
+            why = self._streams.silence(resource)
             self._release(fd, connection, now)
-            why = f"nothing comes to {resource.group} port {resource.port}"
             player.refuse(HttpRefusal(504, why), now)
         self._send(fd, now)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
@@ -20,7 +19,7 @@ from mcastd.gather import Gather
 from mcastd.ip import Address
 from mcastd.net.link import Receiver
 from mcastd.protocols import rtp
-from mcastd.protocols.gateway_paths import StreamResource
+from mcastd.protocols.gateway_paths import StreamResource, udp_path
 from mcastd.status import PlayedGroupStatus
 
 # Batches that are taken of one group before others have their turn.
@@ -59,11 +58,34 @@ class JoinedStream:
         self.received = 0  # datagrams
         self.received_bytes = 0
         self.not_rtp = 0  # datagrams without what was to be taken off
+        self.failure: LinkError | None = None  # why it is on no interface, as of the last look at the network
         self._came = 0  # datagrams, of the last time that some were taken
 
     @property
     def players_count(self) -> int:
         return sum(map(len, self.players.values()))
+
+    @property
+    def trouble(self) -> str:
+        """What keeps it from being received; "" if nothing does that shows here."""
+        return str(self.failure) if self.failure is not None else self.link.trouble or self.link.problem
+
+    def silence(self, *, without_rtp: bool) -> str:
+        """Why a player has got nothing of it."""
+        group, port, *_ = self.resource
+        if without_rtp and self.not_rtp:
+            return f"what comes to {group} port {port} is no RTP: ask for {udp_path(self.resource)}"
+        why = f": {self.trouble}" if self.trouble else ""
+        return f"nothing comes to {group} port {port}{why}"
+
+    def follow_network(self) -> None:
+        """Be where the network has it by now. Where that is nowhere, :attr:`failure` says why."""
+        try:
+            self.link.network_changed()
+        except LinkError as error:  # it is tried again when the network changes
+            self.failure = error
+        else:
+            self.failure = None
 
     def taken(self, now: float) -> Iterator[StreamPiece]:
         """What has come, as its players want it. Raises LinkError."""
@@ -142,6 +164,8 @@ class Streams:
     def enter(self, player: Player, resource: StreamResource, now: float) -> None:
         """Let a player have what comes from now on. Raises LinkError if it cannot be joined."""
         stream = self._by_key.get(_key_of(resource)) or self._join(resource, now)
+        if stream.failure is not None:
+            raise stream.failure
         stream.players[resource.without_rtp].add(player)
         stream.left_at = None
         self.deadline = min(self.deadline, now + stream.gather.limit)
@@ -152,6 +176,10 @@ class Streams:
             stream.players[resource.without_rtp].discard(player)
             stream.left_at = stream.left_at if stream.players_count else now
 
+    def silence(self, resource: StreamResource) -> str:
+        """Why a player of this has got nothing."""
+        return self._by_key[_key_of(resource)].silence(without_rtp=resource.without_rtp)
+
     # -- what comes
 
     def taken(self, now: float) -> Iterator[StreamPiece]:
@@ -161,7 +189,7 @@ class Streams:
         counters = self._counters
         for stream in self._by_key.values():
             if stream.link.retry_at is not None and now >= stream.link.retry_at:
-                _repair(stream)
+                stream.follow_network()
             if stream.left_at is not None and now >= stream.left_at + self._settings.linger:
                 self._part(stream)
                 continue
@@ -171,7 +199,7 @@ class Streams:
             except LinkError as error:
                 group, port = stream.resource.group, stream.resource.port
                 self._log.warning("group.failed", group=str(group), port=port, reason=str(error))
-                _repair(stream)
+                stream.follow_network()
             stream.rates.note(now, stream.received_bytes)
             counters.received += stream.received - before[0]
             counters.received_bytes += stream.received_bytes - before[1]
@@ -191,7 +219,7 @@ class Streams:
                 stream.link.set_receive_buffer(settings.receive_buffer)
             if settings.max_latency != before.max_latency:
                 stream.gather = Gather(settings.max_latency, first=settings.max_latency)
-            _repair(stream)
+            stream.follow_network()
 
     def close(self) -> None:
         for stream in self._by_key.values():
@@ -233,21 +261,16 @@ def _key_of(resource: StreamResource) -> StreamKey:
     return resource.group, resource.port, resource.sender
 
 
-def _repair(stream: JoinedStream) -> None:
-    with contextlib.suppress(LinkError):  # which its trouble tells, and it is tried again
-        stream.link.network_changed()
-
-
 def _listed(stream: JoinedStream, now: float) -> PlayedGroupStatus:
     seen, resource = stream.link.glance(), stream.resource
     return PlayedGroupStatus(
         group=str(resource.group),
         port=resource.port,
         sender="" if resource.sender is None else str(resource.sender),
-        interfaces=seen.interfaces,
+        interfaces=seen.interfaces if stream.failure is None else (),
         players=stream.players_count,
         received=stream.received,
         overflow=seen.overflow,
         age=None if stream.last is None else now - stream.last,
-        trouble=stream.link.trouble or stream.link.problem,
+        trouble=stream.trouble,
     )

@@ -66,6 +66,12 @@ def parse_path(path: str) -> Resource | None:
     return SubscriptionResource(name[1]) if (name := _NAME.fullmatch(path)) is not None else None
 
 
+def udp_path(stream: StreamResource) -> str:
+    """The path of a stream as it comes."""
+    words = [f"[{one}]" if one.version == 6 else str(one) for one in (stream.sender, stream.group) if one]
+    return f"/udp/{'@'.join(words)}:{stream.port}"
+
+
 def _stream(found: re.Match[str]) -> StreamResource:
     group, port = _address(found["group"]), int(found["port"])
     sender = None if found["sender"] is None else _address(found["sender"])

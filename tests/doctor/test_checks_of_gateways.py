@@ -57,6 +57,21 @@ def test_a_gateway_that_is_well() -> None:
     assert playing(counters=counters, served=6, groups=groups, players=listed) == [], "it was before"
 
 
+def test_where_groups_cannot_be_joined() -> None:
+    eth0 = Interface(2, "eth0", UP, 0, (ip_address("192.0.2.5"),))
+    evidence = Evidence(look=lambda: Host({2: eth0}, 0.0))
+
+    def found(interface: object) -> list[tuple[str, str]]:
+        said = players.joining(subject(settings={"interface": interface}), evidence)
+        return [(one.severity, one.what) for one in only_findings(said)]
+
+    assert found(None) == found("eth0") == found("192.0.2.5") == found("wg*") == []
+    assert found("eth9") == [("broken", "there is no interface eth9: no group is joined there for players")]
+    assert found(["eth0", "eth9"]) == [
+        ("warning", "there is no interface eth9: groups are not joined there for players")
+    ]
+
+
 def test_where_nobody_can_connect() -> None:
     (down,) = entrance(0)
     assert (down.cause, down.severity, down.fix) == ("gateway-unheard", "broken", "ip link set eth0 up")

@@ -109,6 +109,49 @@ def test_rtp_is_taken_off(gateway: Callable[..., Gateway]) -> None:
     assert tv.worker.status().counters.dropped["not-rtp"] == 2
 
 
+@pytest.mark.parametrize(
+    ("path", "other"),
+    [
+        ("/rtp/239.1.1.1:5004", "/udp/239.1.1.1:5004"),
+        ("/rtp/192.0.2.1@239.1.1.1:5004", "/udp/192.0.2.1@239.1.1.1:5004"),
+        ("/rtp/[2001:db8::1]@[ff15::1]:5004", "/udp/[2001:db8::1]@[ff15::1]:5004"),
+    ],
+)
+def test_what_is_no_rtp_is_told_of(gateway: Callable[..., Gateway], path: str, other: str) -> None:
+    tv = gateway(first_data=0.5, allow_groups=["239.1.0.0/16", "ff15::/16"])
+    with tv.ask(path) as player:
+        tv.link().deliver(b"no rtp")
+        status, body = whole(player)
+    assert status == 504
+    assert body.decode().endswith(f" port 5004 is no RTP: ask for {other}\n")
+
+
+def test_an_interface_that_goes_is_told_of_and_comes_back(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway(first_data=0.2, max_clients=9)
+    with tv.ask() as player:
+        link = tv.link()
+        tv.wait_for_players(1)
+        link.deliver(b"one")
+        assert read(player, 3, begun(player)[1]) == b"one"
+        link.error = LinkError("cannot use 239.1.1.1 on eth0", "no such interface", waits="waiting for it")
+        tv.reload()
+        (group,) = tv.worker.status().groups
+        assert (group.interfaces, group.trouble) == ((), str(link.error))
+        assert "no such interface" in tv.answer("/")[1].decode()
+        assert tv.answer() == (503, f"{link.error}\n".encode())
+        link.error = None
+        tv.reload()
+        (group,) = tv.worker.status().groups
+        assert (group.interfaces, group.trouble) == (("fake0",), "")
+        link.problem = "eth0 is down: nothing arrives there"
+        assert tv.answer() == (
+            504,
+            b"nothing comes to 239.1.1.1 port 5004: eth0 is down: nothing arrives there\n",
+        )
+        link.deliver(b"two")
+        assert read(player, 3) == b"two"
+
+
 def test_of_one_sender(gateway: Callable[..., Gateway]) -> None:
     tv = gateway()
     with tv.ask("/udp/192.0.2.1@239.1.1.1:5004"), tv.ask():
