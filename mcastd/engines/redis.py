@@ -35,6 +35,8 @@ COMMAND = b"*"
 _NAME = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
 # What a server says to an id that is not above all others of the key.
 NOT_ABOVE = "equal or smaller than the target stream top item"
+# An id that no stream takes, and how the refusal begins that says so (redis.io/docs/latest/commands/xadd).
+NO_ID, IS_NO_ID = "0-0", "ERR"
 
 
 class RedisEncoder(Encoder):
@@ -104,8 +106,17 @@ class RedisEngine(RedisConnection, Engine):
         self.greet(connection)
         self._asked.clear()
         last = self.require(connection, "XREVRANGE", self._key, "+", "-", "COUNT", 1)
+        self._require_writable(connection)
         self._floor, self._top = last_of(last, self._writer)
         return self._top
+
+    def _require_writable(self, connection: ServerConnection) -> None:
+        """That it takes entries is known before there is one: a replica answers all else, and another server
+        may be the primary. Raises SinkError.
+        """
+        said = self.answer_to(connection, "XADD", self._key, NO_ID, WRITER, self._writer)
+        if isinstance(said, resp.RespFailure) and said.code != IS_NO_ID:
+            raise self.refused(said)
 
     def send(self, messages: Sequence[KeptMessage]) -> None:
         if not all(message.startswith(COMMAND) for _, message in messages):

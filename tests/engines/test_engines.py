@@ -11,7 +11,7 @@ import pytest
 from support.scripted import Scripted
 
 from mcastd.engines.connected import EngineServer
-from mcastd.engines.engine import Engine, HandedOver, KeptStream
+from mcastd.engines.engine import REFUSED, Engine, HandedOver, KeptStream
 from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine
 from mcastd.engines.nats_connection import NatsLogin
 from mcastd.engines.redis import RedisEncoder, RedisEngine, id_of
@@ -22,6 +22,9 @@ from mcastd.net.server_connection import TlsFiles
 
 STREAM = KeptStream("239.255.9.7", 9190, "host/inbound/tv")
 INFO = b'INFO {"max_payload":1048576,"headers":true}\r\n'
+# What a primary says to an id that no stream takes; a replica does not look at it.
+IS_PRIMARY = b"-ERR The ID specified in XADD must be greater than 0-0\r\n"
+IS_REPLICA = b"-READONLY You can't write against a read only replica.\r\n"
 
 
 def nats(subject: str = "mcast.a", stream: KeptStream = STREAM) -> NatsEngine:
@@ -176,6 +179,19 @@ def test_redis_looks_for_a_message_under_the_key_that_it_was_made_for() -> None:
     assert connection.taken.startswith(b"*6\r\n$6\r\nXRANGE\r\n$3\r\nold\r\n")
 
 
+@pytest.mark.parametrize("said", [IS_REPLICA, b"-MISCONF Redis is configured to save RDB snapshots.\r\n"])
+def test_redis_knows_before_there_is_a_message_that_a_server_takes_none(said: bytes) -> None:
+    """Or it would be connected to again and again, and another one never be tried."""
+    engine = redis()
+    connection = connected(engine, [b"+PONG\r\n", b"*0\r\n", said])
+    with pytest.raises(SinkError, match=said.split()[0][1:].decode()) as refusal:
+        engine.begin(connection, EngineServer("redis://192.0.2.1", "192.0.2.1", 6379, is_encrypted=False))
+    assert refusal.value.reason == REFUSED
+    assert connection.taken.endswith(
+        b"*5\r\n$4\r\nXADD\r\n$1\r\na\r\n$3\r\n0-0\r\n$6\r\nwriter\r\n$15\r\nhost/inbound/tv\r\n"
+    )
+
+
 def endless(said: bytes) -> Iterator[bytes]:
     return itertools.repeat(said * ((1 << 18) // len(said)))
 
@@ -231,7 +247,7 @@ def test_redis_has_ids_that_ascend_also_when_the_clock_was_set_back(monkeypatch:
     # The same where the first was sent on another connection
     entry = b"*1\r\n*2\r\n$15\r\n2000000000000-7\r\n*2\r\n$6\r\nwriter\r\n$15\r\nhost/inbound/tv\r\n"
     again = redis()
-    connection = connected(again, [b"+PONG\r\n", entry])
+    connection = connected(again, [b"+PONG\r\n", entry, IS_PRIMARY])
     assert (
         again.begin(connection, EngineServer("redis://192.0.2.1", "192.0.2.1", 6379, is_encrypted=False)) == 7
     )

@@ -432,6 +432,30 @@ def test_a_key_that_another_program_writes_is_told(lab: Lab) -> None:
         wait_for(lambda: told in daemon.log.read_text(), "it is told")
 
 
+@pytest.mark.parametrize("lab", ["redis"], indirect=True)
+def test_the_server_that_becomes_the_primary_gets_what_comes_then(lab: Lab) -> None:
+    """The one before answers as well, as a replica, and is the first that is named."""
+    first = lab.server
+    second = RedisServer(
+        lab.host, lab.directory, "--replicaof", first.address, str(first.port), port=first.port + 1
+    )
+    assert isinstance(first, RedisServer)
+    first.start()
+    first.ask("CONFIG", "SET", "repl-diskless-sync-delay", "0")
+    second.start()
+    with lab.daemon(lab.config(servers=f'["{first.url}", "{second.url}"]')) as daemon:
+        lab.send(b"before")
+        wait_written(daemon, 1)
+        wait_for(lambda: len(second.kept(OF["redis"])) == 1, "the replica has it, too")
+        second.ask("REPLICAOF", "NO", "ONE")
+        first.ask("REPLICAOF", second.address, str(second.port))
+        lab.send(b"after")
+        output = wait_written(daemon, 2)
+        assert output["engine"]["server"] == second.url
+        assert output["counters"]["dropped"] == {}
+        assert [one.data for one in second.kept(OF["redis"])] == [b"before", b"after"]
+
+
 @pytest.mark.parametrize("trusted", [True, False])
 def test_by_tls_the_server_shows_who_it_is(lab: Lab, trusted: bool) -> None:
     made = certificates(lab.directory)
