@@ -317,7 +317,7 @@ class Players:
             player.refuse(HttpRefusal(408, "the request takes too long"), now)
         else:
             self._counters.refused[SILENT] += 1
-            why = self._streams.silence(resource)
+            why = self._streams.why_nothing(resource, player.since)
             self._release(fd, connection, now)
             player.refuse(HttpRefusal(504, why), now)
         self._send(fd, now)

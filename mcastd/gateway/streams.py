@@ -15,6 +15,7 @@ from mcastd.gateway.client_queue import StreamBlock
 from mcastd.gateway.pages import ShownGroup
 from mcastd.gateway.player import Player
 from mcastd.gateway.rates import RecentRates
+from mcastd.gateway.stream_start import is_transport_stream
 from mcastd.gather import Gather
 from mcastd.ip import Address
 from mcastd.net.link import Receiver
@@ -59,6 +60,7 @@ class JoinedStream:
         self.received_bytes = 0
         self.not_rtp = 0  # datagrams without what was to be taken off
         self.failure: LinkError | None = None  # why it is on no interface, as of the last look at the network
+        self.is_in_rtp = False  # a transport stream comes in RTP
         self._came = 0  # datagrams, of the last time that some were taken
 
     @property
@@ -70,13 +72,14 @@ class JoinedStream:
         """What keeps it from being received; "" if nothing does that shows here."""
         return str(self.failure) if self.failure is not None else self.link.trouble or self.link.problem
 
-    def silence(self, *, without_rtp: bool) -> str:
-        """Why a player has got nothing of it."""
-        group, port, *_ = self.resource
-        if without_rtp and self.not_rtp:
-            return f"what comes to {group} port {port} is no RTP: ask for {udp_path(self.resource)}"
-        why = f": {self.trouble}" if self.trouble else ""
-        return f"nothing comes to {group} port {port}{why}"
+    def why_nothing(self, since: float, *, without_rtp: bool) -> str:
+        """Why players could begin with nothing that has come since then: one sentence."""
+        what = f"{self.resource.group} port {self.resource.port}"
+        if self.last is None or self.last < since:
+            return f"nothing comes to {what}{f': {self.trouble}' if self.trouble else ''}"
+        if without_rtp and not self.is_in_rtp:
+            return f"what comes to {what} is no RTP: ask for {udp_path(self.resource)}"
+        return f"the transport stream of {what} has no table to begin at (PAT) yet"
 
     def follow_network(self) -> None:
         """Be where the network has it by now. Where that is nowhere, :attr:`failure` says why."""
@@ -99,16 +102,24 @@ class JoinedStream:
             self._came += count
             self.received += count
             self.received_bytes += batch.size
-            payloads = batch.payloads
-            for without_rtp, players in self.players.items():
-                if not players:
-                    continue
-                wanted = [*self._without_rtp(payloads)] if without_rtp else payloads
-                if data := b"".join(wanted):
-                    yield StreamPiece([*players], wanted, StreamBlock(data, len(wanted)))
+            if self.players_count:
+                yield from self._pieces(batch.payloads)
             if self.link.emptied:
                 break
         self.link.idle()
+
+    def _pieces(self, payloads: Sequence[bytes | memoryview]) -> Iterator[StreamPiece]:
+        """What came together, for those who have it with RTP, and for those who have it without.
+
+        A transport stream has nobody with RTP: in a stream of bytes its headers would be between packets.
+        """
+        if not rtp.is_rtcp(payloads[0]):
+            self.is_in_rtp = _is_in_rtp(payloads[0])
+        bare = [*self._without_rtp(payloads)] if self.players[True] or self.is_in_rtp else []
+        for without_rtp, players in self.players.items():
+            wanted = bare if without_rtp or self.is_in_rtp else payloads
+            if players and (data := b"".join(wanted)):
+                yield StreamPiece([*players], wanted, StreamBlock(data, len(wanted)))
 
     def _without_rtp(self, payloads: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
         """What the packets carry. Reports of RTP, which may share the port, and all else are left out."""
@@ -176,9 +187,9 @@ class Streams:
             stream.players[resource.without_rtp].discard(player)
             stream.left_at = stream.left_at if stream.players_count else now
 
-    def silence(self, resource: StreamResource) -> str:
-        """Why a player of this has got nothing."""
-        return self._by_key[_key_of(resource)].silence(without_rtp=resource.without_rtp)
+    def why_nothing(self, resource: StreamResource, since: float) -> str:
+        """Why a player of this could begin with nothing that has come since then: one sentence."""
+        return self._by_key[_key_of(resource)].why_nothing(since, without_rtp=resource.without_rtp)
 
     # -- what comes
 
@@ -255,6 +266,12 @@ class Streams:
         self._overflow_before += stream.link.load().overflow
         stream.link.close()
         self._log.info("group.left", group=str(stream.resource.group), port=stream.resource.port)
+
+
+def _is_in_rtp(payload: bytes | memoryview) -> bool:
+    """Return True if it is a packet of RTP that carries a transport stream."""
+    span = rtp.payload_span(payload)
+    return span is not None and is_transport_stream(payload[slice(*span)])
 
 
 def _key_of(resource: StreamResource) -> StreamKey:

@@ -63,7 +63,7 @@ def streams_of(path: Path) -> set[str]:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("path", ["/rtp/239.255.4.1:5004", "/bars"])
+@pytest.mark.parametrize("path", ["/rtp/239.255.4.1:5004", "/udp/239.255.4.1:5004", "/bars"])
 def test_ffmpeg_plays_without_an_error(tmp_path: Path, path: str) -> None:
     played = tmp_path / "played.ts"
     with serving(tmp_path) as host:

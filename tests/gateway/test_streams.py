@@ -88,3 +88,45 @@ def test_what_is_given_is_for_those_who_have_it_and_ends_with_the_last() -> None
     assert streams.count() == (1, 1)
     assert list(streams.taken(104.0)) == []
     assert (streams.count(), streams.deadline, link.closed) == ((0, 0), math.inf, True)
+
+
+TABLE_PACKET = b"\x47\x40\x00\x10" + bytes(184)  # of a PAT
+HEADER = b"\x80\x21\x00\x07" + bytes(8)  # of RTP
+REPORT = b"\x80\xc8\x00\x06" + bytes(24)  # of RTCP
+
+
+def test_a_transport_stream_in_rtp_is_had_without_it_however_it_is_asked_for() -> None:
+    """As players and playlists of udpxy and msd_lite expect it."""
+    streams, link, player = joined()
+    other = Player("192.0.2.2", 1000, 100.0)
+    streams.enter(other, RESOURCE._replace(without_rtp=True), 100.0)
+    block = StreamBlock(2 * TABLE_PACKET, 2)
+    for number, first in enumerate((HEADER + TABLE_PACKET, REPORT)):
+        link.deliver(first, HEADER + TABLE_PACKET, *[HEADER + TABLE_PACKET] * number)
+        pieces = [(one.players, one.block) for one in streams.taken(101.0 + number)]
+        assert pieces == [([player], block), ([other], block)]
+    for last in (HEADER + b"sound", TABLE_PACKET, HEADER + TABLE_PACKET[:-1]):
+        link.deliver(last)
+        got = [one.block.data for one in streams.taken(streams.deadline) if one.players == [player]]
+        assert got == [last], "what carries no transport stream goes as it comes"
+    streams.close()
+
+
+def test_it_is_said_why_players_have_got_nothing() -> None:
+    streams, link, _ = joined()
+    without = RESOURCE._replace(without_rtp=True)
+    streams.enter(Player("192.0.2.2", 1000, 100.0), without, 100.0)
+    assert streams.why_nothing(RESOURCE, 100.0) == "nothing comes to 239.1.1.1 port 5004"
+    link.deliver(TABLE_PACKET)
+    assert sum(one.block.datagrams for one in streams.taken(101.0)) == 1
+    assert (
+        streams.why_nothing(without, 100.0)
+        == "what comes to 239.1.1.1 port 5004 is no RTP: ask for it by /udp/"
+    )
+    assert "has no table to begin at" in streams.why_nothing(RESOURCE, 100.0)
+    assert streams.why_nothing(without, 101.5) == "nothing comes to 239.1.1.1 port 5004", "of late"
+    link.deliver(HEADER + TABLE_PACKET)
+    assert sum(one.block.datagrams for one in streams.taken(102.0)) == 2
+    assert "has no table to begin at" in streams.why_nothing(without, 100.0)
+    streams.close()
+    assert streams.why_nothing(RESOURCE, 100.0) == "nothing comes to 239.1.1.1 port 5004"
