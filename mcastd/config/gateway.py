@@ -101,6 +101,10 @@ class GatewaySettings(WorkerSettings):
     linger: Duration = Field(
         10.0, description="How long a group stays joined after its last player has gone, in seconds."
     )
+    rejoin_every: Period | None = Field(
+        None,
+        description="How often a group is left and joined again, in seconds, for networks with no querier.",
+    )
     receive_buffer: BufferSize = Field(
         4 << 20, description="The kernel's buffer of each group, for what is not read yet."
     )

@@ -54,6 +54,7 @@ class JoinedStream:
         self.link = link
         # By whether RTP is taken off.
         self.players: dict[bool, set[Player]] = {False: set(), True: set()}
+        self.joined_at = now  # monotonic seconds, the last time
         self.left_at: float | None = None  # monotonic seconds: when its last player went; None: it has some
         self.last: float | None = None  # monotonic seconds, of the last datagram
         self.received = 0  # datagrams
@@ -204,6 +205,9 @@ class Streams:
             if stream.left_at is not None and now >= stream.left_at + self._settings.linger:
                 self._part(stream)
                 continue
+            if now >= stream.joined_at + (self._settings.rejoin_every or math.inf):
+                stream.joined_at = now
+                stream.link.rejoin()
             before = stream.received, stream.received_bytes, stream.not_rtp
             try:
                 yield from stream.taken(now)

@@ -249,6 +249,10 @@ def test_a_burst_without_a_rate_and_a_group_that_is_left_all_the_time() -> None:
     assert advised({"burst": "2ms", "rate": "1Mbit"}) == set()
     assert advised(None, {"rejoin_every": "1us"}) == {"rejoin_every"}
     assert advised(None, {"rejoin_every": "2min"}) == set()
+    gateway = {"listen": "127.0.0.1:4022", "allow_groups": ["239.1.0.0/16"]}
+    for every, found in (("9s", ["rejoin_every"]), ("10s", [])):
+        config = Config.model_validate({"gateway": {"tv": gateway | {"rejoin_every": every}}})
+        assert [complaint.location[2] for complaint in advise(config)] == found
 
 
 @pytest.mark.parametrize(

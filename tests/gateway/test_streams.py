@@ -70,6 +70,17 @@ def test_a_reload_changes_how_long() -> None:
     streams.close()
 
 
+def test_a_group_is_joined_again_as_often_as_is_wanted() -> None:
+    streams, link, _ = joined()
+    assert list(streams.taken(1000.0)) == []
+    assert link.rejoins == 0, "never, unless it is said"
+    streams.follow(GatewaySettings.model_validate(TABLE | {"rejoin_every": 120}))
+    for now, count in ((1001.0, 1), (1120.9, 1), (1121.0, 2), (1121.5, 2)):
+        list(streams.taken(now))
+        assert link.rejoins == count
+    streams.close()
+
+
 def test_what_is_given_is_for_those_who_have_it_and_ends_with_the_last() -> None:
     streams, link, player = joined()
     other = Player("192.0.2.2", 1000, 100.0)

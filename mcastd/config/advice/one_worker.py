@@ -8,7 +8,7 @@ from typing import Any
 
 from mcastd.config.addresses import split_end
 from mcastd.config.advice.channels import OF_A_CHANNEL
-from mcastd.config.advice.subscriptions import OF_A_SUBSCRIPTION
+from mcastd.config.advice.subscriptions import OF_A_SUBSCRIPTION, restless
 from mcastd.config.gateway import GatewaySettings
 from mcastd.config.link import LinkSettings
 from mcastd.config.types import Advice
@@ -46,5 +46,5 @@ OF_ONE_WORKER: dict[str, tuple[Callable[[Any], Advice], ...]] = {
     "outbound": OF_A_CHANNEL,
     "inbound": OF_A_SUBSCRIPTION,
     "link": (_in_clear,),
-    "gateway": (_open_to_anybody, _shown_to_anybody),
+    "gateway": (_open_to_anybody, _shown_to_anybody, restless),
 }

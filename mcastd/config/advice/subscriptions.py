@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mcastd.config.addresses import means_several
 from mcastd.config.description import legs_of
+from mcastd.config.gateway import GatewaySettings
 from mcastd.config.inbound import GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.numbers import format_duration, format_size
 from mcastd.config.protocols import FluteInbound, RtpInbound
@@ -36,8 +37,8 @@ def _shallow(subscription: InboundSubscription) -> Advice:
         )
 
 
-def _restless(subscription: InboundSubscription) -> Advice:
-    every = subscription.rejoin_every
+def restless(settings: InboundSubscription | GatewaySettings) -> Advice:
+    every = settings.rejoin_every
     if every is not None and every < SELDOM_ENOUGH_SECONDS:
         yield (
             "rejoin_every",
@@ -94,7 +95,7 @@ def _one_way(subscription: InboundSubscription) -> Advice:
 OF_A_SUBSCRIPTION: tuple[Callable[[InboundSubscription], Advice], ...] = (
     _without_sources,
     _shallow,
-    _restless,
+    restless,
     _takes_unsigned,
     _legs_of_one_interface,
     _named_otherwise,
