@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 # Two senders are several for so long after the other was heard.
@@ -48,6 +49,8 @@ EXEMPT_SECONDS = 3600.0
 RETURN_SECONDS = 5.0
 # Payloads that are remembered at most, of each half.
 REMEMBERED_PAYLOADS = 1 << 16
+# Senders of which it is known what trials have shown, of each kind: of more the oldest are forgotten.
+REMEMBERED_SENDERS = 1024
 # Trials that are under way at a time.
 TRIALS_AT_ONCE = 4
 
@@ -198,10 +201,18 @@ class CircleGuard:
             self._returning[sender] = now
         else:
             self._proven[sender] = count, now
+            _forget_oldest(self._proven)
 
     def _acquit(self, sender: str, now: float) -> None:
         """It sends by itself what was on trial."""
         self._trials = {key: trial for key, trial in self._trials.items() if trial.sender != sender}
         self._proven.pop(sender, None)
-        self._exempt = {other: until for other, until in self._exempt.items() if until > now}
+        self._exempt.pop(sender, None)
         self._exempt[sender] = now + EXEMPT_SECONDS
+        _forget_oldest(self._exempt)
+
+
+def _forget_oldest(known: dict[str, Any]) -> None:
+    """Leave out the sender that came first, where there are too many: anybody can make some up."""
+    if len(known) > REMEMBERED_SENDERS:
+        del known[next(iter(known))]

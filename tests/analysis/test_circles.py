@@ -180,3 +180,22 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(2000):
         guard.sift([(FEEDER, 1), (BACK, 1)], [b"a%d" % number, b"b%d" % number], 0.001)
         assert max(len(guard._sent), len(guard._came)) <= 104
+
+
+@pytest.mark.parametrize("by_itself", [False, True])
+def test_senders_are_remembered_as_far_as_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, by_itself: bool
+) -> None:
+    """Whoever sends to a group can make up addresses: each repeats a payload, and then stops, or goes on."""
+    monkeypatch.setattr(circles, "REMEMBERED_SENDERS", 16)
+    relay, repeats = Relay(), 9
+    for number in range(40):
+        sender, payload, start = f"198.51.100.{number}", b"%d" % number, number * 0.2
+        arrivals = [(start + 0.001 * (1 + at), sender, payload) for at in range(repeats)]
+        later = [(start + 0.07, sender, payload)] if by_itself else []
+        relay.run([(start, FEEDER, payload), *arrivals, *later])
+    found = relay.guard._exempt if by_itself else relay.guard._proven
+    last = 39 if by_itself else 38  # that one is not over yet
+    assert len(found) == 16
+    assert [*found][-8:] == [f"198.51.100.{number}" for number in range(last - 7, last + 1)]
+    assert not relay.guard.returned_by
