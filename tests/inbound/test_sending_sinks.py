@@ -406,6 +406,40 @@ def test_a_name_is_resolved_aside_and_followed(
     assert {*asked} == {"tv.example.net"}
 
 
+def test_of_a_name_with_several_addresses_one_that_refuses_is_told_with_the_others(
+    receiver: Receiver, udp_sink: Callable[..., UdpSink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = receiver.port
+    receiver.close()
+    known = [ip_address("127.0.0.1"), ip_address("127.0.0.2")]
+    monkeypatch.setattr(host_name, "addresses_of", lambda _: known)
+    sink = udp_sink(f"tv.example.net:{port}")
+    ticked(sink, lambda: sink.destination is not None)
+    for payload in (b"1", b"2"):
+        sink.write(batch_of(payload))
+    status = sink.status()
+    assert status.error == (
+        f"cannot send to tv.example.net:{port}: 127.0.0.1 says connection refused; {status.way_out}"
+    )
+    assert (
+        status.way_out == "see whether something listens there, or name another of its addresses: 127.0.0.2"
+    )
+
+
+def test_of_a_name_with_several_addresses_one_without_a_way_is_passed_over(
+    receiver: Receiver, udp_sink: Callable[..., UdpSink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broadcast address is refused by connect(2), as one without a route is."""
+    known = [ip_address("255.255.255.255"), ip_address("127.0.0.1")]
+    monkeypatch.setattr(host_name, "addresses_of", lambda _: known)
+    monkeypatch.setattr(sending, "RETRY_SECONDS", 0.02)
+    sink = udp_sink(f"tv.example.net:{receiver.port}")
+    ticked(sink, lambda: sink.destination is not None)
+    sink.write(batch_of(b"1"))
+    assert receiver.receive() == b"1"
+    assert sink.problem == ""
+
+
 def test_a_name_server_that_hangs_is_said(
     receiver: Receiver, udp_sink: Callable[..., UdpSink], monkeypatch: pytest.MonkeyPatch
 ) -> None:

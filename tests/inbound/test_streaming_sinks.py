@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from support.wait import wait_for
 
 from mcastd import log
 from mcastd.config import OutputSettings, TcpOutput, TcpServerOutput, UdpOutput, UnixOutput
-from mcastd.inbound.sinks import Sink, StreamFacts, make_sink, stream
+from mcastd.inbound.sinks import Sink, StreamFacts, host_name, make_sink, stream, tcp
+from mcastd.ip import Address
+from mcastd.net import tcp_socket
 from mcastd.net.link import Batch, ListBatch, Origin
 
 SECTION, INTERFACE, PACKET = 0x0A0D0D0A, 1, 6  # blocks of pcapng
@@ -191,6 +194,33 @@ def test_what_comes_while_the_peer_is_away_is_held_for_it(output: MakeOutput) ->
         peer, _ = again.accept()
         with peer:
             assert read(peer, 3004)[:4] == b"held"
+
+
+def test_of_a_name_with_several_addresses_the_one_that_answers_is_connected_to(
+    output: MakeOutput, listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As localhost has two, and a program listens at one of them; without a pause, until all were tried."""
+    known = [ip_address(f"127.0.0.{number}") for number in (2, 3, 1)]
+    tried: list[str] = []
+
+    def connecting(to: Address, port: int) -> socket.socket:
+        tried.append(str(to))
+        return tcp_socket.connecting(to, port)
+
+    monkeypatch.setattr(host_name, "addresses_of", lambda _: known)
+    monkeypatch.setattr(tcp, "connecting", connecting)
+    monkeypatch.setattr(stream, "RETRY_SECONDS", 3600.0)
+    sink = output(TcpOutput(to=f"logs.example.net:{port_of(listening)}"))
+    sink.write(batch_of(b"held"))
+    ticked(sink, lambda: counted(sink) == (1, 0, {}))
+    peer, _ = listening.accept()
+    assert read(peer, 4) == b"held"
+    assert tried == ["127.0.0.2", "127.0.0.3", "127.0.0.1"]
+    peer.close()
+    listening.close()
+    ticked(sink, lambda: "connection refused" in sink.problem)
+    sink.tick(math.inf)
+    assert tried[3:] == ["127.0.0.1"], "all were tried: the others come after a pause"
 
 
 def test_a_peer_that_is_started_again_is_connected_again(output: MakeOutput) -> None:

@@ -29,6 +29,7 @@ class HostName:
         self.address: Address | None = None  # None: it is not known yet
         self._host = host
         self._is_name = False
+        self._found: list[Address] = []  # of the name, the best first
         self._asked: Future[list[Address]] | None = None
         self._asked_at = -math.inf  # monotonic seconds
         try:
@@ -45,9 +46,9 @@ class HostName:
             if (asked := self._asked) is not None:
                 if asked.done():
                     self._asked = None
-                    found = asked.result()
-                    if self.address not in found:
-                        self.address = found[0]
+                    self._found = asked.result()
+                    if self.address not in self._found:
+                        self.address = self._found[0]
                 elif self.address is None and now - self._asked_at > ANSWER_SECONDS:
                     raise TimeoutError(errno.ETIMEDOUT, "DNS does not answer")
             elif self._is_name and now >= self._due_at(is_well=is_well):
@@ -55,6 +56,22 @@ class HostName:
                 self._asked = begin(lambda: addresses_of(self._host), "resolve")
         except OSError as error:
             raise LinkError(f"cannot resolve {self._host}", reason_of(error)) from error
+
+    @property
+    def others(self) -> list[Address]:
+        """The other addresses that the name has."""
+        return [one for one in self._found if one != self.address]
+
+    def pass_over(self) -> bool:
+        """Take the next address of the name, since there is no way to this one.
+
+        Returns False if that is the best one again: all were tried.
+        """
+        if self.address not in self._found:
+            return False
+        at = (self._found.index(self.address) + 1) % len(self._found)
+        self.address = self._found[at]
+        return at > 0
 
     def look_at(self, *, is_well: bool) -> float:
         """When :meth:`follow` has something to do, in monotonic seconds; ``inf``: never."""

@@ -84,6 +84,10 @@ class StreamSink(Sink):
     def connected(self, sock: socket.socket) -> None:
         """A connection is there. Raises OSError."""
 
+    def has_other_way(self) -> bool:
+        """There is no way to connect. Return True if the next attempt takes another, and need not wait."""
+        return False
+
     def release(self) -> None:
         """The sink is closed: give up what :meth:`connect` needs."""
 
@@ -257,6 +261,7 @@ class StreamSink(Sink):
     def _break(self, error: OSError | LinkError | SinkError) -> None:
         """There is no connection, or no longer one."""
         was_connected = self._is_connected
+        goes_on = not was_connected and isinstance(error, OSError) and self.has_other_way()
         self._disconnect()
         if isinstance(error, OSError):
             reason = READER_GONE if was_connected else why_no_way(error.errno or 0)
@@ -265,7 +270,7 @@ class StreamSink(Sink):
         elif isinstance(error, LinkError):
             reason = why_no_way(error.errno)
             error = SinkError(error.what, error.cause, error.way_out, reason=reason, errno=error.errno)
-        if not was_connected:
+        if not was_connected and not goes_on:
             self._retry_at = clock.monotonic() + RETRY_SECONDS
         # A part of a record can be of no use to the next reader
         torn = self._queue.give_up_started()

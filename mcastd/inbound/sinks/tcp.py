@@ -28,6 +28,9 @@ class TcpSink(StreamSink):
         self._name.follow(is_well=False)
         return None if (address := self._name.address) is None else connecting(address, self._port)
 
+    def has_other_way(self) -> bool:
+        return self._name.pass_over()
+
     def connected(self, sock: socket.socket) -> None:
         be_watchful(sock)
 

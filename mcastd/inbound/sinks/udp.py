@@ -30,8 +30,13 @@ class UdpSink(SendingSink[UnicastSender]):
 
     def connect(self) -> UnicastSender | None:
         self._name.follow(is_well=False)
-        address = self._name.address
-        return None if address is None else UnicastSender(address, self._port, dscp=self._dscp)
+        if (address := self._name.address) is None:
+            return None
+        try:
+            return UnicastSender(address, self._port, dscp=self._dscp)
+        except LinkError:
+            self._name.pass_over()
+            raise
 
     def look(self, now: float) -> None:
         if self.destination is None:
@@ -60,4 +65,8 @@ class UdpSink(SendingSink[UnicastSender]):
             super().sent()
         elif refused_at != self._noted:
             self._noted = refused_at
-            self._account.drop(0, self.trouble(way.refusal, REFUSED, "see whether something listens there"))
+            cause, way_out = way.refusal, "see whether something listens there"
+            if others := self._name.others:  # nothing tells which of them is meant
+                cause = f"{way.to} says {cause}"
+                way_out += f", or name another of its addresses: {', '.join(map(str, others))}"
+            self._account.drop(0, self.trouble(cause, REFUSED, way_out))
