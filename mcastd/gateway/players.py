@@ -172,6 +172,8 @@ class Players:
     def follow(self, rules: PlayerRules, now: float) -> None:
         """Go by other rules. Those who may not have any more what they have are ended."""
         before, self._rules = self._rules, rules
+        if rules == before:  # the network has changed, which it may do often
+            return
         for fd, (sock, player, _) in [*self._by_fd.items()]:
             resource = player.resource
             may_have = rules.allows_client(ip_address(player.address)) and (

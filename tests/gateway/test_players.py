@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -17,6 +18,7 @@ from mcastd.gateway.interest import Interest
 from mcastd.gateway.players import Players
 from mcastd.gateway.rules import PlayerRules
 from mcastd.gateway.streams import Streams
+from mcastd.ip import Address
 from mcastd.net.fake import FakeReceiver
 
 TABLE = {"listen": "127.0.0.1:4022", "allow_groups": ["239.1.0.0/16"], "client_buffer": 4_000_000}
@@ -142,6 +144,24 @@ def test_one_that_has_gone_is_found_by_what_comes(room: Room) -> None:
     assert read(client, 8, begun(client)[1]) == b"beginone"
     assert (room.players.connections, room.counters.ended) == (1, {"gone": 1})
     assert (room.counters.sent, room.counters.received) == (3, 2)
+
+
+def test_players_are_looked_at_when_the_rules_are_others_and_not_whenever_the_network_is(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room.connect()
+    looked: list[Address] = []
+    monkeypatch.setattr(
+        PlayerRules, "allows_client", lambda self, address: looked.append(address) or self.title != "radio"
+    )
+    before = room.players._rules
+    room.players.follow(replace(before), room.now)
+    assert looked == []
+    room.players.follow(replace(before, title="other"), room.now)
+    assert looked == [HOST]
+    assert room.players.served == 1
+    room.players.follow(replace(before, title="radio"), room.now)
+    assert (room.players.served, room.counters.ended) == (0, {})
 
 
 def test_a_deadline_that_has_moved_on_is_none(room: Room) -> None:
