@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
-from urllib.parse import quote
 
 from mcastd.config import GatewaySettings
 from mcastd.gateway.overview import ShownDaemon
@@ -59,11 +58,11 @@ class PlayerRules:
 
     def allows_client(self, address: Address) -> bool:
         allowed = self.settings.allow_clients
-        return not allowed or any(address.version == one.version and address in one for one in allowed)
+        return not allowed or any(address in one for one in allowed)
 
     def allows_group(self, group: Address) -> bool:
         allowed = self.settings.allow_groups
-        is_allowed = any(group.version == one.version and group in one for one in allowed)
+        is_allowed = any(group in one for one in allowed)
         return is_allowed and not stays_on_link(group)
 
     def asked_for(
@@ -131,7 +130,7 @@ class PlayerRules:
         known_by_query = hmac.compare_digest(by_query.encode(), self.token.value)
         known_by_field = hmac.compare_digest(bearer.strip().encode(), self.token.value)
         if known_by_query:
-            return f"?token={quote(by_query)}"
+            return f"?token={by_query}"  # which has no character that has to be quoted
         if known_by_field and scheme.lower() == "bearer":
             return ""
         why = "a token is needed: ?token=TOKEN behind the path, or Authorization: Bearer TOKEN"

@@ -84,8 +84,8 @@ class Reader(HTMLParser):
 
 
 def test_what_people_see() -> None:
-    silent = group(group="239.1.1.2", sender="", players=2, age=None)
-    troubled = group(group="239.1.1.3", players=0, trouble="no such interface: eth7")
+    silent = group(sender="", players=2, age=None)
+    troubled = group(group="239.1.1.3", players=0, trouble="no such interface: eth7\x1b[2J")
     rates = (0.0, 4e6, 8.04e6)
     now = PlayedNow(9, (ShownGroup(group(overflow=1234), rates), ShownGroup(silent), ShownGroup(troubled)))
     read = Reader(start_page("tv", {"news": STREAM}, PREFIXES, now, "?token=a"))
@@ -96,8 +96,8 @@ def test_what_people_see() -> None:
         "news239.1.1.1 port 5004 of 192.0.2.17",
         "Any group of 239.1.0.0/16, ff15::/16 is had by",
         "239.1.1.1 port 5004 of 192.0.2.178.0 Mbit/s1,2343 s ago",
-        "239.1.1.2 port 500420none yet",
-        "239.1.1.3 port 5004 of 192.0.2.100no such interface: eth7",
+        "239.1.1.1 port 500420none yet",
+        "239.1.1.3 port 5004 of 192.0.2.100no such interface: eth7\\x1b[2J",
     ):
         assert text in read.text
     assert read.points == ["0,19.0 2,10.0 4,1.0"]
@@ -113,6 +113,8 @@ def test_browsers_ask_for_nothing_else() -> None:
     page = start_page("tv", {}, PREFIXES, PlayedNow(0, ()))
     assert '<link rel="icon" href="data:,">' in page, "or they would ask for /favicon.ico"
     assert "; img-src data:;" in POLICY[0]
+    assert POLICY[1] == "Referrer-Policy: no-referrer", "or others learn the token"
+    assert '<meta http-equiv="refresh" content="10">' in page, "as the manual says"
 
 
 def test_the_style_is_the_one_that_the_policy_allows() -> None:

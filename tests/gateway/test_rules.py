@@ -16,6 +16,7 @@ from mcastd.gateway.pages import PlayedNow
 from mcastd.gateway.player import REASONS
 from mcastd.gateway.players import REFUSALS
 from mcastd.gateway.rules import PlayerRefusal, PlayerRules, ServedPage
+from mcastd.gateway.subscriptions import Unplayable
 from mcastd.keytext import AccessToken
 from mcastd.protocols.gateway_paths import StreamResource
 from mcastd.protocols.http_request import HttpRefusal, HttpRequest, parse_request
@@ -79,6 +80,7 @@ def test_the_page_of_the_daemon_is_shown_where_that_is_wanted() -> None:
         ("/news", "tv.example.net.", 200, ""),
         ("/news", "192.0.2.5", 200, ""),
         ("/news", "[2001:db8::1]", 200, ""),
+        ("/news", "[::ffff:192.0.2.5]", 200, ""),
         ("/other", "tv", 404, ""),
         ("/udp/1.2.3.4:5", "tv", 400, ""),
     ],
@@ -104,12 +106,35 @@ def test_a_token_goes_before_all_but_the_name() -> None:
     assert refused.value.status == 421
     assert asked(of, f"/news?token={WORD}") == NEWS
     assert asked(of, "/news", f"Authorization: BEARER {WORD}") == NEWS
+    with pytest.raises(PlayerRefusal):
+        asked(of, "/news", f"Authorization: Basic {WORD}")
     playlist = asked(of, f"/playlist.m3u?x=1&token={WORD}", host="tv:80")
     assert isinstance(playlist, ServedPage)
     assert f"\nhttp://tv:80/news?token={WORD}\n".encode() in playlist.body
     bare = asked(of, "/playlist.m3u", f"Authorization: Bearer {WORD}", host="tv:80")
     assert isinstance(bare, ServedPage)
     assert b"\nhttp://tv:80/news\n" in bare.body
+
+
+def test_a_playlist_has_what_may_be_asked_for_and_nothing_else() -> None:
+    other = NEWS._replace(group=ip_address("239.2.1.7"))
+    of = replace(
+        rules(), subscriptions=lambda: {"news": NEWS, "other": other, "films": Unplayable("has files")}
+    )
+    for page, name in (("/playlist.m3u", "\nhttp://tv/{}\n"), ("/", 'href="/{}"')):
+        found = asked(of, page)
+        assert isinstance(found, ServedPage)
+        assert [one for one in ("news", "other", "films") if name.format(one) in found.body.decode()] == [
+            "news"
+        ]
+    of = rules(allow_clients=["192.0.2.0/24", "2001:db8::/32"])
+    for address, allowed in (
+        ("192.0.2.9", True),
+        ("2001:db8::9", True),
+        ("192.0.3.9", False),
+        ("::9", False),
+    ):
+        assert of.allows_client(ip_address(address)) is allowed
 
 
 PARTS = ("/", "udp", "rtp", "news", "playlist.m3u", "239.1.1.1", "[ff15::1]", ":5004", "@", "%2e", "?token=")

@@ -11,8 +11,8 @@ from mcastd.config import GatewaySettings
 from mcastd.counters import GatewayCounters
 from mcastd.gateway.client_queue import StreamBlock
 from mcastd.gateway.player import Player
-from mcastd.gateway.streams import FILLING_DATAGRAMS, StreamPiece, Streams
-from mcastd.net.fake import FakeReceiver
+from mcastd.gateway.streams import BATCHES_AT_ONCE, FILLING_DATAGRAMS, StreamPiece, Streams
+from mcastd.net.fake import BATCH_DATAGRAMS, FakeReceiver
 from mcastd.protocols.gateway_paths import StreamResource
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
@@ -120,6 +120,49 @@ def test_a_transport_stream_in_rtp_is_had_without_it_however_it_is_asked_for() -
         link.deliver(last)
         got = [one.block.data for one in streams.taken(streams.deadline) if one.players == [player]]
         assert got == [last], "what carries no transport stream goes as it comes"
+    streams.close()
+
+
+def test_what_came_is_counted_once_and_what_was_lost_with_a_group_stays_known() -> None:
+    counters = GatewayCounters()
+    link = FakeReceiver()
+    settings = GatewaySettings.model_validate(TABLE)
+    streams = Streams("gateway/tv", settings, lambda *_: link, counters)
+    without = RESOURCE._replace(without_rtp=True)
+    player = Player("192.0.2.1", 1000, 100.0)
+    streams.enter(player, without, 100.0)
+    for now, payloads in ((101.0, [b"no rtp", HEADER + b"one"]), (103.0, [b"none"]), (105.0, [])):
+        link.deliver(*payloads)
+        list(streams.taken(now))
+    assert (counters.received, counters.received_bytes, counters.dropped) == (3, 25, {"not-rtp": 2})
+    assert streams.last == 103.0
+    (shown,) = streams.shown(106.0)
+    assert (shown.status.received, shown.status.age) == (3, 3.0)
+    assert shown.rates == (8 * 25 / 3, 0.0)
+    link.dropped_by_kernel = 7
+    assert streams.overflow() == 7
+    streams.leave(player, without, 107.0)
+    list(streams.taken(108.0))
+    assert (link.closed, streams.overflow()) == (True, 7)
+
+
+def test_all_batches_that_have_come_are_taken_but_not_of_one_group_for_ever() -> None:
+    streams, link, _ = joined()
+    link.deliver(*[b"x"] * BATCH_DATAGRAMS * (BATCHES_AT_ONCE + 1))
+    taken = [piece.block.datagrams for piece in streams.taken(101.0)]
+    assert taken == [BATCH_DATAGRAMS] * BATCHES_AT_ONCE
+    assert [piece.block.datagrams for piece in streams.taken(102.0)] == [BATCH_DATAGRAMS]
+    streams.close()
+
+
+def test_a_group_follows_the_settings_and_what_was_refused_is_tried_again() -> None:
+    streams, link, _ = joined()
+    streams.follow(GatewaySettings.model_validate(TABLE | {"interface": "eth3", "receive_buffer": 1 << 21}))
+    assert (link.interface, link.receive_buffer, link.network_changes) == ("eth3", 1 << 21, 1)
+    link.retry_at = 200.0
+    for now, tries in ((199.9, 1), (200.0, 2)):
+        list(streams.taken(now))
+        assert link.network_changes == tries
     streams.close()
 
 
