@@ -11,10 +11,10 @@ import pytest
 from support.scripted import Scripted
 
 from mcastd.engines.connected import EngineServer
-from mcastd.engines.engine import REFUSED, Engine, HandedOver, KeptStream
+from mcastd.engines.engine import REFUSED, TOO_BIG, Engine, HandedOver, KeptStream
 from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine
 from mcastd.engines.nats_connection import NatsLogin
-from mcastd.engines.redis import RedisEncoder, RedisEngine, id_of
+from mcastd.engines.redis import OVERTAKEN, RedisEncoder, RedisEngine, id_of
 from mcastd.engines.redis_connection import RedisLogin
 from mcastd.errors import SinkError
 from mcastd.net.link import Origin
@@ -253,3 +253,76 @@ def test_redis_has_ids_that_ascend_also_when_the_clock_was_set_back(monkeypatch:
     )
     again.send([before, *after])
     assert [*again._asked] == [*engine._asked]
+
+
+def test_redis_leaves_the_id_of_what_the_server_may_have_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By that it is looked for; a new one gets an id above all others."""
+    now = [1_999_999_999_999_000_000]
+    monkeypatch.setattr("mcastd.engines.redis.time.time_ns", lambda: now[0])
+    messages = RedisEncoder("a", STREAM, None).encode(handed(b"1", b"2"), STREAM, [7, 9])
+    engine = redis()
+    entry = b"*1\r\n*2\r\n$15\r\n2000000000000-8\r\n*2\r\n$6\r\nwriter\r\n$15\r\nhost/inbound/tv\r\n"
+    server = EngineServer("redis://192.0.2.1", "192.0.2.1", 6379, is_encrypted=False)
+    assert engine.begin(connected(engine, [b"+PONG\r\n", entry, IS_PRIMARY]), server) == 8
+    engine.send(messages)
+    assert [id_of(message) for _, message in engine._asked] == [b"1999999999999-7", b"2000000000000-9"]
+
+
+def test_redis_encodes_no_earlier_time_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [2_000_000_000_000_000_000]
+    monkeypatch.setattr("mcastd.engines.redis.time.time_ns", lambda: now[0])
+    encoder = RedisEncoder("a", STREAM, None)
+    encoder.encode(handed(b"1"), STREAM, [7])
+    now[0] -= 3600 * 10**9
+    ((_, message),) = encoder.encode(handed(b"2"), STREAM, [8])
+    assert id_of(message) == b"2000000000000-8"
+
+
+def test_redis_tells_what_is_kept_what_was_before_and_what_is_overtaken() -> None:
+    engine = redis()
+    above = b"-ERR The ID specified in XADD is equal or smaller than the target stream top item\r\n"
+    there = b"*1\r\n*2\r\n$3\r\n1-8\r\n*0\r\n"
+    connected(engine, [b"$3\r\n1-7\r\n" + above + above, b"", there + b"*0\r\n"])
+    engine.send(RedisEncoder("a", STREAM, None).encode(handed(b"1", b"2", b"3"), STREAM, [7, 8, 9]))
+    answers = [engine.receive(), engine.receive()]
+    assert [(one.kept, one.duplicates) for one in answers] == [([7], 0), ([8], 1)]
+    assert answers[0].refused == []
+    ((number, reason, cause),) = answers[1].refused
+    assert (number, reason) == (9, OVERTAKEN)
+    assert cause == "another program writes a, too"
+
+
+def test_nats_leaves_out_what_is_longer_than_the_server_takes() -> None:
+    engine = nats()
+    connection = connected(engine, [])
+    engine.server, engine.max_payload = "nats://192.0.2.1", 400
+    messages = NatsEncoder("mcast.a", STREAM).encode(handed(b"1", bytes(400), b"3"), STREAM, [7, 8, 9])
+    engine.send(messages)
+    assert connection.taken == messages[0][1] + messages[2][1]
+    assert engine.receive().refused == [(8, TOO_BIG, "nats://192.0.2.1 takes no more than 400 bytes")]
+    assert engine.receive().refused == [], "it is told once"
+
+
+def test_nats_counts_what_was_kept_before_however_the_server_says_it() -> None:
+    engine = nats()
+    said = b'{"stream":"TV","seq":1,"batch":"x"%b}'
+    again = b',"duplicate":true'
+    connected(
+        engine,
+        [
+            answer(engine, b"7", said % again)
+            + answer(engine, b"8", said % b"")
+            + answer(engine, b"9", said % again)
+        ],
+    )
+    answers = engine.receive()
+    assert (answers.kept, answers.duplicates) == ([7, 8, 9], 2)
+
+
+def test_a_stream_that_takes_nothing_for_now_ends_the_connection_and_loses_nothing() -> None:
+    engine = nats()
+    full = {"error": {"code": 503, "err_code": 10077, "description": "maximum messages exceeded"}}
+    connected(engine, [answer(engine, b"7", json.dumps(full).encode())])
+    with pytest.raises(SinkError, match="does not take messages: maximum messages exceeded"):
+        engine.receive()
+    assert engine._refused == []

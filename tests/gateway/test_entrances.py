@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import resource
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +22,11 @@ from support.gateway import PATH, Gateway, begun, read, wait_for_group
 from support.host import Host, three_in_a_row
 from support.inside import inside
 from support.peer import Talker
+from support.ports import free_port
 from support.wait import wait_for
 
-from mcastd.gateway.entrances import RETRY_SECONDS
+from mcastd.gateway.entrances import RETRY_SECONDS, Entrances
+from mcastd.gateway.interest import Interest
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,24 @@ def test_while_none_can_be_accepted_players_stay_and_others_wait(
     refusals = [entry["reason"] for entry in logs if entry["event"] == "player.refused"]
     assert refusals == [said], "once for all attempts"
     assert [entry["event"] for entry in logs].count("players.accepted") == 1
+
+
+def test_an_end_that_somebody_has_is_tried_again() -> None:
+    interest = Interest()
+    interest.open()
+    entrances = Entrances("gateway/tv", interest, Counter())
+    ends = [f"127.0.0.1:{free_port()}"]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        entrances.open([*ends, taken], 100.0)
+        assert (entrances.ends, entrances.refused) == (tuple(ends), {taken: "address already in use"})
+    assert entrances.deadline == 100.0 + RETRY_SECONDS
+    entrances.tick(100.0 + RETRY_SECONDS - 0.01)
+    assert entrances.ends == tuple(ends)
+    entrances.tick(100.0 + RETRY_SECONDS)
+    assert (entrances.ends, entrances.refused, entrances.deadline) == ((*ends, taken), {}, math.inf)
+    entrances.close()
+    interest.close()
 
 
 def test_a_connection_that_is_no_more_costs_the_next_one_nothing(
