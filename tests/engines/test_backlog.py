@@ -76,7 +76,7 @@ def test_a_disk_that_fails_and_is_well_again(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("mcastd.clock.monotonic", lambda: now[0])
     assert backlog.add([]) == 0
     assert backlog.trouble is not None, "it is not tried again at once"
-    now[0] += backlogs.RETRY_SECONDS
+    now[0] += 1.0
     backlog.add([])
     assert backlog.trouble is None
     assert taken(backlog) == numbers + more[2:]
@@ -140,6 +140,7 @@ def test_what_was_taken_and_is_on_no_disk_is_known(tmp_path: Path, monkeypatch: 
     assert not any(map(backlog.is_kept, first)), "their file is given up"
     backlog.forget(second[-1])
     assert all(map(backlog.is_kept, fourth))
+    assert not backlog._unspooled, "what the engine has is forgotten"
     backlog.close()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,9 +18,10 @@ from support.wait import wait_for
 from mcastd import clock, log
 from mcastd.engines import hand_over as module
 from mcastd.engines import segments, transfer
-from mcastd.engines.backlog import BacklogBounds
+from mcastd.engines.backlog import Backlog, BacklogBounds
 from mcastd.engines.engine import Encoder, Engine, HandedOver, KeptStream, RefusedMessage, ServerAnswers
 from mcastd.engines.hand_over import HandOver, HandOverPlan
+from mcastd.engines.outcomes import Outcomes
 from mcastd.engines.segments import KeptMessage
 from mcastd.errors import SinkError
 from mcastd.net.link import Origin
@@ -275,6 +278,21 @@ def test_what_an_earlier_run_left_is_not_counted_as_of_this_one(server: Server, 
     assert again.look().written == 1
 
 
+def test_one_of_an_earlier_run_that_is_refused_is_not_counted_as_of_this_one(
+    server: Server, start: Start
+) -> None:
+    server.away = SinkError("cannot reach memory", "it sleeps", reason="unreachable")
+    handed = start()
+    handed.put(b"1")
+    handed.it.stop(clock.monotonic() + 0.05)
+    server.away, server.answers = None, lambda _, message: "too-big" if message != b"3" else ""
+    again = start()
+    again.put(b"2", b"3")
+    again.wait_written(1)
+    wait_for(lambda: again.it.picture.waiting == 0, "all")
+    assert (again.look().written, again.dropped) == (1, {"too-big": 1})
+
+
 def test_more_than_the_queue_holds_is_given_up(server: Server, start: Start, tmp_path: Path) -> None:
     """Its thread waits for the spool, which somebody else has."""
     first = start()
@@ -434,3 +452,53 @@ def test_a_fault_of_ours_is_shown(server: Server, start: Start) -> None:
     handed.put(b"1")
     handed.wait_written(1)
     wait_for(lambda: handed.it.picture.trouble is None, "all is well")
+
+
+def at_once(step: Callable[[], object], _: str) -> Future[object]:
+    """What would be done by a thread is done now."""
+    done = Future[object]()
+    try:
+        done.set_result(step())
+    except OSError as error:
+        done.set_exception(error)
+    return done
+
+
+def test_a_server_is_tried_at_longer_and_longer_times_until_it_takes_something(
+    server: Server, monkeypatch: pytest.MonkeyPatch, no_fd_leak: None
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    monkeypatch.setattr(transfer, "begin", at_once)
+    backlog = Backlog(BacklogBounds(1 << 20, 0, drop_oldest=False), None, 7)
+    one = transfer.Transfer(
+        "memory",
+        lambda: Memory(server),
+        backlog,
+        poll=select.poll(),
+        outcomes=Outcomes(),
+        log=log.get_logger(),
+        counted_from=7,
+    )
+
+    def attempt() -> float:
+        """Returns the seconds until the next one."""
+        now[0] = max(now[0], one.deadline(now[0]))
+        one.send()
+        return one.deadline(now[0]) - now[0]
+
+    server.away = OSError(errno.ECONNREFUSED, "")
+    assert [attempt() for _ in range(7)] == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    server.away, server.full = None, True
+    backlog.add([(7, b"news")])
+    attempt()
+    one.receive()
+    assert one.deadline(now[0]) - now[0] == 5.0, "it is connected to, and takes nothing"
+    server.full = False
+    attempt()
+    one.receive()
+    assert (server.kept, one.trouble) == ({7: b"news"}, None)
+    server.away = OSError(errno.ECONNRESET, "")
+    one.receive()
+    assert one.deadline(now[0]) - now[0] == 0.25
+    assert one.close() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,19 @@ def test_numbers_go_on_also_where_the_clock_was_set_back(path: Path, monkeypatch
     lost = Segments(path)
     assert (lost.known, lost.next) == (0, segments.NUMBERS)
     lost.close()
+
+
+def test_numbers_go_on_behind_what_is_there_also_where_nothing_is_known_of_it(
+    path: Path, no_fd_leak: None
+) -> None:
+    last = 2 * time.time_ns()
+    spool = Segments(path)
+    spool.append([(last, b"far ahead")])
+    spool.close()
+    (path / "known").unlink()
+    again = Segments(path)
+    assert again.next == last + 1
+    again.close()
 
 
 def test_it_has_one_user(path: Path, no_fd_leak: None) -> None:
