@@ -98,11 +98,13 @@ def test_what_comes_is_one_call_for_each_and_one_buffer_for_all(room: Room, send
     room.deliver(b"begin")
     assert [read(client, 5, begun(client)[1]) for client in clients] == [b"begin"] * 3
     sends.clear()
+    before = room.counters.sent_bytes
     room.deliver(b"one ", b"two ", b"three")
     assert sends == [b"one two three"] * 3
     assert all(data is sends[0] for data in sends)
     assert [read(client, 13) for client in clients] == [b"one two three"] * 3
     assert (room.counters.sent, room.counters.received) == (3 * 4, 4)
+    assert room.counters.sent_bytes - before == 3 * 13
     assert [one.sent for one in room.players.listed(room.now)] == [4] * 3
 
 
