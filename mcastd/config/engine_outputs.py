@@ -167,10 +167,10 @@ class RedisOutput(RedisServers, EngineOutput):
 
     @property
     def kept_in(self) -> str:
-        return "" if self.key == DEFAULT_KEY else self.key
+        return self.in_database("" if self.key == DEFAULT_KEY else self.key)
 
     def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
-        key = self.name_of(self.key, str(group), port)
+        key = self.in_database(self.name_of(self.key, str(group), port))
         return (("key", ProgramEnd("redis", *self.first_server, key)),)
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
 from mcastd.config.addresses import parse_end, split_end
 from mcastd.config.kinds import OfKind
+from mcastd.config.numbers import whole_number
 from mcastd.config.types import FilePath, SecretPlace, Switch
 from mcastd.config.words import show
 from mcastd.protocols.nats import is_subject
@@ -45,6 +46,7 @@ def _parse_user(value: object) -> str:
 
 Servers = Annotated[tuple[str, ...], PlainValidator(_parse_servers), PlainSerializer(list, when_used="json")]
 UserName = Annotated[str, PlainValidator(_parse_user)]
+Database = Annotated[int, PlainValidator(whole_number(0, 1 << 16))]
 StreamName = Annotated[str, PlainValidator(_parse_stream)]
 
 
@@ -54,6 +56,8 @@ class EngineServers(OfKind):
     # By the scheme of an URL: whether it means TLS.
     schemes: ClassVar[dict[str, bool]]
     default_port: ClassVar[int]
+    # What to do about an URL that has more than a server
+    beside: ClassVar[str] = ""
 
     servers: Servers
     user: UserName | None = Field(None, description="The user's name at the server.")
@@ -106,7 +110,7 @@ class EngineServers(OfKind):
             raise ValueError("has a user or password in its URL: give user, and password as a file")
         end = urlsplit(f"//{rest}").netloc or rest
         if rest.rstrip("/") != end:
-            raise ValueError(f"{show(url)} has more than a host and a port")
+            raise ValueError(f"{show(url)} has more than a host and a port{cls.beside}")
         if not end.rpartition(":")[2].isdigit() or (end.startswith("[") and end.endswith("]")):
             end = f"{end}:{cls.default_port}"
         return url, *split_end(parse_end(end)), cls.schemes[scheme]
@@ -159,11 +163,17 @@ class RedisServers(EngineServers):
 
     schemes: ClassVar[dict[str, bool]] = {"redis": False, "rediss": True}
     default_port: ClassVar[int] = 6379
+    beside: ClassVar[str] = "; give the number of a database as database"
 
     servers: Servers = Field(
         description='URLs of the servers, which are tried in turn: "redis://192.0.2.7:6379", or "rediss://NAME"'
         " with TLS."
     )
+    database: Database = Field(0, description="The number of the database that has the key (SELECT).")
+
+    def in_database(self, key: str) -> str:
+        """A key with its database before it, unless that is the first."""
+        return f"{self.database}/{key}" if self.database else key
 
 
 def _is_this_host(host: str) -> bool:

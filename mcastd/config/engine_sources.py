@@ -124,11 +124,11 @@ class RedisSource(RedisServers, EngineSource):
 
     @property
     def label(self) -> str:
-        return f"redis {self.first_end} {self.key}"
+        return f"redis {self.first_end} {self.in_database(self.key)}"
 
     @property
     def end(self) -> ProgramEnd:
-        return ProgramEnd("redis", *self.first_server, self.key)
+        return ProgramEnd("redis", *self.first_server, self.in_database(self.key))
 
     @model_validator(mode="after")
     def _start_of_one_that_is_made(self) -> RedisSource:

@@ -30,7 +30,7 @@ def written_twice(subscriptions: Mapping[str, InboundSubscription]) -> Iterator[
     """Outputs to a key of Redis that an earlier one writes, each with why: ids there only ascend."""
     first: dict[tuple[tuple[str, int], str], Writer] = {}
     for location, name, subscription, output in _outputs(subscriptions, RedisOutput):
-        key = output.name_of(output.key, str(subscription.group), subscription.port)
+        key = output.in_database(output.name_of(output.key, str(subscription.group), subscription.port))
         writer = Writer(f"inbound/{name}", output.label, key, (*location, "key"))
         places = [(end, key) for end in _ends(output)]
         other = next((first[place] for place in places if place in first), None)

@@ -178,7 +178,7 @@ def _nats_login(config: NatsServers) -> NatsLogin:
 
 
 def _redis_login(config: RedisServers) -> RedisLogin:
-    return RedisLogin(config.user or "", _secret(config, "password", config.password))
+    return RedisLogin(config.user or "", _secret(config, "password", config.password), config.database)
 
 
 def _secret(config: EngineServers, key: str, place: str | None) -> str:

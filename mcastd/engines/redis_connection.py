@@ -18,10 +18,11 @@ ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RedisLogin:
-    """Who asks. Nothing of it is shown anywhere."""
+    """Who asks, and in which database. Nothing of it is shown anywhere."""
 
     user: str = ""
     password: str = ""
+    database: int = 0
 
     def hidden_in(self, text: str) -> str:
         """A text of the server without the password, if it repeats that."""
@@ -47,6 +48,8 @@ class RedisConnection(Connected):
             words = [login.user, login.password] if login.user else [login.password]
             self.require(connection, "AUTH", *words)
         self.require(connection, "PING")
+        if login.database:
+            self.require(connection, "SELECT", login.database)
 
     def require(self, connection: ServerConnection, *words: bytes | str | int) -> resp.RespReply:
         """The answer to a command, while it may wait. Raises SinkError if it is refused."""

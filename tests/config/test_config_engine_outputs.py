@@ -39,6 +39,8 @@ def test_what_they_are_called_and_write() -> None:
     assert NatsOutput(**NATS, subject="tv.a").label == "nats 192.0.2.7:4222 TV/tv.a"
     assert other.label == "redis 192.0.2.7:6379"
     assert RedisOutput(**REDIS, key="tv").label == "redis 192.0.2.7:6379 tv"
+    assert RedisOutput(**REDIS, key="tv", database=2).label == "redis 192.0.2.7:6379 2/tv"
+    assert RedisOutput(**REDIS, database=3).label == "redis 192.0.2.7:6379 3/"
     assert (plain.needs_metadata, plain.paths()) == (True, ())
     (written,) = other.paths()
     assert (written.path, written.key) == (Path("/srv/spool"), "spool")
@@ -71,6 +73,8 @@ def test_what_they_are_called_and_write() -> None:
         ({**REDIS, "when_full": "block"}, "drop-newest"),
         ({**REDIS, "format": "lines"}, "raw"),
         ({**REDIS, "max_length": 0}, "1"),
+        ({**REDIS, "servers": "redis://192.0.2.7/2"}, "a port; give the number of a database as database"),
+        ({**REDIS, "database": -1}, "from 0 to"),
         ({**KAFKA, "topic": "news/{group}"}, "letters, digits, dots, _ and -"),
         ({**KAFKA, "topic": ".."}, "letters, digits, dots, _ and -"),
         ({**KAFKA, "servers": ["kafka://a", "kafka+ssl://b"]}, "all have TLS, or none"),

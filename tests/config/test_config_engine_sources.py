@@ -38,6 +38,12 @@ def subscription(output: str) -> str:
         ),
         (NatsSource, PLAIN, "nats 192.0.2.7:4222 tv.>", ("nats", "192.0.2.7", 4222, "tv.>", "")),
         (RedisSource, REDIS, "redis 192.0.2.7:6379 tv", ("redis", "192.0.2.7", 6379, "tv", "")),
+        (
+            RedisSource,
+            {**REDIS, "database": 2},
+            "redis 192.0.2.7:6379 2/tv",
+            ("redis", "192.0.2.7", 6379, "2/tv", ""),
+        ),
     ],
 )
 def test_what_they_are(
@@ -55,6 +61,7 @@ def test_what_they_are(
         'kind = "nats", servers = ["nats://a", "tls://b:9"], stream = "TV", consumer = "c", create = true',
         'kind = "nats", servers = "nats://a", subject = "tv.*", queue = "senders", token = "/etc/t"',
         'kind = "redis", servers = "rediss://a", key = "tv", group = "g", consumer = "c", field = "x"',
+        'kind = "redis", servers = "redis://a", key = "tv", group = "g", database = 2',
     ],
 )
 def test_they_are_written_as_they_were_read(loaded: Callable[[str], Config], source: str) -> None:

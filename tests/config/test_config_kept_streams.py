@@ -39,6 +39,7 @@ def nats(**settings: Any) -> dict[str, Any]:
     "tables",
     [
         of(redis(key="tv"), redis(key="tv")),
+        of(redis(key="tv", database=2), redis(key="tv", database=2)),
         of(redis(), redis(), group="239.255.1.9"),  # by two interfaces
         of(redis("192.0.2.7", "192.0.2.8", key="tv"), redis("192.0.2.8:6379", key="tv")),
         of(redis(key="mcast:239_255_1_2:9190"), redis()),
@@ -60,6 +61,7 @@ def test_a_key_of_redis_has_one_writer(tables: dict[str, Any]) -> None:
         of(redis(), redis()),
         of(redis("192.0.2.7", key="tv"), redis("192.0.2.8", key="tv")),
         of(redis("192.0.2.7", key="tv"), redis("192.0.2.7:6380", key="tv")),
+        of(redis(key="tv", database=2), redis(key="tv", database=3)),
         of(nats(subject="tv"), nats(subject="tv")),
     ],
 )

@@ -192,6 +192,20 @@ def test_redis_knows_before_there_is_a_message_that_a_server_takes_none(said: by
     )
 
 
+def test_redis_goes_to_its_database_once_it_is_let_in() -> None:
+    server = EngineServer("redis://192.0.2.1", "192.0.2.1", 6379, is_encrypted=False)
+    for database, words in (
+        (0, [b"AUTH", b"PING", b"XREVRANGE", b"XADD"]),
+        (7, [b"AUTH", b"PING", b"SELECT"]),
+    ):
+        engine = RedisEngine([], TlsFiles(), RedisLogin("", "x", database), key="a", stream=STREAM)
+        said = [b"+OK\r\n", b"+PONG\r\n", *([b"+OK\r\n"] if database else []), b"*0\r\n", IS_PRIMARY]
+        connection = connected(engine, said)
+        engine.begin(connection, server)
+        assert [word for word in connection.taken.split(b"\r\n") if word in words] == words
+        assert (b"SELECT\r\n$1\r\n7\r\n" in connection.taken) == bool(database)
+
+
 def endless(said: bytes) -> Iterator[bytes]:
     return itertools.repeat(said * ((1 << 18) // len(said)))
 
