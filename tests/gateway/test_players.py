@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 import socket
 from collections.abc import Iterator
@@ -146,6 +148,35 @@ def test_one_that_has_gone_is_found_by_what_comes(room: Room) -> None:
     assert read(client, 8, begun(client)[1]) == b"beginone"
     assert (room.players.connections, room.counters.ended) == (1, {"gone": 1})
     assert (room.counters.sent, room.counters.received) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.ECONNRESET, "gone"), (errno.EPIPE, "gone"), (errno.ETIMEDOUT, "unreachable")],
+)
+@pytest.mark.parametrize("call", ["send", "recv"])
+def test_why_a_stream_has_ended_is_counted(
+    room: Room, monkeypatch: pytest.MonkeyPatch, call: str, number: int, reason: str
+) -> None:
+    (_, ended), _ = room.connect(), room.connect()
+    room.deliver(b"begin")
+
+    def fails(sock: socket.socket, _: object) -> int:
+        if sock.fileno() == ended:
+            raise OSError(number, os.strerror(number))
+        return 3
+
+    with monkeypatch.context() as broken:
+        broken.setattr(socket.socket, call, fails)
+        if call == "send":
+            room.deliver(b"one")
+        else:
+            room.players.see_to(ended, select.POLLERR, room.now)
+    assert room.counters.ended == {reason: 1}
+    assert room.players.served == 1
+    room.players.close(room.now)
+    assert room.counters.ended == {reason: 1, "stopped": 1}
+    assert room.players.served == 0
 
 
 def test_players_are_looked_at_when_the_rules_are_others_and_not_whenever_the_network_is(
