@@ -23,6 +23,8 @@ class ProgramEnd(NamedTuple):
     port: int = 0  # of "unix" there is none
     name: str = ""  # of an engine, the subject or key, of what takes from it a pattern; "": it is not known
     stream: str = ""  # of "nats", that keeps the messages; "": any
+    # Of an engine: hosts and ports of its other servers, which have the same messages
+    others: tuple[tuple[str, int], ...] = ()
 
     @property
     def is_shared(self) -> bool:
@@ -41,18 +43,28 @@ class ProgramEnd(NamedTuple):
 
         Pure: names but those of this host, and which addresses it has beside the loopback's, are not known.
         """
-        if self.way != other.way or self.port != other.port:
+        if self.way != other.way:
             return False
+        if self.way in ENGINES:
+            return self._shares_a_server(other) and self._is_taken_by(other)
+        return self.port == other.port and self._leads_to_program(other)
+
+    def _leads_to_program(self, other: ProgramEnd) -> bool:
         if self.way == "tcp-server":  # who takes connects to who gives
             return ProgramEnd("tcp", *other[1:3]).leads_to(ProgramEnd("tcp", *self[1:3]))
-        if self.way in ENGINES:
-            return _same_host(self.host, other.host) and self._is_taken_by(other)
         if self.way == "unix":
             return os.path.normpath(self.host) == os.path.normpath(other.host)
         to, at = _address(self.host), ip_address(other.host)
         if to is None:
             return self.host.lower().rstrip(".") in OF_THIS_HOST and (at.is_loopback or at.is_unspecified)
         return to == at or (at.is_unspecified and to.is_loopback and to.version == at.version)
+
+    def _shares_a_server(self, other: ProgramEnd) -> bool:
+        return any(
+            port == its_port and _same_host(host, its_host)
+            for host, port in ((self.host, self.port), *self.others)
+            for its_host, its_port in ((other.host, other.port), *other.others)
+        )
 
     def _is_taken_by(self, other: ProgramEnd) -> bool:
         """Return True if what an engine gets here is surely among what it gives there."""

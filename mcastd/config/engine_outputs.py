@@ -141,7 +141,7 @@ class NatsOutput(NatsServers, EngineOutput):
 
     def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
         subject = self.name_of(self.subject, str(group), port)
-        return (("subject", ProgramEnd("nats", *self.first_server, subject, self.stream)),)
+        return (("subject", self.kept_at("nats", subject, self.stream)),)
 
     @model_validator(mode="after")
     def _subject_of_messages(self) -> NatsOutput:
@@ -171,7 +171,7 @@ class RedisOutput(RedisServers, EngineOutput):
 
     def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
         key = self.in_database(self.name_of(self.key, str(group), port))
-        return (("key", ProgramEnd("redis", *self.first_server, key)),)
+        return (("key", self.kept_at("redis", key)),)
 
 
 class KafkaOutput(EngineOutput):

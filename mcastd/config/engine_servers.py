@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
 from mcastd.config.addresses import parse_end, split_end
+from mcastd.config.ends import ProgramEnd
 from mcastd.config.kinds import OfKind
 from mcastd.config.numbers import whole_number
 from mcastd.config.types import FilePath, SecretPlace, Switch
@@ -77,12 +78,18 @@ class EngineServers(OfKind):
     @property
     def first_end(self) -> str:
         """The first server: an address or name and a port."""
-        host, port = self.first_server
+        host, port = self.ends[0]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
-    def first_server(self) -> tuple[str, int]:
-        return self.server_of(self.servers[0])[1:3]
+    def ends(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each server."""
+        return tuple(self.server_of(url)[1:3] for url in self.servers)
+
+    def kept_at(self, way: Literal["nats", "redis"], name: str, stream: str = "") -> ProgramEnd:
+        """What these servers keep under a name."""
+        first, *others = self.ends
+        return ProgramEnd(way, *first, name, stream, tuple(others))
 
     def in_clear(self) -> Iterator[tuple[str, str]]:
         """The keys of secrets that anybody on the way can read, and what to do about it."""

@@ -85,7 +85,7 @@ class NatsSource(NatsServers, EngineSource):
     def end(self) -> ProgramEnd:
         # What a consumer gives that others have made is not known
         known = self.subject or (">" if self.create else "")
-        return ProgramEnd("nats", *self.first_server, known, self.stream or "")
+        return self.kept_at("nats", known, self.stream or "")
 
     @model_validator(mode="after")
     def _stream_or_subject(self) -> NatsSource:
@@ -128,7 +128,7 @@ class RedisSource(RedisServers, EngineSource):
 
     @property
     def end(self) -> ProgramEnd:
-        return ProgramEnd("redis", *self.first_server, self.in_database(self.key))
+        return self.kept_at("redis", self.in_database(self.key))
 
     @model_validator(mode="after")
     def _start_of_one_that_is_made(self) -> RedisSource:

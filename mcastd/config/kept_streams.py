@@ -32,7 +32,7 @@ def written_twice(subscriptions: Mapping[str, InboundSubscription]) -> Iterator[
     for location, name, subscription, output in _outputs(subscriptions, RedisOutput):
         key = output.in_database(output.name_of(output.key, str(subscription.group), subscription.port))
         writer = Writer(f"inbound/{name}", output.label, key, (*location, "key"))
-        places = [(end, key) for end in _ends(output)]
+        places = [(end, key) for end in output.ends]
         other = next((first[place] for place in places if place in first), None)
         # The same output twice in one subscription is a complaint of its own
         if other is not None and other[:2] != writer[:2]:
@@ -51,7 +51,7 @@ def made_too_small(subscriptions: Mapping[str, InboundSubscription]) -> Iterator
     for location, name, subscription, output in _outputs(subscriptions, NatsOutput):
         subject = output.name_of(output.subject, str(subscription.group), subscription.port)
         writer = Writer(f"inbound/{name}", output.label, subject, (*location, "create"), output.create)
-        streams[_ends(output)[0], output.stream].append(writer)
+        streams[output.ends[0], output.stream].append(writer)
     for (_, stream), writers in streams.items():
         maker = next((one for one in writers if one.makes), None)
         other = next((one for one in writers if maker and one.under != maker.under), None)
@@ -71,10 +71,6 @@ def _outputs(
         for index, output in enumerate(subscription.output):
             if isinstance(output, kind):
                 yield ("inbound", name, "output", index), name, subscription, output
-
-
-def _ends(output: EngineOutput) -> list[tuple[str, int]]:
-    return [output.server_of(url)[1:3] for url in output.servers]
 
 
 def _for_all(subjects: Iterable[str]) -> str:

@@ -127,7 +127,7 @@ class GroupSettings(WorkerSettings):
         return False
 
     def hands_on(self) -> Iterable[tuple[Location, GroupEnd]]:
-        """Each group that what it receives is sent to, with its key in the worker's table."""
+        """Each group that what comes to it is sent to, with its key in the worker's table."""
         return ()
 
     def reaches(self) -> Iterable[tuple[Location, ProgramEnd]]:

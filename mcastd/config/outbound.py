@@ -189,8 +189,6 @@ class OutboundChannel(GroupSettings):
         return () if path is None else [(("announce", "sdp"), OutputPath(path, "sdp"))]
 
     def hands_on(self) -> Iterable[tuple[Location, GroupEnd]]:
-        if self.taken_at is None:
-            return
         for number, leg in enumerate(self.by_leg(), -1):
             key: Location = ("group",) if number < 0 else ("copies", number, "group")
             yield key, GroupEnd(leg.group, leg.port, leg.interface, self.loop)

@@ -153,11 +153,13 @@ class Config(Model):
         yield from written_twice(subscriptions)
         for name, why in wrong_standbys(self.link):
             yield ("link", name, "standby_of"), why
+        by_files: set[str] = set()
         for loop in loops(self.workers()):
+            by_files |= {loop.sender, loop.receiver}
             yield (*loop.sender.split("/"), *loop.key), f"{loop}; send to another group, or write elsewhere"
         for circle in circles(self.workers()):
-            where = "to another group" if circle.by_group else "elsewhere"
-            yield (*circle.worker.split("/"), *circle.key), f"{circle}; send {where}"
+            if circle.worker not in by_files:
+                yield (*circle.worker.split("/"), *circle.key), f"{circle}; {circle.way_out}"
 
     def _conflicts_of_ends(self, uses: dict[str, str]) -> Iterator[tuple[Location, str]]:
         """Sources that are sent to where something else is already, but for those of TCP (listeners.py).

@@ -154,10 +154,62 @@ def test_a_source_that_is_fed_by_what_it_sends_is_refused(
 ) -> None:
     found = refusal(channel(source) + subscription(output))
     assert (
-        f"inbound.back.output.{key}: what it sends comes back to it for ever: it is the source of outbound.tv"
+        f"inbound.back.output.{key}: what it sends comes back to it for ever: it is the source of"
+        f" outbound.tv, and sends on what it receives; give it another {key}, or outbound.tv another source"
         in found
     )
     assert "outbound.tv.group: what it sends comes back to it for ever" in found
+
+
+def test_any_server_in_common_makes_the_circle(
+    refusal: Callable[[str], str], loaded: Callable[[str], Config]
+) -> None:
+    """Servers are tried in turn, and have the same messages."""
+    source = 'kind = "nats", servers = ["nats://a", "nats://127.0.0.1:4223"], subject = "tv.>"'
+    for servers in ('["nats://b", "nats://a"]', '["nats://b", "nats://localhost:4223", "nats://c"]'):
+        output = NATS_BACK.replace('"nats://localhost"', servers)
+        assert "it is the source of outbound.tv" in refusal(channel(source) + subscription(output))
+    loaded(
+        channel(source) + subscription(NATS_BACK.replace('"nats://localhost"', '["nats://b", "nats://c"]'))
+    )
+
+
+BY_UDP = """
+[inbound.other]
+group = "239.4.4.4"
+port = 5004
+output = { kind = "udp", to = "localhost:5000" }
+[outbound.further]
+group = "239.5.5.5"
+port = 5004
+source = { kind = "udp", listen = "127.0.0.1:5000" }
+[inbound.last]
+group = "239.5.5.5"
+port = 5004
+output = { kind = "nats", servers = "nats://a", stream = "TV", subject = "tv.in" }
+"""
+
+
+def test_a_circle_by_two_engines_and_a_program(
+    refused: Callable[[str], list[str]], loaded: Callable[[str], Config]
+) -> None:
+    by_redis = subscription('kind = "redis", servers = "redis://b", key = "radio"') + (
+        '[outbound.on]\ngroup = "239.4.4.4"\nport = 5004\n'
+        'source = { kind = "redis", servers = "redis://b", key = "radio", group = "g" }\n'
+    )
+    source = 'kind = "nats", servers = "nats://a", subject = "tv.*"'
+    found = refused(channel(source) + by_redis + BY_UDP)
+    names = [
+        "outbound.tv.group",
+        "inbound.back.output.key",
+        "outbound.on.group",
+        "inbound.other.output.to",
+        "outbound.further.group",
+        "inbound.last.output.subject",
+    ]
+    assert sorted(line.split(": ")[1] for line in found) == sorted(names)
+    assert all("what it sends comes back to it for ever" in line for line in found)
+    loaded(channel(source.replace("tv.*", "tv.*.*")) + by_redis + BY_UDP)
 
 
 @pytest.mark.parametrize(

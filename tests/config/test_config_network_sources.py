@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mcastd.config import Config, OutboundChannel, TcpServerSource, UdpSource, UnixSource
+from mcastd.config import Config, TcpServerSource, UdpSource, UnixSource
 from mcastd.config.ends import ProgramEnd
 from mcastd.config.load import dump
 
@@ -194,6 +194,65 @@ def test_two_that_take_the_same(refusal: Callable[[str], str], loaded: Callable[
     assert 'source.path: "/run/mcastd/control" is already the control socket' in refusal(control)
 
 
-def test_a_channel_from_a_file_hands_nothing_on() -> None:
-    settings = {"group": "239.2.2.2", "port": 5004, "source": "/srv/news"}
-    assert [*OutboundChannel.model_validate(settings).hands_on()] == []
+FIFO = 'source = "/run/tv.fifo"\n'
+
+
+@pytest.mark.parametrize(
+    ("tables", "complaints"),
+    [
+        pytest.param(
+            channel(FIFO)
+            + subscription('kind = "group", group = "239.4.4.4", port = 5004')
+            + subscription('kind = "fifo", path = "/run/./tv.fifo"', name="forth", group="239.4.4.4"),
+            {
+                "outbound.tv.group": "inbound.back receives that group, and sends on what it receives; send"
+                " to another group",
+                "inbound.back.output.group": "inbound.forth receives that group, and sends on what it"
+                " receives; send to another group",
+                "inbound.forth.output.path": "it is the source of outbound.tv, and sends on what it receives;"
+                " write elsewhere",
+            },
+            id="a pipe and a group",
+        ),
+        pytest.param(
+            channel(FIFO)
+            + subscription('kind = "udp", to = "127.0.0.1:5000"')
+            + channel(UDP, name="radio", group="239.4.4.4")
+            + subscription('kind = "fifo", path = "/run/tv.fifo"', name="forth", group="239.4.4.4"),
+            {
+                "outbound.tv.group": "inbound.back receives",
+                "inbound.back.output.to": "it is the source of outbound.radio, and sends on what it receives;"
+                " send elsewhere",
+                "outbound.radio.group": "inbound.forth receives",
+                "inbound.forth.output.path": "it is the source of outbound.tv",
+            },
+            id="a pipe and a program",
+        ),
+    ],
+)
+def test_a_circle_of_which_a_file_is_a_part(
+    refused: Callable[[str], list[str]],
+    loaded: Callable[[str], Config],
+    tables: str,
+    complaints: dict[str, str],
+) -> None:
+    found = refused(tables)
+    for key, why in complaints.items():
+        assert any(f"{key}: what it sends comes back to it for ever: {why}" in line for line in found), key
+    assert len(found) == len(complaints)
+    loaded(tables.replace('path = "/run/', 'path = "/run/other/'))
+
+
+def test_a_circle_by_a_file_alone_is_told_once(refused: Callable[[str], list[str]]) -> None:
+    (line,) = refused(channel(FIFO) + subscription('kind = "fifo", path = "/run/tv.fifo"'))
+    assert "outbound.tv.source: what it sends comes back to it for ever" in line
+
+
+def test_what_describes_a_channel_is_none_of_what_it_sends(loaded: Callable[[str], Config]) -> None:
+    """Another channel may send that, and a group that comes back is no circle then."""
+    announced = channel(UDP, 'announce = { sdp = "/run/tv.sdp" }')
+    loaded(
+        announced
+        + channel('source = "/run/tv.sdp"\n', name="description", group="239.4.4.4")
+        + subscription('kind = "udp", to = "127.0.0.1:5000"', group="239.4.4.4")
+    )
