@@ -101,8 +101,8 @@ class CircleGuard:
 
     @property
     def returned_by(self) -> str:
-        """The sender that returns what is sent on; "" if none does."""
-        return next(iter(self._returning), "")
+        """The sender that returns what is sent on; "" if none does. For any thread."""
+        return next(iter([*self._returning]), "")  # a copy: the other thread may change it meanwhile
 
     def sift(
         self, senders: Sequence[tuple[str, int]], payloads: Sequence[bytes | memoryview], now: float

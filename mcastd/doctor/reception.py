@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mcastd.config import IpSource, OutboundChannel, UdpSource
+from mcastd.config import EngineSource, IpSource, OutboundChannel, UdpSource
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.quoting import command
@@ -48,8 +48,7 @@ def reception(subject: Subject[OutboundChannel], evidence: Evidence) -> Iterator
             f"what it sends comes back to its source by {now.returned_by}: it goes no further, or it would go"
             " in a circle for ever",
             (said, f"returned_by: {now.returned_by} (status)"),
-            f"name the other senders, without {now.returned_by}, in senders in source of {subject.table}; or"
-            " have that host send on another group",
+            _way_out_of_circle(subject, now.returned_by),
         )
     if not now.received and not now.overflow:
         firewall = f", and whether a firewall lets it through: {command('nft', 'list', 'ruleset')}"
@@ -60,6 +59,20 @@ def reception(subject: Subject[OutboundChannel], evidence: Evidence) -> Iterator
             (said, "received: 0 (status)"),
             f"see whether its sender runs, and sends there{firewall if isinstance(source, IpSource) else ''}",
         )
+
+
+def _way_out_of_circle(subject: Subject[OutboundChannel], returned_by: str) -> str:
+    settings = subject.settings
+    if isinstance(settings.source, EngineSource):
+        key = "subject" if settings.source.kind == "nats" else "key"
+        return (
+            f"have the outputs of {returned_by} hand over to another {key}, or not receive {settings.group};"
+            f" or take from another {key} in source of {subject.table}"
+        )
+    return (
+        f"name the other senders, without {returned_by}, in senders in source of {subject.table}; or have"
+        " that host send on another group"
+    )
 
 
 def _overflow(

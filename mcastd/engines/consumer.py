@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mcastd.engines.provenance import Provenance
+
 # Why a message is no datagram: reasons to drop it.
 TOO_LONG = "too-long"  # for any datagram of UDP
 AGAIN = "again"  # it was sent before, and its acknowledgement was lost
@@ -27,6 +29,7 @@ class TakenMessage(NamedTuple):
     defect: str = ""  # the reason to drop it; "": none
     size: int = 0  # bytes of the payload, if that was left out
     may_be_again: bool = False  # the server may have given it before
+    made_of: Provenance | None = None  # the datagram that an output has made it of
 
 
 class Consumer(ABC):

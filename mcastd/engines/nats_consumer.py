@@ -18,6 +18,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mcastd.engines import provenance
 from mcastd.engines.connected import EngineServer
 from mcastd.engines.consumer import TOO_LONG, Consumer, TakenMessage
 from mcastd.engines.nats_connection import (
@@ -272,4 +273,5 @@ class NatsSubscriber(_NatsMessages):
 
 def _taken(message: nats.NatsMessage, name: bytes) -> TakenMessage:
     defect = TOO_LONG if message.left_out else ""
-    return TakenMessage(name, message.payload, defect=defect, size=message.left_out)
+    made_of = provenance.of_headers(message.head) if message.head else None
+    return TakenMessage(name, message.payload, defect=defect, size=message.left_out, made_of=made_of)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mcastd.engines import provenance
 from mcastd.engines.connected import EngineServer
 from mcastd.engines.consumer import MALFORMED, TOO_LONG, TRIMMED, Consumer, TakenMessage
 from mcastd.engines.redis_connection import ANSWER_SECONDS, RedisConnection, RedisLogin
@@ -138,7 +139,8 @@ class RedisConsumer(RedisConnection, Consumer):
             return TakenMessage(name, b"", name, TOO_LONG, payload.size, may_be_again=again)
         if not isinstance(payload, bytes):
             return TakenMessage(name, b"", name, MALFORMED, may_be_again=again)
-        return TakenMessage(name, payload, name, may_be_again=again)
+        made_of = provenance.of_fields(fields)
+        return TakenMessage(name, payload, name, may_be_again=again, made_of=made_of)
 
     def tick(self, now: float) -> None:
         if READ not in self._answers or now < self.deadline:

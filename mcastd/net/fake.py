@@ -8,7 +8,7 @@ import math
 import os
 import select
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mcastd.bounded import Patience
@@ -17,6 +17,7 @@ from mcastd.ip import ANY_SOURCE, Address, SourceFilter
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.link import (
     Batch,
+    DatagramFlow,
     Glance,
     LegLink,
     ListBatch,
@@ -205,6 +206,9 @@ class FakeSender:
 
     def describe(self) -> SenderDescription:
         return SenderDescription("fake0", "192.0.2.9")
+
+    def flows(self) -> Sequence[DatagramFlow]:
+        return (DatagramFlow("192.0.2.9", 40009, "239.0.0.9", 5009),)
 
     def close(self) -> None:
         self.closed = True

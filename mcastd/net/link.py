@@ -34,6 +34,15 @@ class Origin(NamedTuple):
     ttl: int  # IPv4 TTL or IPv6 hop limit left; -1 if unknown
 
 
+class DatagramFlow(NamedTuple):
+    """Where datagrams come from and go to, as receivers see it. Addresses are text, without scope."""
+
+    source: str
+    source_port: int
+    group: str
+    port: int
+
+
 class Batch(Protocol):
     """Datagrams received together, oldest first. What it gives is valid until the next receive.
 
@@ -285,6 +294,9 @@ class Sender(Protocol):
 
     def describe(self) -> SenderDescription: ...
 
+    def flows(self) -> Sequence[DatagramFlow]:
+        """What leaves here, by each socket that it leaves by."""
+
     @property
     def carrier(self) -> bool:
         """Return True if the interface has a carrier. Without one the kernel takes datagrams, and only
@@ -331,6 +343,9 @@ class SenderAround:
 
     def describe(self) -> SenderDescription:
         return self._link.describe()
+
+    def flows(self) -> Sequence[DatagramFlow]:
+        return self._link.flows()
 
     @property
     def carrier(self) -> bool:

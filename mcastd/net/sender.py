@@ -6,7 +6,7 @@ import contextlib
 import errno
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mcastd.errors import CannotAskError, LinkError, SettingChange
@@ -15,6 +15,7 @@ from mcastd.net import _abi
 from mcastd.net.answers import take_answers
 from mcastd.net.burst import Burst
 from mcastd.net.interfaces import Host, as_address, look
+from mcastd.net.link import DatagramFlow
 from mcastd.net.payloads import Payloads
 from mcastd.net.sockets import refused
 from mcastd.net.source_address import route_out, source_address
@@ -107,6 +108,8 @@ class SocketSender:
                     way_out = f"ip -6 route add local {self._group} dev {self._way.interface}"
                 raise refused(error, what, self._group, self._setting, way_out) from error
             undo.pop_all()
+        source = str(self._way.source).partition("%")[0]
+        self._flows = (DatagramFlow(source, sock.getsockname()[1], str(self._group), self._port),)
         # Datagrams of the next call that receivers on this host have already: the network refused them
         self._heard = 0
         return sock
@@ -224,6 +227,9 @@ class SocketSender:
 
     def describe(self) -> SenderDescription:
         return SenderDescription(self._way.interface, str(self._way.source))
+
+    def flows(self) -> Sequence[DatagramFlow]:
+        return self._flows
 
     @property
     def sending(self) -> str:

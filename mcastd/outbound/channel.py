@@ -115,6 +115,7 @@ class Channel:
             self._apply()
             with closing(self._open_link(self._applied)) as link:
                 self._link, self._described = link, link.describe()
+                self._source.sends_by(link.flows)
                 self._announce()
                 if again:
                     context.taken_over()

@@ -11,7 +11,7 @@ from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError
-from mcastd.net.link import FULL_ERRNOS, Sender
+from mcastd.net.link import FULL_ERRNOS, DatagramFlow, Sender
 from mcastd.net.payloads import Payloads
 from mcastd.net.reopening import Reopened, some_failed
 from mcastd.outbound.outlet import NO_CARRIER
@@ -177,6 +177,9 @@ class Legs:
 
     def describe(self) -> SenderDescription:
         return self._open[0][1].describe()
+
+    def flows(self) -> Sequence[DatagramFlow]:
+        return [flow for _, link in self._open for flow in link.flows()]
 
     @property
     def carrier(self) -> bool:

@@ -49,6 +49,7 @@ class NatsMessage(NamedTuple):
     reply: bytes = b""  # the subject of an answer; b"": none is expected
     description: str = ""  # of the status, made fit to be shown
     left_out: int = 0  # bytes of a payload that is longer than is taken: then it is empty
+    head: bytes = b""  # its headers, from NATS/1.0 on
 
 
 class NatsLine(NamedTuple):
@@ -153,6 +154,7 @@ def _whole(about: _MessageLine, data: bytes) -> NatsMessage:
         about.subscription,
         about.reply,
         shown(status[2] or b"") if status else "",
+        head=data[: about.head],
     )
 
 

@@ -11,9 +11,12 @@ from support.wait import wait_for
 
 from mcastd import clock
 from mcastd.engines.consumer import AGAIN, MALFORMED, TOO_LONG, Consumer, TakenMessage
+from mcastd.engines.provenance import Provenance
 from mcastd.errors import SinkError, SourceError
-from mcastd.outbound.sources import consumed
+from mcastd.net.link import DatagramFlow
+from mcastd.outbound.sources import consumed, returned
 from mcastd.outbound.sources.consumed import ConsumedSource
+from mcastd.outbound.sources.received import CIRCLE
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS
 
 REASONS = TOO_LONG, AGAIN, MALFORMED
@@ -289,3 +292,76 @@ def test_news_are_looked_for_once_its_deadline_is_past(lab: Lab) -> None:
     assert not lab.source.has_news()
     lab.server.deadline = 0.0
     assert lab.source.has_news()
+
+
+OURS = DatagramFlow("10.9.0.2", 40_001, "239.1.1.1", 5004)
+BACK = "b/inbound/back"
+
+
+def handed(number: int, flow: DatagramFlow, writer: str = BACK) -> TakenMessage:
+    (message,) = messages(number)
+    return message._replace(made_of=Provenance(flow, writer))
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    found = [1000.0]
+    monkeypatch.setattr(clock, "monotonic", lambda: found[0])
+    return found
+
+
+def test_what_the_channel_has_sent_itself_goes_no_further(lab: Lab, now: list[float]) -> None:
+    lab.source.sends_by(lambda: [OURS])
+    others = [
+        OURS._replace(source="10.9.0.3"),
+        OURS._replace(source_port=40_002),  # another one of the same address, as of another site
+        OURS._replace(group="239.1.1.2"),
+        OURS._replace(port=5005),
+    ]
+    given = [handed(number, flow) for number, flow in enumerate([*others[:2], OURS, *others[2:]])]
+    lab.server.batches = [given]
+    with capture_logs() as logs:
+        assert lab.read() == [one.payload for one in given if one.made_of and one.made_of.flow != OURS]
+    assert lab.dropped() == {CIRCLE: 1}
+    assert [log["reason"] for log in logs if log["event"] == "message.dropped"] == [CIRCLE]
+    assert lab.source.returned_by == f"{BACK} (of 10.9.0.2)"
+    assert lab.source.trouble.startswith(f"{BACK} (of 10.9.0.2) sends back what is sent")
+    lab.source._note_gone(4)
+    assert lab.read() == []
+    assert sorted(lab.server.acknowledged) == [one.name for one in given], "that one is done with, too"
+    now[0] += 61
+    assert lab.source.returned_by == lab.source.trouble == ""
+
+
+def test_what_it_has_sent_before_its_socket_was_another_is_known(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(returned, "REMEMBERED_FLOWS", 2)
+    for port in (1, 2, 3):
+        lab.source.sends_by(lambda port=port: [OURS._replace(source_port=port)])  # type: ignore[misc]
+        lab.server.batches = [messages(port)]
+        assert lab.read() == [b"payload %d" % port]
+    lab.server.batches = [[handed(port, OURS._replace(source_port=port)) for port in (1, 2, 3)]]
+    assert lab.read() == [b"payload 1"], "the last ones are remembered"
+    assert lab.dropped() == {CIRCLE: 2}
+
+
+def test_by_a_longer_way_it_is_found_by_what_it_does(lab: Lab, now: list[float]) -> None:
+    """As by a second engine: the last socket on the way is of another host."""
+    last = DatagramFlow("10.9.0.3", 40_007, "239.4.4.4", 5004)
+    going: list[TakenMessage] = []  # what was sent on comes back soon
+    went = 0
+    for number in range(100):
+        now[0] += 0.01
+        lab.server.batches = [[*going, *messages(number)]]
+        sent = lab.read()
+        lab.source._note_gone(len(sent))
+        went += len(sent)
+        going = [handed(int(payload.split()[1]), last) for payload in sent]
+    assert lab.source.returned_by == f"{BACK} (of 10.9.0.3)"
+    dropped = lab.dropped()[CIRCLE]
+    lab.server.batches = [[*going, *messages(100)]]
+    assert lab.read() == [b"payload 100"], "each once"
+    lab.source._note_gone(1)
+    assert lab.dropped()[CIRCLE] == dropped + len(going)
+    assert went < 500

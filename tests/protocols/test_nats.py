@@ -26,8 +26,10 @@ READ = [
     NatsMessage(b"in.7", b"hello", subscription=1),
     NatsLine("MSG", b""),
     NatsMessage(b"in.8", b"", subscription=2, reply=b"reply"),
-    NatsMessage(b"in.9", b"hi", 503, 3),
-    NatsMessage(b"in.9", b"", 408, 4, b"to", "Request Timeout"),
+    NatsMessage(b"in.9", b"hi", 503, 3, head=b"NATS/1.0 503\r\nStatus: x\r\n\r\n"),
+    NatsMessage(
+        *(b"in.9", b"", 408, 4, b"to", "Request Timeout"), head=b"NATS/1.0 408 Request Timeout\r\n\r\n"
+    ),
 ]
 
 

@@ -25,8 +25,10 @@ from mcastd.engines.kinds import CONSUMERS
 from mcastd.errors import McastdError, SourceError, reason_of
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.log import get_logger
+from mcastd.net.link import DatagramFlow
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.outbound.sources.received import Admission, ReceivedSource
+from mcastd.outbound.sources.received import CIRCLE, Admission, ReceivedSource
+from mcastd.outbound.sources.returned import ReturnedMessages
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS
 from mcastd.printable import printable
 
@@ -49,7 +51,8 @@ def open_consumed(channel: OutboundChannel, _: OpenFilesOf | None = None, worker
     assert isinstance(settings, EngineSource)
     kind = CONSUMERS[type(settings)]
     name = f"{socket.gethostname()}/{worker}"
-    return ConsumedSource(settings.label, lambda: kind.consumer(settings, name), kind.reasons, worker)
+    reasons = (*kind.reasons, CIRCLE)
+    return ConsumedSource(settings.label, lambda: kind.consumer(settings, name), reasons, worker)
 
 
 class ConsumedPayloads(ListPayloads):
@@ -86,11 +89,19 @@ class ConsumedSource(ReceivedSource):
         self._done: list[TakenMessage] = []  # sent or dropped, and not acknowledged
         self._sent: dict[bytes, None] = {}  # identities of those that were sent last, in order
         self._told: set[str] = set()  # reasons that were logged since it is connected
+        self._returned = ReturnedMessages()
 
     @property
     def connected(self) -> str:
         consumer = self._consumer
         return "" if consumer is None else consumer.server
+
+    @property
+    def returned_by(self) -> str:
+        return self._returned.returned_by
+
+    def sends_by(self, flows: Callable[[], Sequence[DatagramFlow]]) -> None:
+        self._returned.sends_by(flows)
 
     def fileno(self) -> int | None:
         return None if self._consumer is None else self._consumer.fileno()
@@ -228,6 +239,10 @@ class ConsumedSource(ReceivedSource):
                 self._give_up(one, one.defect or TOO_LONG)
             else:
                 found.append(one)
+        if back := {*self._returned.sift(found, clock.monotonic())}:
+            for index in sorted(back):
+                self._give_up(found[index], CIRCLE)
+            found = [one for index, one in enumerate(found) if index not in back]
         return found
 
     def _give_up(self, message: TakenMessage, reason: str) -> None:

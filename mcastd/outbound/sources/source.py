@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from mcastd.net.link import DatagramFlow
 from mcastd.net.payloads import Payloads
 from mcastd.outbound.framing import Framer
 from mcastd.outbound.pacing import Schedule
@@ -93,6 +94,9 @@ class Source(ABC):
 
     def set_pace(self, rate: int | None, interval: float | None) -> None:
         """Take the channel's pace, which a reload may change: bits per second, or seconds a datagram."""
+
+    def sends_by(self, flows: Callable[[], Sequence[DatagramFlow]]) -> None:
+        """Learn how what it gives is sent, from who opens a link for it. ``flows`` may be asked by read()."""
 
     def has_news(self) -> bool:
         """Return True if read() may find something by now. For any thread, while the source is at rest."""

@@ -1,0 +1,71 @@
+"""What a channel does not send on, since it has sent it, and an output has handed that to the engine again.
+
+A message that an output of mcastd has made says of which datagram: one that a socket of this channel has sent
+was on its way round. By longer ways, as by two engines, nothing tells that; then it is found by what it does,
+see analysis/circles.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from mcastd import clock
+from mcastd.analysis.circles import RELEASE_SECONDS, CircleGuard
+from mcastd.engines.consumer import TakenMessage
+from mcastd.net.link import DatagramFlow
+
+# Who has made the messages that say nothing of a datagram.
+OTHERS = "another program"
+# Sockets of the channel that are known, when it has closed them: what they have sent may still be on its way.
+REMEMBERED_FLOWS = 64
+
+
+class ReturnedMessages:
+    """Of one channel. One thread sifts; any thread asks who returns what."""
+
+    def __init__(self) -> None:
+        self._flows: Callable[[], Sequence[DatagramFlow]] = tuple
+        self._own: dict[DatagramFlow, None] = {}  # the last ones, in order
+        self._guard = CircleGuard()
+        # Who has handed over what this channel had sent, and when that came last; replaced, never changed
+        self._returned: tuple[str, float] = "", -math.inf
+
+    def sends_by(self, flows: Callable[[], Sequence[DatagramFlow]]) -> None:
+        """``flows`` tells by which sockets messages are sent from now on."""
+        self._flows = flows
+
+    @property
+    def returned_by(self) -> str:
+        """Who sends back what is sent; "" if nobody does."""
+        who, at = self._returned
+        return who if clock.monotonic() - at <= RELEASE_SECONDS else self._guard.returned_by
+
+    def sift(self, messages: Sequence[TakenMessage], now: float) -> Sequence[int]:
+        """Returns the indices of those that come back."""
+        own = self._own_flows()
+        made_of = [one.made_of for one in messages]
+        back = [index for index, of in enumerate(made_of) if of is not None and of.flow in own]
+        if back:
+            self._returned = str(made_of[back[-1]]), now
+            gone = {*back}
+            left = [index for index in range(len(messages)) if index not in gone]
+        else:
+            left = [*range(len(messages))]
+        runs = groupby(made_of[index] for index in left)
+        senders = [(str(of) if of else OTHERS, len(list(run))) for of, run in runs]
+        go_on = self._guard.sift(senders, [messages[index].payload for index in left], now)
+        if go_on is None:
+            return back
+        stay = {left[index] for index in go_on}
+        return [index for index in range(len(messages)) if index not in stay]
+
+    def _own_flows(self) -> dict[DatagramFlow, None]:
+        own = self._own
+        for flow in self._flows():
+            if flow not in own:
+                own[flow] = None
+                if len(own) > REMEMBERED_FLOWS:
+                    del own[next(iter(own))]
+        return own
