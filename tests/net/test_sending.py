@@ -326,3 +326,17 @@ def test_ipv6_on_loopback_takes_a_route_to_this_host() -> None:
             assert wait_for(lambda: taken(receiver)) == [b"news"]
     finally:
         ip(f"-6 route del local {group} dev lo")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_leaves_is_known_as_it_is_received(wire: None, no_fd_leak: None, version: int) -> None:
+    group, port = GROUPS[version], free_port()
+    with (
+        contextlib.closing(SocketReceiver(group, port, interface="in0", metadata=True)) as receiver,
+        contextlib.closing(SocketSender(group, port, interface="out0")) as sender,
+    ):
+        assert sender.send(ListPayloads([b"x"])) == 1
+        assert select.select([receiver], [], [], 30)[0]
+        (origin,) = receiver.receive().origins
+        (flow,) = sender.flows()
+        assert flow == (origin.source, origin.port, str(group), port)
