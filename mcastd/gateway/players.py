@@ -16,7 +16,6 @@ import contextlib
 import math
 import select
 import socket
-from collections import Counter, defaultdict
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -28,6 +27,7 @@ from mcastd.gateway.client_queue import StreamBlock
 from mcastd.gateway.entrances import SHORTAGE
 from mcastd.gateway.interest import Interest
 from mcastd.gateway.pages import PlayedNow
+from mcastd.gateway.places import Places
 from mcastd.gateway.player import Player
 from mcastd.gateway.rules import GROUP, NAME, TOKEN, NameRefusal, PlayerRefusal, PlayerRules
 from mcastd.gateway.streams import StreamPiece, Streams
@@ -78,10 +78,7 @@ class Players:
         self._counters = counters
         self._by_fd: dict[int, Connection] = {}  # changed by the worker's thread alone; others copy it
         self._deadlines = Deadlines[int]()  # by descriptor
-        # Those without a stream, by host; of each the one that has been there longest comes first.
-        self._asking: defaultdict[Address, dict[int, None]] = defaultdict(dict)
-        self._asking_count = 0
-        self._served_of: Counter[Address] = Counter()  # by host: those who have one
+        self._places = Places()
 
     def __contains__(self, fd: int) -> bool:
         return fd in self._by_fd
@@ -100,7 +97,7 @@ class Players:
     @property
     def served(self) -> int:
         """Players that have a stream, or wait for its first datagram."""
-        return max(0, len(self._by_fd) - self._asking_count)
+        return max(0, len(self._by_fd) - self._places.asking)
 
     @property
     def connections(self) -> int:
@@ -117,15 +114,14 @@ class Players:
             self._counters.refused[CLIENT] += 1
             sock.close()
             return
-        if self._asking_count >= ASKING_MAX:
+        if self._places.asking >= ASKING_MAX:
             self._counters.refused[FULL] += 1
-            of_most = max(self._asking.values(), key=len)
-            self._drop(next(iter(of_most)), GONE, now)
+            self._drop(self._places.first_asking(), GONE, now)
         _watch_over(sock, self.settings.stall)
         fd, answered = sock.fileno(), self._counters.answered
         player = Player(str(address), self.settings.client_buffer, now, answered, fd)
         self._by_fd[fd] = connection = Connection(sock, player, host_of(address))
-        self._count_asking(fd, connection)
+        self._places.ask(fd, connection.host)
         self._settle(fd, player)
 
     def see_to(self, fd: int, events: int, now: float) -> None:
@@ -217,12 +213,14 @@ class Players:
 
     def _half_close(self, fd: int, now: float) -> None:
         """It has closed its direction of the connection: it is sent what it has asked for (RFC 9293 3.6)."""
-        player = self._by_fd[fd].player
+        _, player, host = self._by_fd[fd]
         has_all = player.ends and not len(player.queue)
         if player.is_half_closed or has_all or (player.request is None and not player.ends):
             self._drop(fd, GONE, now)
             return
         player.half_close(now)
+        if player.resource is not None:
+            self._places.half_close(fd, host)
         self._settle(fd, player)
 
     def _serve(self, fd: int, request: HttpRequest, now: float) -> None:
@@ -237,21 +235,32 @@ class Players:
         elif request.method == "HEAD":
             player.answer_head(now)
         else:
-            self._require_room(connection.host)
+            self._require_room(connection.host, now)
             try:
                 self._streams.enter(player, resource, now)
             except LinkError as error:
                 raise PlayerRefusal(503, str(error), NO_WAY) from error
             player.wait_for(resource, now + self.settings.first_data, now)
-            self._uncount_asking(fd, connection)
-            self._served_of[connection.host] += 1
+            self._places.serve(fd, connection.host)
 
-    def _require_room(self, host: Address) -> None:
-        if self.served >= self.settings.max_clients:
-            raise PlayerRefusal(503, f"{self.served} players are served, and no more", FULL)
-        if (of_host := self._served_of[host]) >= self.settings.max_per_address:
+    def _require_room(self, host: Address, now: float) -> None:
+        """Raises HttpRefusal if no more players are served, of this host or at all."""
+        settings, of_host = self.settings, self._places.served_of(host)
+        if of_host >= settings.max_per_address and not self._makes_way(now, host):
             where = "your address" if host.version == 4 else "your network"
             raise PlayerRefusal(429, f"{of_host} players of {where} are served, and no more", PER_ADDRESS)
+        if self.served >= settings.max_clients and not self._makes_way(now):
+            raise PlayerRefusal(503, f"{self.served} players are served, and no more", FULL)
+
+    def _makes_way(self, now: float, host: Address | None = None) -> bool:
+        """End a player that has closed its end, if there is one, of a host or of any.
+
+        It has gone as a rule, which only the answer to more data tells: who comes in its place is there now.
+        """
+        if (fd := self._places.first_half_closed(host)) is None:
+            return False
+        self._drop(fd, GONE, now)
+        return True
 
     def _add(self, player: Player, piece: StreamPiece, now: float) -> None:
         """Have it wait. Where something did before, the kernel says when there is room for more."""
@@ -332,7 +341,7 @@ class Players:
         self._release(fd, connection, now)
         self._count_dropped(connection.player)
         del self._by_fd[fd]
-        self._uncount_asking(fd, connection)
+        self._places.leave(fd, connection.host)
         self._interest.forget(fd)
         self._deadlines.set(fd, math.inf)
         if at_once:
@@ -342,15 +351,12 @@ class Players:
 
     def _release(self, fd: int, connection: Connection, now: float) -> None:
         """It has no stream any more."""
-        player, host = connection.player, connection.host
+        player = connection.player
         if (resource := player.resource) is None:
             return
         player.resource = None
         self._streams.leave(player, resource, now)
-        self._served_of[host] -= 1
-        if not self._served_of[host]:
-            del self._served_of[host]
-        self._count_asking(fd, connection)
+        self._places.release(fd, connection.host)
 
     # -- accounts
 
@@ -358,17 +364,6 @@ class Players:
         if (dropped := player.queue.dropped) != player.counted_dropped:
             self._counters.dropped[SLOW] += dropped - player.counted_dropped
             player.counted_dropped = dropped
-
-    def _count_asking(self, fd: int, connection: Connection) -> None:
-        self._asking[connection.host][fd] = None
-        self._asking_count += 1
-
-    def _uncount_asking(self, fd: int, connection: Connection) -> None:
-        of_host = self._asking[connection.host]
-        del of_host[fd]
-        self._asking_count -= 1
-        if not of_host:
-            del self._asking[connection.host]
 
 
 def _watch_over(sock: socket.socket, stall: float) -> None:

@@ -150,7 +150,7 @@ def a_second_player_of_its_address_asks(lab: Lab) -> Iterator[None]:
         with contextlib.suppress(OSError), asking(lab) as sock:
             sock.recv(4096)
 
-    with a_player_has_its_place(lab), meanwhile(ask, 0.5, "player"):
+    with a_player_has_its_place(lab), meanwhile(ask, 0.02, "player"):
         wait_for(lambda: status(lab).counters.refused.get("per-address"), "a refusal")
         yield
 

@@ -292,6 +292,58 @@ def test_one_address_has_not_all_places(gateway: Callable[..., Gateway]) -> None
     assert tv.worker.status().counters.refused == {"per-address": 1}
 
 
+def test_a_player_that_closes_and_comes_again_at_once_has_its_place(gateway: Callable[..., Gateway]) -> None:
+    """Only the answer to more data would tell that it has gone, and here comes none."""
+    tv = gateway(max_per_address=1)
+    with tv.ask() as player:
+        link = tv.link()
+        link.deliver(b"x")
+        assert begun(player)[0].startswith(b"HTTP/1.1 200 ")
+        assert tv.answer()[0] == 429, "while it is there"
+    for number in range(3, 53):
+        with tv.ask() as player:
+            wait_for(lambda number=number: tv.worker.status().counters.requests == number, "its request")
+            link.deliver(b"x")
+            assert begun(player)[0].startswith(b"HTTP/1.1 200 ")
+    assert tv.worker.status().counters.refused == {"per-address": 1}
+    assert len(tv.links) == 1
+
+
+@pytest.mark.parametrize(("limits", "status"), [({"max_per_address": 2}, 429), ({"max_clients": 2}, 503)])
+def test_one_that_has_closed_its_end_makes_way_before_anybody_is_refused(
+    gateway: Callable[..., Gateway], limits: dict[str, int], status: int
+) -> None:
+    """It may read on, and does so for as long as there is room; then it is the one that ends."""
+    tv = gateway(**limits)
+    with tv.ask() as first, tv.ask() as second:
+        link = tv.link()
+        tv.wait_for_players(2)
+        link.deliver(b"x")
+        begun(first)
+        begun(second)
+        second.shutdown(socket.SHUT_WR)
+        link.deliver(b"y")
+        assert read(second, 1) == b"y"
+        with tv.ask() as third:
+            assert drained(second) == b""
+            link.deliver(b"z")
+            begun(third)
+            assert tv.answer()[0] == status
+            assert read(first, 2) == b"yz"
+    wait_for(lambda: tv.worker.status().counters.ended == {"gone": 3}, "their end")
+
+
+def test_one_that_has_no_stream_makes_no_way(gateway: Callable[..., Gateway]) -> None:
+    """A connection that has got an answer holds no place that another one could have."""
+    tv = gateway(max_per_address=1)
+    with tv.ask() as player, tv.connect() as answered:
+        tv.link().deliver(b"x")
+        begun(player)
+        answered.sendall(b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        answered.shutdown(socket.SHUT_WR)
+        assert [tv.answer()[0] for _ in range(3)] == [429] * 3
+
+
 def test_of_those_who_do_not_ask_the_address_with_most_makes_room(
     gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
 ) -> None:
