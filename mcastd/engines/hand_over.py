@@ -106,7 +106,7 @@ class HandOver:
         self._encoder = plan.encoder(stream)
         self._transfer: Transfer | None = None  # None: the spool is not open
         self._open_at = 0.0  # of the spool, in monotonic seconds
-        self._spool_trouble: SinkError | None = None
+        self._spool_trouble: SinkError | None = None  # why it is not open
         self._thread = Thread(target=self._run, name="engine")
         try:
             self._thread.start()
@@ -235,9 +235,8 @@ class HandOver:
                 self._log.exception("output.crashed")
                 self._outcomes.drop(len(some), self._crashed())
         dropped = backlog.add(messages, self.counted_from or 0) if messages or backlog.trouble else 0
-        self._look_at_spool(backlog)
         if dropped:
-            self._outcomes.drop(dropped, self._spool_trouble or self._full(transfer))
+            self._outcomes.drop(dropped, self._of_backlog(backlog) or self._full(transfer))
 
     def _open(self) -> Transfer | None:
         """Open the spool. Returns None if that cannot be done now."""
@@ -280,8 +279,7 @@ class HandOver:
             trouble = self._spool_trouble
             self.picture = HandOverPicture(trouble=trouble)
         else:
-            self._look_at_spool(transfer.backlog)
-            trouble = self._spool_trouble or transfer.trouble
+            trouble = self._of_backlog(transfer.backlog) or transfer.trouble
             self.picture = HandOverPicture(
                 server=transfer.server,
                 trouble=trouble,
@@ -294,8 +292,8 @@ class HandOver:
         if (trouble is None) is not (before is None) or str(trouble) != str(before):
             self.told.ring()
 
-    def _look_at_spool(self, backlog: Backlog) -> None:
-        self._spool_trouble = None if backlog.trouble is None else self._of_spool(backlog.trouble)
+    def _of_backlog(self, backlog: Backlog) -> SinkError | None:
+        return None if backlog.trouble is None else self._of_spool(backlog.trouble)
 
     def _of_spool(self, error: OSError) -> SinkError:
         what = f"cannot use the spool {self._plan.spool}"
