@@ -82,6 +82,7 @@ ROWS: dict[str, Callable[[Bench], list[report.Result]]] = {
     "ts-checks": rows_analysis.checks,
     "links": rows_links.links,
     "engines": rows_engines.engines,
+    "engine-sources": rows_engines.taken,
 }
 
 

@@ -25,6 +25,9 @@ SIZE = 1316
 BATCH = 256
 SUBJECT = "bench.of.peers"
 STREAM = KeptStream("239.255.9.7", 9190, "bench/inbound/tv")
+KEPT_STREAM = "BENCH"
+# Under what ``mcastd`` keeps them.
+KEPT = {"nats": "bench.239_255_9_7.9190", "redis": "mcast:239_255_9_7:9190"}
 # As many wait at most: a queue that is full would drop some.
 WAITING_MAX = 8 * BATCH
 PAYLOAD = bytes(SIZE)
@@ -35,7 +38,7 @@ def mcastd(url: str, count: int, *, spool: bool) -> None:
         keys = {"servers": url, "queue": "64MiB", "spool": f"{directory}/spool" if spool else None}
         settings: EngineOutput
         if url.startswith("nats"):
-            settings = NatsOutput(**keys, stream="BENCH", subject="bench.{group}.{port}")
+            settings = NatsOutput(**keys, stream=KEPT_STREAM, subject="bench.{group}.{port}")
         else:
             settings = RedisOutput(**keys)
         handed = HandOver(plan_of(settings), STREAM, log.get_logger())
