@@ -32,8 +32,9 @@ GOAL = 100_000
 # Of the library's rate.
 TIMES = 3.0
 PEERS = {"nats": "nats-py", "redis": "redis-py"}
-# CPU of what is taken, of the library's.
-TAKEN_GOAL = 0.5
+# CPU of what is taken, of the library's. Redis answers with each entry in some twenty strings, which both
+# read in Python.
+TAKEN_GOALS = {"nats": 0.5, "redis": 1.0}
 # What is measured begins with this part of the messages: before it the connection is made.
 WARM_UP = 0.1
 # Between two looks at how many have come, and how long is waited for the next one, in seconds.
@@ -130,7 +131,7 @@ def _taken_result(bench: Bench, kind: str) -> Result:
         f"taken of {kind}, {SIZE} B, sent and acknowledged",
         samples,
         [
-            at_most(f"CPU of {peer}", less, TAKEN_GOAL),
+            at_most(f"CPU of {peer}", less, TAKEN_GOALS[kind]),
             Check("nothing lost", f"{lost:.0f} lost", not lost),
         ],
         cpu=middle(samples, "mcastd", "cpu"),
