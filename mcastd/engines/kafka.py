@@ -27,14 +27,12 @@ from mcastd.engines.engine import (
     REFUSED,
     TOO_BIG,
     UNREACHABLE,
-    Encoder,
     Engine,
-    HandedOver,
     KeptStream,
     RefusedMessage,
     ServerAnswers,
-    by_origin,
 )
+from mcastd.engines.kafka_records import KafkaRecord, number_of
 from mcastd.engines.segments import KeptMessage
 from mcastd.errors import SinkError
 from mcastd.net.server_connection import TlsFiles
@@ -54,9 +52,6 @@ LOOK_SECONDS = 0.1
 LINGER_MILLISECONDS = 5
 # So many records of the partition are looked through for the last one of ours: others may be behind it.
 LOOK_BACK_RECORDS = 10_000
-# What a message in the backlog begins with, and how many parts it has: see KafkaEncoder.
-_MARK = b"kafka"
-_PARTS = 10
 # What the library adds to what it says, and is another at each attempt.
 _AFTER = re.compile(r" \(after [^()]*\)")
 
@@ -76,50 +71,6 @@ class KafkaPlace(NamedTuple):
     servers: Sequence[str]  # hosts with ports: any of them leads to all
     is_encrypted: bool  # with TLS
     topic: str
-
-
-class KafkaEncoder(Encoder):
-    """What a record has of each datagram, with NUL between its parts, and the payload at its end."""
-
-    def __init__(self, topic: str) -> None:
-        self._topic = topic
-
-    def encode(self, taken: HandedOver, stream: KeptStream, numbers: Sequence[int]) -> list[KeptMessage]:
-        found: list[KeptMessage] = []
-        for origin, rows in by_origin(taken, numbers):
-            sender = origin.source, str(origin.port), str(origin.ttl)
-            words = self._topic, stream.writer, stream.group, str(stream.port), *sender
-            head = b"\0".join([_MARK, *map(str.encode, words), b""])
-            found += [(number, b"%b%d\0%b" % (head, stamp, payload)) for number, payload, stamp in rows]
-        return found
-
-
-class KafkaRecord(NamedTuple):
-    """A message, as a server gets it."""
-
-    topic: str
-    writer: bytes
-    time: int  # kernel receive timestamp in nanoseconds since the epoch, 0 if unknown
-    headers: list[tuple[str, bytes]]
-    payload: bytes
-
-    @classmethod
-    def of(cls, number: int, message: bytes) -> KafkaRecord:
-        """Raises ValueError if it is none of :class:`KafkaEncoder`."""
-        parts = message.split(b"\0", _PARTS - 1)
-        if len(parts) != _PARTS or parts[0] != _MARK:
-            raise ValueError("it is no message for Kafka")
-        _, topic, writer, group, port, sender, sender_port, ttl, time, payload = parts
-        headers = [
-            ("id", b"%b/%d" % (writer, number)),
-            ("group", group),
-            ("port", port),
-            ("sender", sender),
-            ("sender_port", sender_port),
-            ("ttl", ttl),
-            ("time", time),
-        ]
-        return cls(topic.decode(), writer, int(time), headers, payload)
 
 
 class KafkaEngine(Engine):
@@ -162,8 +113,13 @@ class KafkaEngine(Engine):
         try:
             count = self._count_partitions(self._place.topic)
             known = self._last_number(kafka, settings, self._partition(count))
-            self._bell = Bell()
-            Thread(target=self._listen, name="engine-kafka", args=(self._producer, self._bell)).start()
+            bell = Bell()
+            try:
+                Thread(target=self._listen, name="engine-kafka", args=(self._producer, bell)).start()
+            except RuntimeError:
+                bell.close()
+                raise
+            self._bell = bell
         except BaseException:
             self.close()
             raise
@@ -212,32 +168,47 @@ class KafkaEngine(Engine):
         return zlib.crc32(self._writer) % max(count, 1)
 
     def _last_number(self, kafka: Any, settings: dict[str, Any], partition: int) -> int:
-        """The number of the last record of ours that the partition has; 0 if that cannot be seen."""
-        consumer: Consumer = kafka.Consumer(
-            {**settings, "group.id": "mcastd", "enable.auto.commit": False, "enable.partition.eof": True},
-            logger=_SILENT,
-        )
+        """The number of the last record of ours that the partition has; 0 if the user may not see that.
+
+        Raises SinkError if it cannot be asked now: what is there would be sent again.
+        """
+        try:
+            consumer: Consumer = kafka.Consumer(
+                {**settings, "group.id": "mcastd", "enable.auto.commit": False, "enable.partition.eof": True},
+                logger=_SILENT,
+            )
+        except kafka.KafkaException as error:  # it has no thread, say
+            raise self._useless(_words(error.args[0])) from error
         number = 0
         until = clock.monotonic() + CONNECT_SECONDS
         try:
             place = kafka.TopicPartition(self._place.topic, partition)
-            low, high = consumer.get_watermark_offsets(place, timeout=CONNECT_SECONDS) or (0, 0)
-            if low >= high:  # it has none, or the server does not say
+            ends = consumer.get_watermark_offsets(place, timeout=CONNECT_SECONDS)
+            if ends is None:
+                raise self._unreachable(kafka.KafkaError(kafka.KafkaError._TIMED_OUT))
+            low, high = ends
+            if low >= high:
                 return 0
             place.offset = max(low, high - LOOK_BACK_RECORDS)
             consumer.assign([place])
             while (left := until - clock.monotonic()) > 0:
                 for record in consumer.consume(500, timeout=min(left, 1.0)):
-                    if record.error() is not None:  # the end, or what the user may not
-                        return number
+                    if (end := record.error()) is not None:
+                        return self._unless_trouble(end, number)
                     number = number_of(record.headers(), self._writer) or number
                     if (record.offset() or 0) >= high - 1:
                         return number
-        except kafka.KafkaException:  # the user may not read: then it is not known
-            return 0
+        except kafka.KafkaException as error:
+            return self._unless_trouble(error.args[0], 0)
         finally:
             consumer.close()
         return number
+
+    def _unless_trouble(self, error: KafkaError, number: int) -> int:
+        """``number``, if an error only means that there is no more to be seen. Raises SinkError."""
+        if error.name() in _NO_MORE_TO_SEE:
+            return number
+        raise self._refused(error, self._place.topic)
 
     # -- while it is used
 
@@ -247,6 +218,7 @@ class KafkaEngine(Engine):
             producer.poll(LOOK_SECONDS)
             if self._answers:
                 bell.ring()
+        bell.close()  # nobody polls it any more
         producer.purge()  # what the next connection sends is not to be sent by this one, too
 
     def fileno(self) -> int:
@@ -334,16 +306,6 @@ class KafkaEngine(Engine):
         return SinkError(f"cannot reach {self.server}", _words(error), way_out, reason=UNREACHABLE)
 
 
-def number_of(headers: object, writer: bytes) -> int:
-    """The number in the id of a record, if it is of this writer; else 0. ``headers``: as the library says."""
-    for name, value in headers if isinstance(headers, list) else ():
-        if name == "id" and isinstance(value, bytes):
-            of, _, number = value.rpartition(b"/")
-            if of == writer and number.isdigit() and len(number) <= 20:
-                return int(number)
-    return 0
-
-
 def _words(error: KafkaError | str) -> str:
     """What the library says, in one line that stays the same."""
     return _AFTER.sub("", printable(error if isinstance(error, str) else error.str())).strip()
@@ -367,6 +329,8 @@ def _library(server: str) -> Any:
 _SILENT = logging.Logger("kafka")
 _SILENT.addHandler(logging.NullHandler())
 _TOO_BIG = {"MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE"}
+# The end of the partition; or the user may not read it.
+_NO_MORE_TO_SEE = {"_PARTITION_EOF", "TOPIC_AUTHORIZATION_FAILED", "GROUP_AUTHORIZATION_FAILED"}
 # A server is away, or does not answer.
 _AWAY = {"_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_MSG_TIMED_OUT", "_DESTROY", "_PURGE_QUEUE"}
 _WAYS_OUT = {

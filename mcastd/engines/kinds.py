@@ -24,7 +24,8 @@ from mcastd.engines.connected import EngineServer
 from mcastd.engines.consumer import AGAIN, MALFORMED, TOO_LONG, TRIMMED, Consumer
 from mcastd.engines.engine import REFUSED, TOO_BIG, UNREACHABLE, Encoder, Engine, KeptStream
 from mcastd.engines.hand_over import HandOverPlan
-from mcastd.engines.kafka import KafkaEncoder, KafkaEngine, KafkaLogin, KafkaPlace
+from mcastd.engines.kafka import KafkaEngine, KafkaLogin, KafkaPlace
+from mcastd.engines.kafka_records import KafkaEncoder
 from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine
 from mcastd.engines.nats_connection import NatsLogin
 from mcastd.engines.nats_consumer import JetStreamConsumer, NatsConsumerPlan, NatsSubscriber

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcastd.engines.engine import HandedOver, KeptStream
-from mcastd.engines.kafka import KafkaEncoder, KafkaRecord
-from mcastd.engines.kafka import number_of as kafka_number_of
+from mcastd.engines.kafka_records import KafkaEncoder, KafkaRecord
+from mcastd.engines.kafka_records import number_of as kafka_number_of
 from mcastd.engines.nats import NatsEncoder, inbox_of, number_of, payload_bytes
 from mcastd.engines.redis import RedisEncoder, id_of, last_of
 from mcastd.net.link import Origin

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from support.wait import wait_for
 
 from mcastd.bell import Bell
+from mcastd.engines import kafka as module
 from mcastd.engines.engine import TOO_BIG, UNREACHABLE, KeptStream
 from mcastd.engines.kafka import KafkaEngine, KafkaLogin, KafkaPlace
 from mcastd.errors import SinkError
@@ -82,3 +86,105 @@ def test_without_the_library_it_is_said_how_to_have_it(
     monkeypatch.setitem(sys.modules, "confluent_kafka", None)
     with pytest.raises(SinkError, match=r"confluent-kafka is missing; pip install 'mcastd\[kafka\]'"):
         engine.connect()
+
+
+class Library:
+    """confluent_kafka, as far as a connection needs it: a topic of one partition, and what it answers."""
+
+    KafkaException = kafka.KafkaException
+    KafkaError = kafka.KafkaError
+    TopicPartition = kafka.TopicPartition
+
+    def __init__(self) -> None:
+        self.no_consumer: KafkaError | None = None  # why none can be made
+        self.ends: tuple[int, int] | KafkaError | None = (0, 0)  # of the partition
+        self.records: list[object] = []
+        self.running = 0  # producers that are asked for answers
+
+    def Producer(self, settings: dict[str, Any], logger: object) -> object:
+        def poll(_: float) -> None:
+            self.running += 1
+
+        topic = SimpleNamespace(error=None, partitions=[0])
+        listed = SimpleNamespace(topics={"news": topic})
+        return SimpleNamespace(list_topics=lambda *_, **__: listed, poll=poll, purge=lambda: None)
+
+    def Consumer(self, settings: dict[str, Any], logger: object) -> object:
+        if self.no_consumer is not None:
+            raise kafka.KafkaException(self.no_consumer)
+
+        def ends(*_: object, **__: object) -> tuple[int, int] | None:
+            if isinstance(self.ends, KafkaError):
+                raise kafka.KafkaException(self.ends)
+            return self.ends
+
+        return SimpleNamespace(
+            get_watermark_offsets=ends,
+            assign=lambda _: None,
+            consume=lambda *_, **__: self.records,
+            close=lambda: None,
+        )
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Library:
+    found = Library()
+    monkeypatch.setattr(module, "_library", lambda _: found)
+    return found
+
+
+def connecting() -> KafkaEngine:
+    place = KafkaPlace(["192.0.2.7:9092"], False, "news")
+    return KafkaEngine(place, TlsFiles(), KafkaLogin(), KeptStream("239.255.9.7", 9190, "host/inbound/tv"))
+
+
+def record(offset: int, number: int | None, error: KafkaError | None = None) -> object:
+    headers = [] if number is None else [("id", b"host/inbound/tv/%d" % number)]
+    return SimpleNamespace(error=lambda: error, headers=lambda: headers, offset=lambda: offset)
+
+
+def test_a_connection_leaves_no_descriptor_behind(library: Library, no_fd_leak: None) -> None:
+    for count in range(1, 4):
+        engine = connecting()
+        assert engine.connect() == 0
+        assert engine.fileno() >= 0
+        wait_for(lambda count=count: library.running >= count, "its thread runs")
+        engine.close()
+
+
+def test_the_last_record_of_ours_is_found_among_those_of_others(library: Library) -> None:
+    library.ends = (3, 9)
+    library.records = [record(3, 5), record(4, 7), record(8, None)]
+    engine = connecting()
+    assert engine.connect() == 7
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "known"),
+    [
+        ("ends", KafkaError.TOPIC_AUTHORIZATION_FAILED, 0),
+        ("ends", KafkaError.LEADER_NOT_AVAILABLE, None),
+        ("ends", KafkaError._TRANSPORT, None),
+        ("record", KafkaError._PARTITION_EOF, 5),
+        ("record", KafkaError.GROUP_AUTHORIZATION_FAILED, 5),
+        ("record", KafkaError._ALL_BROKERS_DOWN, None),
+        ("no_consumer", KafkaError._FAIL, None),
+        ("ends", None, None),
+    ],
+)
+def test_what_cannot_be_asked_now_is_asked_again_before_anything_is_sent(
+    library: Library, no_fd_leak: None, what: str, code: int | None, known: int | None
+) -> None:
+    """Else what is there, and had no answer, would be there twice."""
+    if what == "record":
+        library.ends, library.records = (3, 9), [record(3, 5), record(4, None, KafkaError(code))]
+    else:
+        setattr(library, what, None if code is None else KafkaError(code))
+    engine = connecting()
+    if known is None:
+        with pytest.raises(SinkError):
+            engine.connect()
+    else:
+        assert engine.connect() == known
+        engine.close()
