@@ -113,6 +113,8 @@ class NatsEngine(NatsConnection, Engine):
         self.reader.leaves_out = True  # the last message of the subject may be of anybody, and long
         known = self._known(connection, said)
         self.reader.leaves_out = False
+        for one in self.take_unread():
+            self.note(one)
         self.answer_ping()
         return known
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ class NatsConnection(Connected):
         self._name = name
         self._leaves_out = leaves_out
         self._owes_pong = False
+        # What has come while the connection was made, and was not looked at by then
+        self._unread: deque[nats.NatsMessage | nats.NatsLine] = deque()
 
     # -- while the connection is made
 
@@ -105,12 +108,20 @@ class NatsConnection(Connected):
         self.wait_for_pong(said)
         return said
 
-    def wait_for_pong(self, said: ServerWords) -> None:
-        """Wait until the server has taken all that was said before a PING. Raises SinkError."""
+    def wait_for_pong(self, said: ServerWords) -> list[nats.NatsMessage]:
+        """Wait until the server has taken all that was said before a PING. Raises SinkError.
+
+        Returns the messages that came before it.
+        """
+        found: list[nats.NatsMessage] = []
         for one in said:
-            if isinstance(one, nats.NatsLine) and one.name == "PONG":
-                return
-            self.note(one)
+            if isinstance(one, nats.NatsMessage):
+                found.append(one)
+            elif one.name == "PONG":
+                break
+            else:
+                self.note(one)
+        return found
 
     def ask_jetstream(
         self, connection: ServerConnection, said: ServerWords, what: str, question: Mapping[str, Any]
@@ -134,6 +145,7 @@ class NatsConnection(Connected):
 
     def _read_anew(self, connection: ServerConnection) -> ServerWords:
         self.reader = nats.NatsReader(self._leaves_out)
+        self._unread.clear()
         return self._said(connection)
 
     def _said(self, connection: ServerConnection) -> ServerWords:
@@ -141,9 +153,11 @@ class NatsConnection(Connected):
         size = 0
         while time.monotonic() < until:
             size += len(data := connection.receive())
-            yield from self.parsed(data)
+            self._unread.extend(self.parsed(data))
             if size - self.reader.skipped > SAID_MAX_BYTES:
                 raise self.useless("it says far more than it was asked")
+            while self._unread:
+                yield self._unread.popleft()
         raise TimeoutError
 
     def _first(self, said: ServerWords, server: EngineServer) -> nats.NatsMessage | nats.NatsLine:
@@ -162,6 +176,12 @@ class NatsConnection(Connected):
             return nats.ServerInfo.parse(line.rest)
 
     # -- at work
+
+    def take_unread(self) -> list[nats.NatsMessage | nats.NatsLine]:
+        """What has come while the connection was made, and was not looked at by then."""
+        found = [*self._unread]
+        self._unread.clear()
+        return found
 
     def parsed(self, data: bytes) -> list[nats.NatsMessage | nats.NatsLine]:
         with self.understood():

@@ -71,18 +71,28 @@ class _NatsMessages(NatsConnection, Consumer):
         inbox = f"_INBOX.mcastd-{secrets.token_hex(12)}"
         super().__init__(servers, files, login, name=name, inbox=inbox, leaves_out=True)
         self._heard = False  # something, since it was asked last
+        self._failure: SinkError | OSError | None = None  # for the next receive()
 
     def receive(self) -> Sequence[TakenMessage] | None:
-        if (data := next(self.read(), None)) is None:
-            return None
+        if self._failure is not None:
+            raise self._failure
+        if not (said := self.take_unread()):
+            if (data := next(self.read(), None)) is None:
+                return None
+            said = self.parsed(data)
         self._heard = True
         found: list[TakenMessage] = []
-        for one in self.parsed(data):
-            if not isinstance(one, nats.NatsMessage):
-                self.note(one)
-            elif (taken := self.taken(one)) is not None:
-                found.append(taken)
-        self.answer_ping()
+        try:
+            for one in said:
+                if not isinstance(one, nats.NatsMessage):
+                    self.note(one)
+                elif (taken := self.taken(one)) is not None:
+                    found.append(taken)
+            self.answer_ping()
+        except (SinkError, OSError) as error:
+            if not found:
+                raise
+            self._failure = error  # what came before it is given first
         return found
 
     @abstractmethod
@@ -242,7 +252,8 @@ class NatsSubscriber(_NatsMessages):
     def begin(self, connection: ServerConnection, server: EngineServer) -> int:
         said = self.greet(connection, server)
         connection.send_all(nats.subscribe(self._subject, MESSAGES, self._queue) + nats.PING)
-        self.wait_for_pong(said)
+        # Nobody else is given these
+        self._unread.extendleft(reversed(self.wait_for_pong(said)))
         self._asked, self.deadline = False, time.monotonic() + QUIET_SECONDS
         self.answer_ping()
         return 0

@@ -184,6 +184,14 @@ class TestJetStream:
         with pytest.raises(SinkError, match=words):
             consumer.receive()
 
+    def test_what_came_before_that_is_given(self) -> None:
+        consumer = jetstream()
+        connection = begun(consumer, PULLED)
+        connection.said = iter([given_by(5, b"one") + status(consumer, b"409 Consumer Deleted")])
+        assert [one.payload for one in consumer.receive() or ()] == [b"one"]
+        with pytest.raises(SinkError, match="Consumer Deleted"):
+            consumer.receive()
+
     def test_a_status_in_a_message_of_somebody_is_none_of_the_server(self) -> None:
         consumer = jetstream()
         connection = begun(consumer, PULLED)
@@ -251,6 +259,27 @@ class TestJetStream:
 
 
 class TestSubject:
+    def test_what_comes_while_it_is_connected_is_given(self) -> None:
+        """The server gives it to nobody else of the queue."""
+        consumer = subscriber()
+        first = b"MSG tv.a 2 1\r\na\r\nPING\r\nMSG tv.a 2 1\r\nb\r\nPONG\r\nMSG tv.a 2 1\r\nc\r\nMSG tv"
+        connection = connected(consumer, [INFO, b"PONG\r\n", first])
+        consumer.begin(connection, SERVER)
+        assert connection.taken.endswith(b"PONG\r\n")
+        connection.said = iter([b".a 2 1\r\nd\r\n"])
+        found = [*(consumer.receive() or ()), *(consumer.receive() or ())]
+        assert [one.payload for one in found] == [b"a", b"b", b"c", b"d"]
+        assert consumer.receive() is None
+
+    def test_what_came_before_an_error_is_given(self) -> None:
+        consumer = subscriber()
+        connection = connected(consumer, [INFO, b"PONG\r\n", b"PONG\r\n"])
+        consumer.begin(connection, SERVER)
+        connection.said = iter([b"MSG tv.a 2 1\r\nx\r\n-ERR 'Slow Consumer'\r\nMSG tv.a 2 1\r\ny\r\n"])
+        assert [one.payload for one in consumer.receive() or ()] == [b"x"]
+        with pytest.raises(SinkError, match="Slow Consumer"):
+            consumer.receive()
+
     def test_what_is_published_comes_by_itself(self) -> None:
         consumer = subscriber()
         connection = connected(consumer, [INFO, b"PONG\r\n", b"PONG\r\n", b"MSG tv.a 2 1\r\nx\r\n"])
