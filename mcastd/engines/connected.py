@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mcastd.engines.engine import REFUSED, UNREACHABLE
 from mcastd.errors import SinkError, reason_of
-from mcastd.net.server_connection import ServerConnection, TlsFiles
+from mcastd.net.server_connection import ServerConnection, TlsFileError, TlsFiles
 
 # For a connection, and for each answer while it is made.
 CONNECT_SECONDS = 5.0
@@ -117,6 +117,11 @@ class Connected(ABC):
     def unreachable(self, server: EngineServer, error: OSError) -> SinkError:
         """The same error with the server's name, and a way out."""
         what = f"cannot reach {server.url}"
+        if isinstance(error, TlsFileError):
+            way_out = "give files that are there, and that the daemon may read, by ca, cert and cert_key"
+            return SinkError(
+                what, f"cannot use {error.filename}: {reason_of(error)}", way_out, reason=UNREACHABLE
+            )
         if isinstance(error, ssl.SSLCertVerificationError):
             return SinkError(
                 what,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from mcastd.net.tcp_socket import be_watchful
@@ -25,6 +26,10 @@ class TlsFiles:
     key: str = ""  # of that certificate
 
 
+class TlsFileError(OSError):
+    """A file of TlsFiles cannot be used: ``filename`` is its path, ``strerror`` says why."""
+
+
 class ServerConnection:
     """One connection. No method raises anything but OSError (ssl.SSLError is one)."""
 
@@ -37,9 +42,12 @@ class ServerConnection:
 
     def encrypt(self, host: str, files: TlsFiles) -> None:
         """Go over to TLS; the server's certificate has to be for ``host``."""
-        context = ssl.create_default_context(cafile=files.authorities or None)
+        with _naming(files.authorities, "it has no certificate (PEM)"):
+            context = ssl.create_default_context(cafile=files.authorities or None)
         if files.certificate:
-            context.load_cert_chain(files.certificate, files.key or None, password=_no_password)
+            both = " and ".join(filter(None, (files.certificate, files.key)))
+            with _naming(both, "that is no certificate with its key (PEM)"):
+                context.load_cert_chain(files.certificate, files.key or None, password=_no_password)
         self._sock = context.wrap_socket(self._sock, server_hostname=host)
 
     def stop_waiting(self) -> None:
@@ -72,6 +80,17 @@ class ServerConnection:
 
     def close(self) -> None:
         self._sock.close()
+
+
+@contextmanager
+def _naming(path: str, no_pem: str) -> Iterator[None]:
+    """Around what reads a file: its errors do not name it."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise TlsFileError(errno.EINVAL, no_pem, path) from error
+    except OSError as error:
+        raise TlsFileError(error.errno, error.strerror, path) from error
 
 
 def _no_password() -> str:
