@@ -17,6 +17,8 @@ STRING_MAX_BYTES = 1 << 31
 
 # The answer to XADD: an id, whose length is not looked at.
 _ID = re.compile(rb"\$[0-9]{1,2}\r\n([0-9]{1,20}-[0-9]{1,20})\r\n")
+# The head of a string.
+_STRING = re.compile(rb"\$(\d{1,18})\r\n")
 _IDS = re.compile(rb"(?:\$[0-9]{1,2}\r\n[0-9]{1,20}-[0-9]{1,20}\r\n)*+")
 
 
@@ -87,7 +89,7 @@ class RespReader:
     """Takes the bytes of a connection, and gives the answers in them. Each is read once, as it comes."""
 
     limits: RespLimits = USUAL_LIMITS
-    _bytes: bytearray = field(default_factory=bytearray)
+    _bytes: bytes = b""  # of something that is not whole
     _open: list[_OpenArray] = field(default_factory=list)  # each in the one before
     _length: int | None = None  # of the string that comes next
     _skip: int = 0  # bytes that are still to come of what is left out
@@ -98,8 +100,7 @@ class RespReader:
 
         One that ends with a string that is left out is there before all of that has come.
         """
-        buffer = self._bytes
-        buffer += data
+        self._bytes = buffer = self._bytes + data
         found: list[RespReply] = []
         at = 0
         if not self._open and self._length is None and not self._skip:
@@ -111,7 +112,7 @@ class RespReader:
                 at = self._read(at, found)
         except _More:
             pass
-        del buffer[:at]
+        self._bytes = buffer[at:]
         return found
 
     def _read(self, at: int, found: list[RespReply]) -> int:
@@ -122,6 +123,8 @@ class RespReader:
             return at + gone
         if self._length is not None:
             return self._read_string(self._length, at, found)
+        if self._open and (after := self._read_strings(at)) > at:
+            return after
         line, after = self._line(at)
         kind, rest = line[:1], line[1:]
         if kind == b"+":
@@ -144,7 +147,29 @@ class RespReader:
             if len(self._bytes) - at > LINE_MAX_BYTES + 1:
                 raise RespError(f"a line is longer than {LINE_MAX_BYTES} bytes")
             raise _More
-        return bytes(self._bytes[at:end]), end + 2
+        return self._bytes[at:end], end + 2
+
+    def _read_strings(self, at: int) -> int:
+        """Read members of the inmost array, but the last: strings that are whole, and kept, as nearly all are."""
+        data, array, limits = self._bytes, self._open[-1], self.limits
+        members, begin = array.members, len(array.members)
+        room = min(limits.strings - array.size, limits.answer - self._kept)
+        most = min(array.left - 1, limits.array - begin)
+        while most > 0 and (head := _STRING.match(data, at)) is not None:
+            start = head.end()
+            end = start + (length := int(head[1]))
+            if length > room or length > limits.string or data[end : end + 2] != b"\r\n":
+                break
+            members.append(data[start:end])
+            room -= length
+            most -= 1
+            at = end + 2
+        count = len(members) - begin
+        size = sum(map(len, members[begin:])) if count else 0
+        array.left -= count
+        array.size += size
+        self._kept += size
+        return at
 
     def _begin_string(self, length: int, found: list[RespReply]) -> None:
         if length == -1:
@@ -177,7 +202,7 @@ class RespReader:
         self._kept += length
         if self._open:
             self._open[-1].size += length
-        self._add(bytes(self._bytes[at:end]), found)
+        self._add(self._bytes[at:end], found)
         return end + 2
 
     def _begin_array(self, count: int, found: list[RespReply]) -> None:

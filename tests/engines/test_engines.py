@@ -144,7 +144,7 @@ def test_the_last_entry_of_a_key_may_be_of_another_and_long() -> None:
         long = b"*1\r\n*2\r\n$3\r\n1-1\r\n*%d\r\n%b" % (len(fields), words)
         engine = redis()
         pieces = [long[at : at + 200_000] for at in range(0, len(long), 200_000)]
-        connection = connected(engine, [b"+PONG\r\n", *pieces, b"$3\r\n5-7\r\n"])
+        connection = connected(engine, [b"+PONG\r\n", *pieces, IS_PRIMARY, b"$3\r\n5-7\r\n"])
         assert engine.begin(connection, EngineServer("redis://192.0.2.1", "192.0.2.1", 6379, False)) == 0
         engine.send(RedisEncoder("a", STREAM, None).encode(handed(b"1"), STREAM, [7]))
         found: list[int] = []
