@@ -150,10 +150,10 @@ class RespReader:
         return self._bytes[at:end], end + 2
 
     def _read_strings(self, at: int) -> int:
-        """Read members of the inmost array, but the last: strings that are whole, and kept, as nearly all are."""
+        """Read members of the inmost array, but the last: strings that are whole, and kept, as nearly all."""
         data, array, limits = self._bytes, self._open[-1], self.limits
         members, begin = array.members, len(array.members)
-        room = min(limits.strings - array.size, limits.answer - self._kept)
+        room = before = min(limits.strings - array.size, limits.answer - self._kept)
         most = min(array.left - 1, limits.array - begin)
         while most > 0 and (head := _STRING.match(data, at)) is not None:
             start = head.end()
@@ -164,11 +164,9 @@ class RespReader:
             room -= length
             most -= 1
             at = end + 2
-        count = len(members) - begin
-        size = sum(map(len, members[begin:])) if count else 0
-        array.left -= count
-        array.size += size
-        self._kept += size
+        array.left -= len(members) - begin
+        array.size += before - room
+        self._kept += before - room
         return at
 
     def _begin_string(self, length: int, found: list[RespReply]) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from bench.engine_clients import BATCH, KEPT, KEPT_STREAM
 
@@ -50,7 +51,8 @@ def redis_py(url: str, name: str, sock: socket.socket) -> None:
     client, key = redis.Redis.from_url(url), KEPT["redis"]
     client.xgroup_create(key, name, id="0")
     while True:
-        for _, entries in client.xreadgroup(name, name, {key: ">"}, count=BATCH, block=1000 * WAIT):
+        taken: Any = client.xreadgroup(name, name, {key: ">"}, count=BATCH, block=1000 * WAIT)
+        for _, entries in taken:
             for _, fields in entries:
                 sock.send(fields[b"data"])
             client.xack(key, name, *(entry for entry, _ in entries))

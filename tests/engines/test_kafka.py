@@ -96,8 +96,8 @@ class Library:
     TopicPartition = kafka.TopicPartition
 
     def __init__(self) -> None:
-        self.no_consumer: KafkaError | None = None  # why none can be made
-        self.ends: tuple[int, int] | KafkaError | None = (0, 0)  # of the partition
+        self.no_consumer: Any = None  # why none can be made
+        self.ends: Any = (0, 0)  # of the partition
         self.records: list[object] = []
         self.running = 0  # producers that are asked for answers
 
@@ -138,7 +138,7 @@ def connecting() -> KafkaEngine:
     return KafkaEngine(place, TlsFiles(), KafkaLogin(), KeptStream("239.255.9.7", 9190, "host/inbound/tv"))
 
 
-def record(offset: int, number: int | None, error: KafkaError | None = None) -> object:
+def record(offset: int, number: int | None, error: Any = None) -> object:
     headers = [] if number is None else [("id", b"host/inbound/tv/%d" % number)]
     return SimpleNamespace(error=lambda: error, headers=lambda: headers, offset=lambda: offset)
 
