@@ -13,7 +13,7 @@ from mcastd.gateway.client_queue import StreamBlock
 from mcastd.gateway.player import Player
 from mcastd.gateway.streams import BATCHES_AT_ONCE, FILLING_DATAGRAMS, StreamPiece, Streams
 from mcastd.net.fake import BATCH_DATAGRAMS, FakeReceiver
-from mcastd.protocols.gateway_paths import StreamResource
+from mcastd.protocols.gateway_paths import StreamResource, udp_path
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 RESOURCE = StreamResource(ip_address("239.1.1.1"), 5004, None, without_rtp=False)
@@ -173,14 +173,11 @@ def test_it_is_said_why_players_have_got_nothing() -> None:
     assert streams.why_nothing(RESOURCE, 100.0) == "nothing comes to 239.1.1.1 port 5004"
     link.deliver(TABLE_PACKET)
     assert sum(one.block.datagrams for one in streams.taken(101.0)) == 1
-    assert (
-        streams.why_nothing(without, 100.0)
-        == "what comes to 239.1.1.1 port 5004 is no RTP: ask for it by /udp/"
-    )
+    other = f"what comes to 239.1.1.1 port 5004 is no RTP: ask for {udp_path(RESOURCE)}"
+    assert streams.why_nothing(without, 100.0) == other
     assert "has no table to begin at" in streams.why_nothing(RESOURCE, 100.0)
     assert streams.why_nothing(without, 101.5) == "nothing comes to 239.1.1.1 port 5004", "of late"
     link.deliver(HEADER + TABLE_PACKET)
     assert sum(one.block.datagrams for one in streams.taken(102.0)) == 2
     assert "has no table to begin at" in streams.why_nothing(without, 100.0)
     streams.close()
-    assert streams.why_nothing(RESOURCE, 100.0) == "nothing comes to 239.1.1.1 port 5004"

@@ -64,7 +64,7 @@ def test_a_stream_that_cannot_be(path: str, said: str) -> None:
     [
         ("/tv", SubscriptionResource("tv")),
         ("/News.1_b-c", SubscriptionResource("News.1_b-c")),
-        ("/status", PageResource("start")),
+        ("/status", PageResource("status")),
         ("/playlist.m3u", PageResource("playlist")),
         ("/", PageResource("start")),
         ("/tv/", None),
