@@ -672,6 +672,7 @@ class LinkStatus(Status):
     clock_offset_seconds: float | None  # by which the peer's clock is ahead, or less than 0; None: not known
     message_bytes: int | None  # of the longest message that is known to arrive; None: there is no link now
     sizes_tried: bool  # all sizes that may arrive were tried
+    too_narrow: bool  # messages of 1152 bytes do not arrive, so that hardly anything goes by it
     peer_lost_percent: float | None  # of the records under these keys, what the peer lacks; None: not known
     held: int  # records that wait for lost ones before them
     key_age: float | None  # seconds since the last handshake; None: there is no session

@@ -133,7 +133,16 @@ def _carrying(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]
             (f"unsent for the rate: {count} while watched, {now.counters.unsent['rate']} in all (status)",),
             f"raise rate in {subject.table}, or have send name fewer groups",
         )
-    if now.sizes_tried and now.message_bytes is not None and now.message_bytes < USUAL_BYTES:
+    if now.too_narrow:
+        yield Finding(
+            "link-mtu",
+            Severity.BROKEN,
+            "an MTU on the way to the peer is below 1200 bytes: what is larger than that does not arrive",
+            ("too_narrow: true (status)",),
+            "raise the MTU of what has so small a one: an interface, a tunnel, a router on the way (tracepath"
+            " to the peer)",
+        )
+    elif now.sizes_tried and now.message_bytes is not None and now.message_bytes < USUAL_BYTES:
         yield Finding(
             "link-mtu",
             Severity.WARNING,

@@ -22,6 +22,7 @@ from mcastd.protocols.link_messages import PLAIN_KEY
 from mcastd.status import LinkStatus
 from mcastd.tunnel.link.links import Links
 from mcastd.tunnel.link.local import NetworkCounts
+from mcastd.tunnel.link.path_mtu import BASE_BYTES
 from mcastd.tunnel.link.plan import LinkPlan
 from mcastd.tunnel.link.running import LinkSight, RunningLink
 from mcastd.worker import Books, Context, LinkBooks, Signal, Vitals, WorkerIdentity
@@ -227,6 +228,9 @@ class LinkWorker:
         if sight is not None:
             ignored = why_ignored(sight.ignored, connects=self._config.connect is not None)
             found += [sight.hindrance, sight.refusal, *ignored, *sight.troubles]
+            if sight.is_too_narrow:
+                what = f"messages of {BASE_BYTES} bytes do not arrive at the peer"
+                found.append(f"{what}: a network on the way has an MTU below 1200")
             if sight.left_out:
                 found.append(f"{sight.left_out} groups more are wanted than a link can ask its peer for")
         return [one for one in found if one]

@@ -69,6 +69,12 @@ def test_how_often_messages_were_ignored() -> None:
     assert "/etc/mcastd/key" in one.fix
 
 
+def test_a_way_that_is_too_narrow_for_a_link() -> None:
+    (one,) = found(up=True, message_bytes=1152, sizes_tried=True, too_narrow=True)
+    assert (one.cause, one.severity) == ("link-mtu", "broken")
+    assert "below 1200 bytes" in one.what
+
+
 def test_what_does_not_go_although_it_is_up() -> None:
     earlier = {"counters": {"unsent": {"ttl": 7, "rate": 8}}}
     counters = {"unsent": {"ttl": 10, "rate": 12}}

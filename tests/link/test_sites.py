@@ -294,6 +294,27 @@ def test_what_keeps_a_link_down_is_said(tmp_path: Path) -> None:
         one.wait_up("two")
 
 
+def test_a_way_that_is_too_narrow_is_said_until_it_is_wider(tmp_path: Path) -> None:
+    with sites(2, tmp_path) as (one, two):
+        start([one, two], [(1, 2)])
+        two.listen()
+        one.wait_taken("to-2", GROUPS[4])
+        one.gateway.ip("link set wan mtu 700")
+        heard, talker, sent = Heard(two), one.talker(), itertools.count()
+
+        def says_it() -> bool:
+            talker.sendto(b"%d " % next(sent) + bytes(1000), (GROUPS[4], PORT))
+            return "do not arrive at the peer" in one.worker("to-2")["detail"]
+
+        wait_for(says_it, "what is too narrow")
+        assert one.worker("to-2")["troubled"]
+        one.gateway.ip("link set wan mtu 1500")
+        wait_for(lambda: not one.worker("to-2")["troubled"], "that it is wider")
+        first = next(sent)
+        stream(talker, range(first, first + 5), heard)
+        wait_for(lambda: first + 4 in heard.take(), "datagrams")
+
+
 def test_what_a_link_may_not_is_said_and_goes_on_when_it_may(tmp_path: Path) -> None:
     with sites(1, tmp_path) as (one,):
         config = table("two", 'listen = "0.0.0.0"', one.key("key"))

@@ -393,3 +393,34 @@ def test_any_size_is_found(largest: int, likely: list[int]) -> None:
     best = min([largest, max([BASE_BYTES, *likely])])
     assert path.size >= BASE_BYTES
     assert best - 16 <= path.size <= max(best, BASE_BYTES)
+
+
+def _probed(path: PathMtu, largest: int, until: float) -> float:
+    """Probe until then, where messages up to ``largest`` bytes arrive. Returns when it was done last."""
+    now = path.deadline
+    while (following := path.deadline) < until:
+        now = following
+        if (probe := path.probe(now, 0.05)) is not None and probe[0] <= largest:
+            path.answered(probe[0], now)
+    return now
+
+
+def test_a_way_that_takes_not_even_the_least_is_known_and_soon_tried_again() -> None:
+    path = PathMtu([1400, 1472], 0.0)
+    now = _probed(path, BASE_BYTES - 1, 60.0)
+    assert path.is_too_narrow
+    now = _probed(path, BASE_BYTES, now + 10.0)
+    assert not path.is_too_narrow
+    assert path.size == BASE_BYTES
+
+
+def test_a_refusal_of_the_kernel_tells_it_at_once() -> None:
+    path = PathMtu([1400, 1472], 0.0)
+    now = _probed(path, 65_535, 10.0)
+    assert path.size == 1472
+    path.too_large(1472, now)
+    assert (path.size, path.is_too_narrow) == (BASE_BYTES, False)
+    path.too_large(BASE_BYTES - 1, now)
+    assert path.is_too_narrow
+    _probed(path, 1300, now + 10.0)
+    assert not path.is_too_narrow

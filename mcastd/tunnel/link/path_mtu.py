@@ -21,6 +21,8 @@ PROBES_MAX = 3
 PROBE_SECONDS = 1.0
 RAISE_SECONDS = 600.0
 CONFIRM_SECONDS = 30.0
+# The same while not even what should always arrive does: until then nothing can go by the link.
+NARROW_SECONDS = 5.0
 # Sizes between which it is not worth to look further.
 NEAR_BYTES = 16
 
@@ -31,6 +33,7 @@ class PathMtu:
     def __init__(self, likely: Iterable[int], now: float) -> None:
         """``likely`` are sizes that are probed first, the largest of which is the most."""
         self.size = BASE_BYTES
+        self.is_too_narrow = False  # messages of BASE_BYTES do not arrive
         self._likely = sorted({size for size in likely if size > BASE_BYTES})
         self._largest = self._likely[-1] if self._likely else BASE_BYTES
         self._too_large = self._largest + 1  # the smallest size that is known not to arrive
@@ -70,13 +73,15 @@ class PathMtu:
         """A probe of this size came, whichever it was: a late answer is one."""
         if size != self._probe:
             return
-        self.size = max(self.size, size)
+        self.size, self.is_too_narrow = max(self.size, size), False
         self._left = [one for one in self._left if one > self.size]
         self._settle(now)
 
     def too_large(self, size: int, now: float) -> None:
         """The kernel refused a message of this size (EMSGSIZE): the path's MTU is lower."""
         if size <= BASE_BYTES:
+            self.is_too_narrow = True
+            self._probe_at = min(self._probe_at, now + NARROW_SECONDS)
             return
         self._too_large = min(self._too_large, size)
         self._left = [one for one in self._left if one < self._too_large]
@@ -91,6 +96,8 @@ class PathMtu:
         if size <= self.size:  # a black hole: what arrived before does so no more
             if self.size > BASE_BYTES:
                 self._too_large = self.size
+            else:
+                self.is_too_narrow = True
             self.size = BASE_BYTES
             self._left = [one for one in self._likely if one < self._too_large]
         else:
@@ -104,7 +111,7 @@ class PathMtu:
         if self._candidate():
             self._probe_at = now
         else:
-            self._probe_at = now + CONFIRM_SECONDS
+            self._probe_at = now + (NARROW_SECONDS if self.is_too_narrow else CONFIRM_SECONDS)
             if self._raise_at == math.inf:
                 self._raise_at = now + RAISE_SECONDS
 
