@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 # The process or the host is out of descriptors, memory or threads now: nothing can be concluded from it.
@@ -13,6 +13,8 @@ SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, 
 
 # In a line for the configuration: a string that the user has to choose.
 ANY_TEXT = '"..."'
+# Of troubles that are alike, those that are told of.
+TOLD_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,3 +157,13 @@ def reason_of(error: Exception) -> str:
         return str(error)
     text = error.strerror or (os.strerror(error.errno) if error.errno else str(error) or type(error).__name__)
     return text if text[:2].isupper() else text[:1].lower() + text[1:]
+
+
+def first_told(troubles: Iterable[str], what: str) -> list[str]:
+    """Of troubles that are alike, the first few, and how many more ``what`` have one.
+
+    There may be one for each group that strangers ask for.
+    """
+    found = [*dict.fromkeys(troubles)]
+    more = len(found) - TOLD_MAX
+    return found[:TOLD_MAX] + ([f"and {more} more {what}"] if more > 0 else [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from mcastd.errors import CannotAskError, LinkError
+from mcastd.errors import CannotAskError, LinkError, first_told
 from mcastd.ip import Address, Interfaces, SourceFilter
 from mcastd.net.interfaces import Host, Interface, absence
 from mcastd.net.joins import JoinsGroups
@@ -55,19 +55,20 @@ class Upstream:
         troubles: list[str] = [f"{absence(one)}; waiting for it" for one in host.missing(setting)]
         places: dict[_Place, SourceFilter] = {}
         meant: dict[int, Interface] = {}
+        nowhere: list[str] = []
         for group, source_filter in wanted.items():
             try:
                 found = host.resolve(setting, group)
             except LinkError as error:
-                troubles.append(str(error))
+                nowhere.append(str(error))
                 continue
             for interface in found:
                 meant[interface.index] = interface
                 places[interface.index, group] = source_filter
-        troubles += _obstacles(host, meant.values())
+        troubles += [*first_told(nowhere, "groups"), *_obstacles(host, meant.values())]
         self._join(host, places, meant)
         troubles += self._tap(meant, receive_buffer)
-        troubles += [error.trouble for error in self.refused.values()]
+        troubles += first_told((error.trouble for error in self.refused.values()), "groups")
         self.names = {index: interface.name for index, interface in meant.items()}
         self.troubles = tuple(dict.fromkeys(troubles))
 

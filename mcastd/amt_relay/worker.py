@@ -6,12 +6,13 @@ import math
 import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 
 from mcastd import clock, log
 from mcastd.amt_relay.fan_out import DROP_REASONS, FanOut, ServedGateway
 from mcastd.amt_relay.gateways import Gateways
 from mcastd.amt_relay.lengths import TunnelLengths
-from mcastd.amt_relay.listing import gateways_of, joins_of
+from mcastd.amt_relay.listing import LISTED_MAX, gateways_of, joins_of
 from mcastd.amt_relay.notices import SenderNotices
 from mcastd.amt_relay.upstream import Upstream
 from mcastd.bounded import Patience
@@ -155,15 +156,16 @@ class AmtRelayWorker:
         return self._overflow + (0 if upstream is None else upstream.overflow)
 
     def _silent(self) -> tuple[str, ...]:
-        """Groups that are joined, and of which nothing has come for a while."""
+        """Some of the groups that are joined, and of which nothing has come for a while."""
         upstream, heard, now = self._upstream, self._fan_out.heard, clock.monotonic()
         since = self._joined_since
         groups = set() if upstream is None else {group for _, group in upstream.joined}
-        return tuple(
+        silent = (
             str(group)
             for group in sorted(groups, key=lambda one: (one.version, int(one)))
             if now - max(heard.get(group, -math.inf), since.get(group, now)) > SILENT_SECONDS
         )
+        return tuple(islice(silent, LISTED_MAX))
 
     def _troubles(self) -> tuple[str, ...]:
         upstream, gateways = self._upstream, self._gateways

@@ -10,7 +10,7 @@ from mcastd.bridge.forwarding import BridgedRoute, Forwarding, RouteChange, Rule
 from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.members import Members
 from mcastd.bridge.upstream import changes, upstream
-from mcastd.errors import LinkError
+from mcastd.errors import LinkError, first_told
 from mcastd.ip import Address, SourceFilter, named
 from mcastd.net.interfaces import Host
 from mcastd.net.joins import Joins, JoinsGroups
@@ -21,8 +21,6 @@ from mcastd.net.routing import MulticastRouting, NoRoute, RoutingTable, Version,
 
 # Between two attempts to join what could not be joined.
 RETRY_SECONDS = 5.0
-# Of groups that cannot be joined, those that are told of.
-TOLD_MAX = 3
 
 
 class FamilyRoutes:
@@ -174,9 +172,8 @@ class FamilyRoutes:
                 )
             if network.querier.listeners.refused:
                 told.append(f"members on {self.name(ifindex)} want more groups or sources than are kept")
-        unjoined = [str(error) for (i, _), error in self.unjoined.items() if i in rule.came_by]
-        more = len(unjoined) - TOLD_MAX
-        return told + unjoined[:TOLD_MAX] + ([f"and {more} more groups"] if more > 0 else [])
+        unjoined = (str(error) for (i, _), error in self.unjoined.items() if i in rule.came_by)
+        return told + first_told(unjoined, "groups")
 
     def name(self, ifindex: int) -> str:
         return self._host.name(ifindex)

@@ -79,6 +79,19 @@ def test_what_cannot_be_joined_leaves_what_is_there(net: Net) -> None:
     assert not net.upstream.troubles
 
 
+def test_of_many_groups_that_cannot_be_had_some_are_told() -> None:
+    net, groups = Net(), [G1 + number for number in range(3000)]
+    net.joins.refused |= {group: refusal(group) for group in groups[1:]}
+    net.follow(dict.fromkeys(groups, ANY_SOURCE))
+    told = net.upstream.troubles
+    assert [one.split(" on ")[0] for one in told[:3]] == [f"cannot join {group}" for group in groups[1:4]]
+    assert told[3:] == ("and 2996 more groups",)
+    assert len(net.upstream.refused) == 2999
+    net.host = Host({}, 0.0)
+    net.follow(dict.fromkeys(groups, ANY_SOURCE))
+    assert (len(net.upstream.troubles), net.upstream.troubles[-1]) == (4, "and 2997 more groups")
+
+
 def test_what_is_lost_is_joined_again_and_is_not_taken_meanwhile(net: Net) -> None:
     net.follow({G1: ANY_SOURCE, G2: ANY_SOURCE})
     net.joins.lost[1, G1] = net.joins.refused[G1] = refusal(G1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE
 from mcastd.net.fake import FakeJoins
 from mcastd.net.interfaces import Host, Interface
@@ -50,3 +51,15 @@ def test_of_more_groups_than_may_be_joined_the_first_are_and_it_is_said(
     network.follow(wants(JOINED_MAX)[1:], 2.0)
     assert len(joins.joined) == JOINED_MAX - 1
     assert network.troubles == ()
+
+
+def test_of_many_groups_that_cannot_be_joined_some_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interface_network, "PacketTap", NoTap)
+    joins = FakeJoins()
+    groups = [want.groups.network_address for want in wants(1000)]
+    joins.refused |= {group: LinkError(f"cannot join {group} on lan", "no room") for group in groups[1:]}
+    network = InterfaceNetwork("lan", joins, lambda: Host({7: LAN}, 0.0))
+    network.follow(wants(1000), 1.0)
+    assert [*joins.joined] == [(7, groups[0])]
+    told = [one.split(" on ")[0] for one in network.troubles]
+    assert told == [*(f"cannot join {group}" for group in groups[1:4]), "and 996 more groups"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from itertools import groupby, islice
 
-from mcastd.errors import CannotAskError, LinkError
+from mcastd.errors import CannotAskError, LinkError, first_told
 from mcastd.ip import Address, SourceFilter, merged, stays_on_link
 from mcastd.net.foreign_senders import ForeignSenders
 from mcastd.net.interfaces import Host, Interface, absence
@@ -279,10 +279,11 @@ class InterfaceNetwork:
         for group in [group for group in self._joined if group not in wanted]:
             self._joins.leave(interface.index, group)
             del self._joined[group]
+        refused: list[str] = []
         with suppress(CannotAskError):
             for (_, group), error in self._joins.keep(self._host()).items():
                 self._joined.pop(group, None)
-                yield error.trouble
+                refused.append(error.trouble)
         for group, source_filter in wanted.items():
             if self._joined.get(group) == source_filter:
                 continue
@@ -290,7 +291,8 @@ class InterfaceNetwork:
                 self._joins.join(interface, group, source_filter)
                 self._joined[group] = source_filter
             except LinkError as error:
-                yield error.trouble
+                refused.append(error.trouble)
+        yield from first_told(refused, "groups")
 
     def _tap(self, interface: Interface) -> Iterator[str]:
         """Have the packets that are wanted. Yields what cannot be had, and why."""
