@@ -6,6 +6,7 @@ Fragments that overlap make no datagram (RFC 5722): all of them are dropped.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,8 @@ WAIT_SECONDS = 30.0
 # Datagrams that are being put together at a time, and bytes of their fragments. Of more, the oldest go.
 UNFINISHED_MAX = 64
 UNFINISHED_MAX_BYTES = 1 << 20
+# What Python takes for a fragment beside its bytes, about: it counts, too.
+PIECE_BYTES = 256
 # No datagram is longer, with its headers.
 DATAGRAM_MAX_BYTES = 1 << 16
 # What belongs together: RFC 791 and RFC 8200 name the same things.
@@ -29,8 +32,15 @@ class _Unfinished:
 
     until: float  # monotonic seconds
     pieces: dict[int, IpPacket] = field(default_factory=dict)  # by offset
+    offsets: list[int] = field(default_factory=list)  # of these, in order
+    end: int = 0  # of the one that reaches farthest, in bytes
     length: int | None = None  # of the whole body, if the last fragment has come
     size: int = 0  # bytes that have come
+
+    @property
+    def room(self) -> int:
+        """What it takes of UNFINISHED_MAX_BYTES."""
+        return self.size + len(self.pieces) * PIECE_BYTES
 
 
 class Reassembly:
@@ -67,8 +77,10 @@ class Reassembly:
             self._give_up(key)
             return None
         unfinished.pieces[offset], unfinished.length = piece, length
+        insort(unfinished.offsets, offset)
+        unfinished.end = max(unfinished.end, offset + size)
         unfinished.size += size
-        self._bytes += size
+        self._bytes += size + PIECE_BYTES
         if unfinished.size == length:
             return self._finish(key, unfinished)
         while len(self._unfinished) > UNFINISHED_MAX or self._bytes > UNFINISHED_MAX_BYTES:
@@ -82,13 +94,13 @@ class Reassembly:
 
     def _finish(self, key: _Key, unfinished: _Unfinished) -> IpPacket:
         del self._unfinished[key]
-        self._bytes -= unfinished.size
-        pieces = [unfinished.pieces[offset] for offset in sorted(unfinished.pieces)]
+        self._bytes -= unfinished.room
+        pieces = [unfinished.pieces[offset] for offset in unfinished.offsets]
         return replace(pieces[0], body=b"".join(piece.body for piece in pieces), fragment=None)
 
     def _give_up(self, key: _Key) -> None:
         unfinished = self._unfinished.pop(key)
-        self._bytes -= unfinished.size
+        self._bytes -= unfinished.room
         self.dropped += len(unfinished.pieces)
 
 
@@ -96,7 +108,10 @@ def _fits(known: _Unfinished, offset: int, size: int, length: int | None, *, mor
     """Return True if a fragment overlaps none, and contradicts none, of what has come."""
     if not more and known.length is not None:
         return False
-    end = offset + size
-    if any(at < end and offset < at + len(piece.body) for at, piece in known.pieces.items()):
+    end, offsets = offset + size, known.offsets
+    place = bisect_left(offsets, offset)
+    if place < len(offsets) and offsets[place] < end:
         return False
-    return length is None or max([end, *(at + len(one.body) for at, one in known.pieces.items())]) <= length
+    if place and (before := offsets[place - 1]) + len(known.pieces[before].body) > offset:
+        return False
+    return length is None or max(end, known.end) <= length

@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcastd.protocols.internet import UDP, IpPacket
-from mcastd.protocols.reassembly import UNFINISHED_MAX, UNFINISHED_MAX_BYTES, WAIT_SECONDS, Reassembly
+from mcastd.protocols.reassembly import (
+    PIECE_BYTES,
+    UNFINISHED_MAX,
+    UNFINISHED_MAX_BYTES,
+    WAIT_SECONDS,
+    Reassembly,
+)
 
 WHOLE = IpPacket(ip_address("192.0.2.1"), ip_address("232.1.1.1"), UDP, 7, bytes(range(250)) * 8)
 WHOLE_6 = replace(WHOLE, source=ip_address("2001:db8::1"), destination=ip_address("ff3e::1"))
@@ -101,3 +107,45 @@ def test_memory_is_bounded_and_the_oldest_go_first() -> None:
     assert reassembly._bytes <= UNFINISHED_MAX_BYTES
     assert reassembly.take(rest[0], 0.0) is None
     assert reassembly.held + reassembly.dropped == 2 * UNFINISHED_MAX + 11
+
+
+def test_tiny_fragments_take_no_more_memory_than_large_ones() -> None:
+    reassembly, first = Reassembly(), cut(WHOLE)[0]
+    tiny = [
+        replace(first, body=bytes(8), fragment=(at, 8 * place, True))
+        for at in range(9)
+        for place in range(999)
+    ]
+    for piece in tiny:
+        assert reassembly.take(piece, 0.0) is None
+    assert reassembly.held <= UNFINISHED_MAX_BYTES // (8 + PIECE_BYTES)
+    assert reassembly.held + reassembly.dropped == len(tiny)
+    reassembly.expire(math.inf)
+    assert (reassembly._bytes, reassembly.dropped) == (0, len(tiny))
+
+
+PIECES = st.tuples(st.integers(0, 12), st.integers(1, 4), st.booleans())
+
+
+@given(st.lists(PIECES, max_size=12))
+def test_what_overlaps_or_contradicts_is_known_whatever_came_before(
+    places: list[tuple[int, int, bool]],
+) -> None:
+    """Beside a look at each of all that has come."""
+    reassembly, known, length, dropped = Reassembly(), dict[int, int](), None, 0
+    for place, count, more in places:
+        piece = replace(WHOLE, body=bytes([place]) * 8 * count, fragment=(1, 8 * place, more))
+        made, end = reassembly.take(piece, 0.0), place + count
+        is_wrong = not more and length is not None
+        is_wrong = is_wrong or any(at < end and place < other for at, other in known.items())
+        new_length = length if more else end
+        is_wrong = is_wrong or (new_length is not None and max([end, *known.values()]) > new_length)
+        if is_wrong:
+            dropped, known, length = dropped + len(known) + 1, {}, None
+        else:
+            known[place], length = end, new_length
+        is_whole = length is not None and sum(other - at for at, other in known.items()) == length
+        assert (made is not None) is is_whole
+        if is_whole:
+            known, length = {}, None
+        assert (reassembly.held, reassembly.dropped) == (len(known), dropped)
