@@ -21,6 +21,7 @@ from mcastd.net.resolving import (
     relays_of_source,
 )
 from mcastd.protocols.amt import ANYCAST_RELAYS
+from mcastd.tunnel.gateway import may_be_relay
 
 # So many are asked at most.
 CANDIDATES_MAX = 16
@@ -88,9 +89,7 @@ def _addresses(name: str) -> Iterator[Address]:
         with suppress(OSError):  # others may be found
             known = addresses_of(name)
     for address in known:
-        if not (
-            address.is_multicast or address.is_unspecified or address.is_loopback or address.is_link_local
-        ):
+        if may_be_relay(address):
             yield address
 
 

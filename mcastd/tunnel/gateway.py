@@ -15,6 +15,7 @@ import enum
 import math
 import secrets
 from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
 from random import Random
 from typing import NamedTuple
 
@@ -50,6 +51,9 @@ class TunnelMessage(NamedTuple):
 
     message: bytes
     to: UdpEnd
+
+
+_BROADCAST = IPv4Address("255.255.255.255")
 
 
 class Phase(enum.StrEnum):
@@ -223,6 +227,8 @@ class Gateway:
         is_awaited = self.tries > 0 and self._discover_at < math.inf
         if not is_awaited or nonce != self._nonce or peer != (self.discovery, PORT):
             return []
+        if relay != self.discovery and not may_be_relay(relay):
+            return []
         self.relay, self.tries, self._discover_at = relay, 0, math.inf
         for cycle in self._cycles.values():
             cycle.begin(now)
@@ -256,6 +262,20 @@ class Gateway:
     def _to_relay(self, messages: Iterable[bytes]) -> list[TunnelMessage]:
         relay = self.relay
         return [] if relay is None else [TunnelMessage(message, (relay, PORT)) for message in messages]
+
+
+def may_be_relay(address: Address) -> bool:
+    """Return True for an address that a host elsewhere can have: DNS, or a relay, may name any.
+
+    Whoever is named is asked, again and again.
+    """
+    return not (
+        address.is_multicast
+        or address.is_unspecified
+        or address.is_loopback
+        or address.is_link_local
+        or address == _BROADCAST
+    )
 
 
 def is_data(message: RowBytes) -> bool:

@@ -357,6 +357,24 @@ def test_it_takes_leave_when_nothing_is_wanted_and_when_it_ends(offers: dict[str
     assert (net.relay.members, net.gateway.deadline) == ({}, math.inf)
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["224.0.0.1", "255.255.255.255", "0.0.0.0", "127.0.0.1", "169.254.1.1", "ff02::1", "::", "fe80::1"],
+)
+def test_a_relay_that_names_no_host_elsewhere_is_not_believed(address: str) -> None:
+    """What it names would be sent to again and again."""
+    net = Net()
+    net.relay.is_up = False
+    net.want({GROUP: ANY_SOURCE})
+    net.run(0)
+    nonce = net.sent[0][1].message[4:8]
+    peer = ANYCAST, amt.PORT
+    bad = amt.RelayAdvertisement(nonce, ip_address(address))
+    assert net.gateway.take(amt.build(bad), peer, net.now) == []
+    assert net.gateway.phase is Phase.DISCOVERING
+    assert net.gateway.take(amt.build(amt.RelayAdvertisement(nonce, RELAY)), peer, net.now)
+
+
 def test_what_a_stranger_says_is_not_believed() -> None:
     net = Net()
     net.relay.is_up = False
