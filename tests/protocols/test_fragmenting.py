@@ -67,3 +67,12 @@ def test_a_fragment_is_cut_into_fragments_of_the_same_packet() -> None:
 @pytest.mark.parametrize(("cut", "most"), [(0x4000, 1000), (0, 27)])
 def test_what_must_not_or_cannot_be_cut_is_not(cut: int, most: int) -> None:
     assert fragments(packet(bytes(1500), cut=cut), most) is None
+
+
+@given(st.binary(min_size=20, max_size=3000), st.integers(0x45, 0x4F), st.integers(28, 1500))
+def test_any_bytes_are_cut_or_left_as_they_are(rest: bytes, first: int, most: int) -> None:
+    whole = bytes([first]) + rest[1:]
+    pieces = fragments(whole, most)
+    for piece in pieces or ():
+        assert len(piece) == int.from_bytes(piece[2:4]) <= most
+        assert not internet_checksum(piece[: 4 * (piece[0] & 0x0F)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from ipaddress import ip_address
 
 import pytest
@@ -64,3 +65,14 @@ def test_segments_are_the_datagrams_that_were_sent(
 def test_what_is_too_short_is_an_error() -> None:
     with pytest.raises((IndexError, struct.error)):
         complete_checksum(bytearray(20), 20, 6)
+
+
+@given(st.binary(max_size=200), st.sampled_from([0x45, 0x60, 0]), st.integers(-20, 300), st.integers(0, 300))
+def test_any_bytes_are_finished_or_are_an_error(rest: bytes, first: int, start: int, size: int) -> None:
+    """Those errors that a tap takes for malformed packets, and no others."""
+    packet = bytes([first]) + rest
+    with suppress(IndexError, KeyError, ValueError, struct.error):
+        assert len([*datagrams_of(packet, start, size)]) <= len(packet)
+    with suppress(IndexError, KeyError, ValueError, struct.error):
+        complete_checksum(changed := bytearray(packet), start, size)
+        assert len(changed) == len(packet)

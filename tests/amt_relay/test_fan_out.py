@@ -1,0 +1,87 @@
+"""From packets to gateways, whatever is in the packets: each is sent, missed or dropped, and counted."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from support.amt_relay import datagram
+
+from mcastd.amt_relay.fan_out import FanOut, ServedGateway
+from mcastd.amt_relay.notices import SenderNotices
+from mcastd.counters import AmtRelayCounters
+from mcastd.net.payloads import Payloads
+from mcastd.protocols.amt import DATA_HEADER
+from mcastd.protocols.internet import read_ip
+from mcastd.protocols.packet_rows import rows_of
+from mcastd.rows import RowMemory
+
+G1, G2 = map(ip_address, ("232.1.1.1", "232.1.1.2"))
+STRIDE, ROWS = 2112, 20
+
+
+class NoSocket:
+    """Takes all that it is given."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.messages: list[bytes] = []
+
+    def send(self, payloads: Payloads) -> tuple[int, str]:
+        self.messages += map(bytes, payloads)
+        assert [*map(len, payloads)] == [*payloads.sizes]
+        return len(payloads), ""
+
+
+def taken(packets: list[bytes], mtus: list[int], version: int = 4) -> tuple[list[NoSocket], AmtRelayCounters]:
+    """What gateways with these MTUs, all of which want all, get of packets."""
+    counters, sockets = AmtRelayCounters(), [NoSocket(4 + 2 * (at % 2)) for at, _ in enumerate(mtus)]
+    served = []
+    for mtu, one in zip(mtus, sockets, strict=True):
+        sock: Any = one
+        end = ip_address("192.0.2.1"), 1
+        served.append(ServedGateway(end, sock, None, lambda _, mtu=mtu: mtu))  # type: ignore[misc]
+    fan_out = FanOut(counters, lambda *_: served, SenderNotices(lambda *_: ""))
+    memory = RowMemory(memoryview(bytearray(24 + STRIDE * ROWS)))
+    for rows in rows_of(packets, memory, STRIDE, version):
+        fan_out.take(rows)
+    return sockets, counters
+
+
+def test_one_gateway_or_several_get_the_same() -> None:
+    packets = [datagram(b"%d" % number * 100, group) for number in range(10) for group in (G1, G2)]
+    (alone,), _ = taken(packets, [1500])
+    (one, other, narrow), counters = taken(packets, [1500, 1500, 576])
+    assert alone.messages == one.messages == other.messages == narrow.messages
+    read = [read_ip(message[len(DATA_HEADER) :]) for message in alone.messages]
+    assert [inner.destination for inner in read if inner is not None] == [G1] * 10 + [G2] * 10
+    assert (counters.received, counters.forwarded, counters.sent) == (20, 20, 60)
+
+
+@given(
+    st.lists(st.binary(max_size=900), min_size=1, max_size=ROWS),
+    st.sampled_from([0x45, 0x4F, 0x60, None]),
+    st.lists(st.sampled_from([1500, 600, 120]), min_size=1, max_size=3),
+    st.booleans(),
+)
+def test_any_bytes_are_sent_missed_or_dropped(
+    bodies: list[bytes], first: int | None, mtus: list[int], says_its_length: bool
+) -> None:
+    packets = []
+    for body in bodies:
+        packet = bytearray(body if first is None else bytes([first]) + body)
+        if says_its_length and len(packet) >= 40:
+            at, length = (4, len(packet) - 40) if first == 0x60 else (2, len(packet))
+            packet[at : at + 2] = length.to_bytes(2)
+        packets.append(bytes(packet))
+    sockets, counters = taken(packets, mtus, 6 if first == 0x60 else 4)
+    assert counters.received == len(packets) == counters.forwarded + counters.dropped.total()
+    assert counters.received_bytes == sum(map(len, packets))
+    assert sum(len(one.messages) for one in sockets) == counters.sent
+    if not counters.cut:
+        assert counters.sent + counters.missed.total() == counters.forwarded * len(mtus)
+    for one, mtu in zip(sockets, mtus, strict=True):
+        overhead = 28 if one.version == 4 else 48
+        assert all(len(message) + overhead <= mtu for message in one.messages)
