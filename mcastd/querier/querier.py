@@ -24,6 +24,10 @@ from mcastd.protocols.membership import (
 from mcastd.querier.listeners import Listeners
 from mcastd.querier.timing import Timing
 
+# One that has just begun knows of no member, and until it does none has anything: so the answers to its first
+# query are to come within this, and not within the time that spares a network a burst of them.
+FIRST_RESPONSE_SECONDS = 2.0
+
 
 class Querier:
     """This router on one network, in one family.
@@ -46,6 +50,7 @@ class Querier:
         self._other_until = -math.inf
         self._insists = False
         self._startup_left = timing.robustness
+        self._next_response = min(FIRST_RESPONSE_SECONDS, timing.response)  # in which the next answers come
         self._ask_at = now
         self._asked_at = -math.inf  # when the last general query was sent
 
@@ -86,12 +91,14 @@ class Querier:
             return changed, []
         if self._ask_at <= now:
             timing = self._timing
+            response = self._next_response
+            self._next_response = timing.response
             self._asked_at = now
             self._startup_left -= 1
             starting = self._startup_left > 0
             self._ask_at = now + (timing.startup_interval if starting else timing.query_interval)
             general = MembershipQuery(
-                response_seconds=timing.response,
+                response_seconds=response,
                 robustness=timing.robustness,
                 interval_seconds=timing.query_interval,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -31,7 +32,9 @@ def test_a_router_alone_asks_soon_and_then_each_interval() -> None:
     querier = Querier(TIMING, MIDDLE, 100.0)
     sent = run(querier, 150.0)
     assert [now for now, _ in sent] == [100.0, 105.0, 110.0, 130.0, 150.0]
-    assert {query for _, query in sent} == {MembershipQuery(None, (), 4.0, False, 3, 20.0)}
+    expected = MembershipQuery(None, (), 4.0, False, 3, 20.0)
+    soon = replace(expected, response_seconds=2.0)  # it knows of nobody yet
+    assert [query for _, query in sent] == [soon, *[expected] * 4]
 
 
 def test_what_a_host_leaves_is_asked_for() -> None:
