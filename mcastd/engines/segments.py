@@ -8,6 +8,9 @@
    message                length (4), number (8), bytes   in network byte order; numbers ascend
 ```
 
+Messages go to the server as they are, with the rights that we have there: so no file is taken that another
+user has put into the directory.
+
 What is written is in the kernel's memory at least: it outlives the daemon, and most of it the host. What a
 crash of the host has left at the end of a file that is no whole message is cut off when that is opened.
 """
@@ -18,13 +21,15 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcastd.errors import SinkError
+from mcastd.errors import SinkError, UnsafePathError
+from mcastd.paths import place_of
 
 SEGMENT_BYTES = 16 << 20
 # A full spool has at least so many files: room is made by removing whole ones.
@@ -126,9 +131,8 @@ class Segments:
             return []
         if self._reading is None or self._reading[0] != segment.path:
             self._end_reading()
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
             try:
-                self._reading = segment.path, os.open(segment.path, flags)
+                self._reading = segment.path, _open(segment.path, os.O_RDONLY)
             except FileNotFoundError as error:
                 raise SpoolGoneError(errno.ENOENT, f"{segment.path} was removed by somebody else") from error
         room = min(READ_BYTES + MESSAGE_MAX_BYTES, segment.size - segment.at)
@@ -168,9 +172,11 @@ class Segments:
 
     def _held(self) -> int:
         """The file that is locked, open; it is made if it is missing. Raises OSError, SinkError."""
-        self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self._directory / KNOWN, flags, 0o640)
+        try:
+            with place_of(self._directory / KNOWN, make=True):
+                fd = _open(self._directory / KNOWN, os.O_RDWR | os.O_CREAT)
+        except UnsafePathError as error:
+            raise OSError(errno.EPERM, error.cause) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -201,7 +207,7 @@ class Segments:
     def _take_up(self, path: Path) -> None:
         """A file that was there before."""
         segment = _Segment(path, last=self._segments[-1].last if self._segments else 0)
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = _open(path, os.O_RDWR)
         try:
             size = os.fstat(fd).st_size
             while segment.size < size:
@@ -235,9 +241,8 @@ class Segments:
         self._keep_held()
         number = _number_of(self._segments[-1].path) + 1 if self._segments else 1
         path = self._directory / f"{number:08}{SUFFIX}"
-        # What is there has no message that is wanted: else it would have been taken up
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._writing = os.open(path, flags, 0o640)
+        self._writing = _open(path, os.O_WRONLY | os.O_CREAT)
+        os.ftruncate(self._writing, 0)  # what is there has no message that is wanted: it was not taken up
         last = self._segments[-1].last if self._segments else self.known
         self._segments.append(_Segment(path, last=last))
 
@@ -263,6 +268,17 @@ class Segments:
         if self._writing is not None:
             os.close(self._writing)
             self._writing = None
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open a file of the spool. Raises OSError, also if another user may have put it there."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and found.st_uid in {0, os.geteuid()} and found.st_nlink <= 1:
+        return fd
+    os.close(fd)
+    what = f"belongs to uid {found.st_uid}" if found.st_nlink <= 1 else "has another name somewhere"
+    raise OSError(errno.EPERM, f"{path} {what if stat.S_ISREG(found.st_mode) else 'is no file'}")
 
 
 def _parse(data: bytes, before: int) -> tuple[list[KeptMessage], int]:

@@ -242,6 +242,56 @@ def test_numbers_that_never_were_are_not_believed(path: Path, no_fd_leak: None, 
     again.close()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of another user take root")
+@pytest.mark.parametrize("name", [KNOWN, "00000003.spool"])
+def test_what_another_user_put_there_is_never_sent(path: Path, no_fd_leak: None, name: str) -> None:
+    spool = Segments(path)
+    spool.append(messages(range(1, 3)))
+    spool.close()
+    planted = path / name
+    planted.write_bytes((path / "00000001.spool").read_bytes())
+    os.chown(planted, 65_534, 65_534)
+    with pytest.raises(OSError, match=f"{planted} belongs to uid 65534"):
+        Segments(path)
+    planted.unlink()
+    again = Segments(path)
+    assert again.unread == 2
+    again.close()
+
+
+@pytest.mark.parametrize("name", [KNOWN, "00000001.spool", "00000002.spool"])
+def test_a_name_of_another_file_is_left_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch, no_fd_leak: None, name: str
+) -> None:
+    """Whoever may write there may have made it: what it leads to is neither read nor written."""
+    other = path.parent / "other"
+    other.write_bytes(b"of somebody")
+    path.mkdir()
+    os.link(other, path / name)
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 10)
+    with pytest.raises(OSError, match=f"{path / name} has another name somewhere"):
+        Segments(path)
+    (path / name).unlink()
+    spool = Segments(path)
+    spool.append(messages(range(1, 3)))
+    os.link(other, path / "00000002.spool")
+    with pytest.raises(OSError, match="has another name somewhere"):
+        spool.append(messages(range(3, 5)))
+    spool.close()
+    assert other.read_bytes() == b"of somebody"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a link of another user takes root")
+def test_a_link_of_another_user_is_not_followed(path: Path, no_fd_leak: None) -> None:
+    shared = path.parent / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "spool").symlink_to(path.parent)
+    os.chown(shared / "spool", 65_534, 65_534, follow_symlinks=False)
+    with pytest.raises(OSError, match="is a symbolic link of uid 65534"):
+        Segments(shared / "spool")
+
+
 def test_what_others_put_there_is_left_alone(path: Path) -> None:
     path.mkdir()
     (path / "notes.spool").write_text("mine")
