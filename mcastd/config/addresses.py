@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -14,6 +14,7 @@ from mcastd.ip import Address, Interfaces, Prefix, is_pattern, stays_on_link
 
 # Bytes of an alternative name, with the final NUL, linux/if.h; a first name has up to 16.
 ALTIFNAMSIZ = 128
+BROADCAST = IPv4Address("255.255.255.255")
 
 
 def _address(value: object) -> Address | None:
@@ -283,9 +284,15 @@ def parse_end(value: object) -> str:
             'must be an address or a name, and a port, like "192.0.2.7:5004", "[2001:db8::7]:5004" or'
             f' "tv.example.net:5004", not {show(value)}'
         ) from None
-    if (address := _address(host)) is not None and (address.is_multicast or address.is_unspecified):
+    try:
+        address = ip_address(host)
+    except ValueError:  # a name
+        return str(value)
+    if address.is_multicast or address.is_unspecified or address == BROADCAST:
         way_out = 'a group has kind = "group"' if address.is_multicast else "name the host"
         raise ValueError(f"{address} is no address of a host: {way_out}")
+    if address.version == 6 and address.is_link_local:  # it takes an interface, and none is said
+        raise ValueError(f"{address} is an address of one link: give one that is routed, or a name")
     return str(value)
 
 
@@ -302,6 +309,14 @@ def parse_listen(value: object) -> str:
             f" not {show(value)}"
         )
     return str(value)
+
+
+def require_family(prefixes: Iterable[Prefix], listen: str) -> None:
+    """Raises ValueError if one is of another version of IP than a ``HOST:PORT`` that they are to reach."""
+    version = ip_address(split_end(listen)[0]).version
+    for prefix in prefixes:
+        if prefix.version != version:
+            raise ValueError(f"{prefix} is IPv{prefix.version}, but listen is IPv{version}")
 
 
 def may_meet(one: Interfaces | None, other: Interfaces | None) -> bool:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, PlainValidator, ValidationInfo, field_validator, model_validator
 
-from mcastd.config.addresses import end_of, parse_end, parse_listen, split_end
+from mcastd.config.addresses import end_of, parse_end, parse_listen, require_family, split_end
 from mcastd.config.ends import ProgramEnd
+from mcastd.config.model import check_distinct
 from mcastd.config.output import FORMAT, FormatName, GroupEnd, OutputSettings
-from mcastd.config.types import BufferSize, Dscp, FilePath, Group, OneInterface, Port, Switch, Ttl
-from mcastd.ip import Address, Interfaces
+from mcastd.config.types import (
+    BufferSize,
+    Dscp,
+    FilePath,
+    Group,
+    OneInterface,
+    Port,
+    SourcePrefix,
+    Switch,
+    Ttl,
+)
+from mcastd.ip import Address, Interfaces, Prefix
 
 EndName = Annotated[str, PlainValidator(parse_end)]
 ListenEnd = Annotated[str, PlainValidator(parse_listen)]
@@ -134,6 +145,9 @@ class TcpServerOutput(StreamingOutput):
         description="Where to wait for a program that reads, one at a time: an address of this host and a"
         ' port, like "127.0.0.1:9000".',
     )
+    readers: tuple[SourcePrefix, ...] = Field(
+        (), description="Who may read: addresses and prefixes; absent, anybody who reaches the port."
+    )
     format: FormatName = Field("raw", description=FORMAT)
 
     @property
@@ -142,6 +156,14 @@ class TcpServerOutput(StreamingOutput):
 
     def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
         return (("listen", ProgramEnd("tcp-server", *split_end(self.listen))),)
+
+    @field_validator("readers")
+    @classmethod
+    def _readers_of_family(cls, readers: tuple[Prefix, ...], info: ValidationInfo) -> tuple[Prefix, ...]:
+        check_distinct(readers)
+        if "listen" in info.data:
+            require_family(readers, info.data["listen"])
+        return readers
 
     def listens(self) -> Iterable[tuple[str, ProgramEnd]]:
         return (("listen", ProgramEnd("tcp", *split_end(self.listen))),)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from mcastd.config.addresses import split_end
+from mcastd.config.addresses import require_family, split_end
 from mcastd.config.ends import ProgramEnd
 from mcastd.config.model import check_distinct
 from mcastd.config.network_outputs import EndName, ListenEnd, StreamFraming
@@ -49,10 +48,7 @@ class IpSource(ReceivingSource):
     def _senders_of_family(cls, senders: tuple[Prefix, ...], info: ValidationInfo) -> tuple[Prefix, ...]:
         check_distinct(senders)
         if "listen" in info.data:
-            version = ip_address(split_end(info.data["listen"])[0]).version
-            for sender in senders:
-                if sender.version != version:
-                    raise ValueError(f"{sender} is IPv{sender.version}, but listen is IPv{version}")
+            require_family(senders, info.data["listen"])
         return senders
 
 

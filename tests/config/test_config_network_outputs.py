@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mcastd.config import Config, GroupOutput, UdpOutput, split_end
+from mcastd.config import Config, GroupOutput, TcpServerOutput, UdpOutput, split_end
 
 TV = """[inbound.tv]
 group = "239.1.1.1"
@@ -60,6 +60,30 @@ def test_what_is_neither_host_nor_port(refusal: Callable[[str], str], to: object
 def test_a_group_is_no_host(refusal: Callable[[str], str]) -> None:
     found = refusal(TV + 'output = { kind = "udp", to = "239.2.2.2:5004" }')
     assert '239.2.2.2 is no address of a host: a group has kind = "group"' in found
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("[fe80::1%eth0]:5004", "fe80::1%eth0 is an address of one link: give one that is routed, or a name"),
+        ("[fe80::1]:5004", "fe80::1 is an address of one link: give one that is routed, or a name"),
+        ("255.255.255.255:5004", "255.255.255.255 is no address of a host: name the host"),
+    ],
+)
+def test_what_is_no_address_that_can_be_sent_to(refusal: Callable[[str], str], to: str, said: str) -> None:
+    for kind in ("udp", "tcp"):
+        assert said in refusal(TV + f'output = {{ kind = "{kind}", to = "{to}" }}')
+
+
+def test_who_may_read(refusal: Callable[[str], str], loaded: Callable[[str], Config]) -> None:
+    def output(readers: str) -> str:
+        return TV + f'output = {{ kind = "tcp-server", listen = "0.0.0.0:9000", readers = {readers} }}'
+
+    (found,) = loaded(output('["192.0.2.0/24"]')).inbound["tv"].output
+    assert isinstance(found, TcpServerOutput)
+    assert [str(one) for one in found.readers] == ["192.0.2.0/24"]
+    assert "output.readers: ::1/128 is IPv6, but listen is IPv4" in refusal(output('["::1"]'))
+    assert "192.0.2.1/32 is named twice" in refusal(output('["192.0.2.1", "192.0.2.1"]'))
 
 
 def to_group(group: str, port: int = 5004, **more: str) -> str:

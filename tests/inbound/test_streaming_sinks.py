@@ -291,6 +291,36 @@ def test_one_that_waits_serves_one_reader_at_a_time(output: MakeOutput) -> None:
         assert read(second, 6) == b"second"
 
 
+def test_only_those_may_read_that_are_named(output: MakeOutput) -> None:
+    """One that may not takes the place of nobody."""
+    at = "127.0.0.1", free_port()
+    listen = f"{at[0]}:{at[1]}"
+    sink = output(TcpServerOutput(listen=listen, readers=["127.0.0.2", "127.0.1.0/24"]))
+    with (
+        socket.create_connection(at, source_address=("127.0.0.3", 0)) as stranger,
+        socket.create_connection(at, source_address=("127.0.1.9", 0)) as reader,
+    ):
+        ticked(sink, lambda: sink.status().error is None)
+        sink.write(batch_of(b"news"))
+        assert read(reader, 4) == b"news"
+        stranger.settimeout(60)
+        assert stranger.recv(1) == b""
+        settings = TcpServerOutput(listen=listen, readers=["127.0.1.0/24"], queue=4096)
+        new = make_sink(settings, StreamFacts(lambda: "239.1.1.1", str), log.get_logger())
+        assert new.take_over(sink)
+        new.write(batch_of(b"more"))
+        assert read(reader, 4) == b"more", "it may go on"
+        settings = TcpServerOutput(listen=listen, readers=["127.0.0.3"])
+        other = make_sink(settings, StreamFacts(lambda: "239.1.1.1", str), log.get_logger())
+        assert other.take_over(new)
+        other.write(batch_of(b"no more"))
+        reader.settimeout(60)
+        assert reader.recv(1) == b""
+        assert other.counters.dropped == {"no-reader": 1}
+        for one in (new, other):
+            one.close()
+
+
 def test_a_port_that_is_taken_is_said(output: MakeOutput, listening: socket.socket) -> None:
     sink = output(TcpServerOutput(listen=f"127.0.0.1:{port_of(listening)}"))
     assert "cannot listen at 127.0.0.1" in sink.problem

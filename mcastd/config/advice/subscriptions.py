@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 
-from mcastd.config.addresses import means_several
+from mcastd.config.addresses import means_several, split_end
 from mcastd.config.description import legs_of
 from mcastd.config.gateway import GatewaySettings
 from mcastd.config.inbound import GATHERING_BUFFER_MIN_BYTES, InboundSubscription
+from mcastd.config.network_outputs import TcpServerOutput
 from mcastd.config.numbers import format_duration, format_size
 from mcastd.config.protocols import FluteInbound, RtpInbound
 from mcastd.config.types import Advice
@@ -92,6 +94,18 @@ def _one_way(subscription: InboundSubscription) -> Advice:
         )
 
 
+def _open_output(subscription: InboundSubscription) -> Advice:
+    for output in subscription.output:
+        if isinstance(output, TcpServerOutput) and not output.readers:
+            host, _ = split_end(output.listen)
+            if ip_address(host).is_unspecified:
+                yield (
+                    "output",
+                    f"{output.listen} serves anybody who reaches this host, and one alone has its place; name"
+                    " the readers, or listen at an address of a network that you trust",
+                )
+
+
 OF_A_SUBSCRIPTION: tuple[Callable[[InboundSubscription], Advice], ...] = (
     _without_sources,
     _shallow,
@@ -100,4 +114,5 @@ OF_A_SUBSCRIPTION: tuple[Callable[[InboundSubscription], Advice], ...] = (
     _legs_of_one_interface,
     _named_otherwise,
     _one_way,
+    _open_output,
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from ipaddress import ip_address
 
+from mcastd import clock
 from mcastd.config import TcpOutput, TcpServerOutput, split_end
 from mcastd.errors import SinkError, reason_of
 from mcastd.inbound.sinks.account import Account, why_no_way
@@ -12,8 +14,12 @@ from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.host_name import HostName
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.sink import Sink
-from mcastd.inbound.sinks.stream import StreamSink
+from mcastd.inbound.sinks.stream import READER_GONE, StreamSink
 from mcastd.net.tcp_socket import be_watchful, connecting, listening
+
+# Those who may not read that are refused at once, before it is written on; and how often one is logged.
+ACCEPTED_AT_ONCE = 16
+TOLD_SECONDS = 60.0
 
 
 class TcpSink(StreamSink):
@@ -40,12 +46,14 @@ class TcpServerSink(StreamSink):
 
     waits_for_reader = True
     ends_by_halves = True  # as nc(1) does without an input
+    _told_at = -math.inf  # monotonic seconds, when it was logged last that somebody may not read
 
     def __init__(
         self, config: TcpServerOutput, format: Format, account: Account, means: Means = ALONE
     ) -> None:
         super().__init__(config, format, account)
         self._listen = config.listen
+        self._readers = config.readers
         self._listening: socket.socket | None = None
 
     def connect(self) -> socket.socket | None:
@@ -60,22 +68,44 @@ class TcpServerSink(StreamSink):
                     "choose an address of this host, and a port that nobody has",
                     reason=why_no_way(error.errno or 0),
                 ) from error
-        try:
-            sock, _ = self._listening.accept()
-        except BlockingIOError:
-            return None
-        sock.setblocking(False)
-        return sock
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                sock, (host, *_) = self._listening.accept()
+            except BlockingIOError:
+                return None
+            if self._may_read(host):
+                sock.setblocking(False)
+                return sock
+            sock.close()
+        return None
 
     def connected(self, sock: socket.socket) -> None:
         be_watchful(sock)
 
     def take_over(self, before: Sink) -> bool:
+        """A reader that may not read any more is ended."""
         if not super().take_over(before):
             return False
         assert isinstance(before, TcpServerSink)
         self._listening, before._listening = before._listening, None
+        if self._sock is not None:
+            try:
+                may_read = self._may_read(self._sock.getpeername()[0])
+            except OSError:  # it has gone, which is noticed
+                return True
+            if not may_read:
+                self._break(self.trouble("its reader is not in readers any more", READER_GONE))
         return True
+
+    def _may_read(self, host: str) -> bool:
+        """Return True if one of an address may read; else that is logged, once a minute."""
+        address = ip_address(host.partition("%")[0])
+        if not self._readers or any(address in prefix for prefix in self._readers):
+            return True
+        if (now := clock.monotonic()) - self._told_at >= TOLD_SECONDS:
+            self._told_at = now
+            self._account.log.warning("reader.refused", output=self._settings.label, reader=str(address))
+        return False
 
     @property
     def listening(self) -> int | None:
