@@ -19,6 +19,8 @@ from mcastd.config import (
     OutputPath,
     OutputSettings,
     RedisOutput,
+    TcpServerOutput,
+    UnixOutput,
 )
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.files import seen
@@ -29,9 +31,15 @@ from mcastd.doctor.received_files import hindered
 from mcastd.doctor.subject import Subject
 from mcastd.inbound.sinks.account import EXPECTED, UNREACHABLE
 from mcastd.inbound.sinks.returned import CIRCLE
+from mcastd.inbound.sinks.stream import NO_READER
 from mcastd.paths import KINDS
 from mcastd.status import OutputStatus, SubscriptionStatus
 
+# How a program gets what is for it, by the kind of output.
+WAYS_TO_PROGRAMS: Mapping[type[OutputSettings], str] = {
+    UnixOutput: "start the program that makes the socket; or give the path that it has",
+    TcpServerOutput: "have its program connect there: it gets what comes from then on",
+}
 # The kind of output that writes to what is there.
 WRITES = {stat.S_IFREG: "file", stat.S_IFIFO: "fifo"}
 
@@ -68,25 +76,28 @@ def _output(subject: Subject[InboundSubscription], looked: Looked) -> Iterator[S
         if check := CHECKS.get(type(looked.output)):
             findings = list(check(looked))
     if not findings and state is not None and state.error:
-        findings = [_failing(state, looked.said)]
+        findings = [_failing(state, looked)]
     yield from findings
 
 
-def _failing(state: OutputStatus, said: str) -> Finding:
+def _failing(state: OutputStatus, looked: Looked) -> Finding:
     """What an output says of itself, where nothing else explains it."""
     error = state.error or ""
     way_out = state.way_out
+    if not way_out and state.reason in {UNREACHABLE, NO_READER}:
+        way_out = WAYS_TO_PROGRAMS.get(type(looked.output), "")
     if not way_out and state.reason == UNREACHABLE:
         way_out = (
             "see whether it runs, its name resolves here (getent hosts NAME), and the network leads there"
             " (ip route)"
         )
     what = error.removesuffix(f"; {state.way_out}")
-    evidence = (said, f"dropped: {counted(state.counters.dropped)} (status)")
+    evidence = (looked.said, f"dropped: {counted(state.counters.dropped)} (status)")
     if state.reason == CIRCLE:
         return Finding("circle", Severity.BROKEN, what, evidence, way_out)
     fix = way_out or "mend the cause: the output is tried again by itself"
-    return Finding("output-failing", Severity.BROKEN, what, evidence, fix)
+    severity = Severity.WARNING if state.reason == NO_READER else Severity.BROKEN  # as of a pipe
+    return Finding("output-failing", severity, what, evidence, fix)
 
 
 def _written(subject: Subject[InboundSubscription], looked: Looked, one: OutputPath) -> list[Finding]:

@@ -699,6 +699,31 @@ def test_a_server_that_acknowledges_nothing(
 
 
 @pytest.mark.parametrize(
+    ("output", "reason", "severity", "fix"),
+    [
+        (
+            {"kind": "unix", "path": "/run/x"},
+            "unreachable",
+            "broken",
+            "start the program that makes the socket",
+        ),
+        ({"kind": "tcp-server", "listen": "127.0.0.1:9"}, "no-reader", "warning", "have its program connect"),
+        ({"kind": "tcp", "to": "host.example.net:9"}, "unreachable", "broken", "getent hosts NAME"),
+        ({"kind": "tcp-server", "listen": "127.0.0.1:9"}, "full", "broken", "mend the cause"),
+    ],
+)
+def test_an_output_to_a_program(output: dict[str, str], reason: str, severity: str, fix: str) -> None:
+    settings = inbound(output=output).settings
+    status = told(Path(settings.output[0].label), "cannot write to it: it is away", reason)
+    (found,) = outputs.outputs(
+        Subject("inbound/news", settings, "active", status=status, earlier=status), Given()
+    )
+    assert isinstance(found, Finding)
+    assert (found.cause, found.severity) == ("output-failing", severity)
+    assert fix in found.fix
+
+
+@pytest.mark.parametrize(
     ("objects", "expected"),
     [
         ({"states": {"landed": 5, "receiving": 2}, "loss_percent": 40.0}, []),
