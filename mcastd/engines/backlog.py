@@ -79,13 +79,10 @@ class Backlog:
 
     def take(self) -> list[KeptMessage]:
         """The oldest messages, some hundred KiB of them; none if there are none."""
-        segments = self._segments
-        while segments is not None and segments.unread:
+        if self._segments is not None and self._segments.unread:
             try:
-                return segments.read()
-            except SpoolGoneError:
-                self._gone.append(segments.give_up())
-                self._lost_up_to = self._gone[-1][1]
+                if spooled := self._read(self._segments):
+                    return spooled
             except OSError as error:
                 self._failed(error)
                 return []
@@ -98,6 +95,16 @@ class Backlog:
         if self._segments is not None:
             self._unspooled.update([number for number, _ in taken])
         return taken
+
+    def _read(self, segments: Segments) -> list[KeptMessage]:
+        """The oldest messages of the spool that are there. Raises OSError."""
+        while segments.unread:
+            try:
+                return segments.read()
+            except SpoolGoneError:
+                self._gone.append(segments.give_up())
+                self._lost_up_to = self._gone[-1][1]
+        return []
 
     def collect_gone(self, counted_from: int) -> int:
         """How many messages somebody has removed from the disk since the last call, which nobody has.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,32 @@ def test_a_disk_that_fails_and_is_well_again(tmp_path: Path, monkeypatch: pytest
     assert backlog.trouble is None
     assert taken(backlog) == numbers + more[2:]
     assert backlog.close() == 0
+
+
+def test_what_others_have_removed_is_counted_and_the_rest_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 5 * (SIZE + 12))
+    monkeypatch.setattr(backlogs, "RETRY_SECONDS", 0.0)
+    backlog = Backlog(BacklogBounds(ROOM, 1 << 20, False), Segments(tmp_path / "spool"), 0)
+    numbers = [number for _ in range(4) for number in add(backlog, 5)[0]]
+    first, second, _, last = sorted((tmp_path / "spool").glob("*.spool"))
+    for path in (first, second, last):
+        path.unlink()
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: os.open("/nowhere/at/all", os.O_RDONLY))
+    assert backlog.take() == []
+    assert isinstance(backlog.trouble, FileNotFoundError), "what is left cannot be cleaned away now"
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert backlog.take() == [(number, bytes(SIZE)) for number in numbers[10:15]]
+    assert backlog.collect_gone(numbers[7]) == 5, "those that are counted, file by file"
+    assert backlog.take() == []
+    assert (backlog.collect_gone(0), backlog.collect_gone(0), backlog.waiting) == (5, 0, 0)
+    more, _ = add(backlog, 2)
+    assert taken(backlog) == more
+    assert not backlog.is_kept(numbers[19])
+    assert backlog.is_kept(more[0])
+    backlog.close()
 
 
 def test_what_the_disk_does_not_take_is_lost_at_the_end(
