@@ -440,6 +440,26 @@ def test_of_a_name_with_several_addresses_one_without_a_way_is_passed_over(
     assert sink.problem == ""
 
 
+def test_a_name_is_followed_while_more_comes_than_it_is_looked_after(
+    receiver: Receiver, udp_sink: Callable[..., UdpSink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [ip_address("127.0.0.1")]
+    monkeypatch.setattr(host_name, "addresses_of", lambda _: list(known))
+    monkeypatch.setattr(host_name, "RESOLVE_SECONDS", 0.05)
+    monkeypatch.setattr(host_name, "LOOK_SECONDS", 0.4)
+    sink = udp_sink(f"tv.example.net:{receiver.port}")
+    ticked(sink, lambda: sink.destination is not None)
+    known[:] = [ip_address("127.0.0.2")]
+
+    def has_moved() -> bool:
+        sink.write(batch_of(b"1"))
+        if (now := sending.clock.monotonic()) >= sink.deadline:
+            sink.tick(now)
+        return sink.destination is not None and str(sink.destination.to) == "127.0.0.2"
+
+    wait_for(has_moved, "the other address", timeout=30)
+
+
 def test_a_name_server_that_hangs_is_said(
     receiver: Receiver, udp_sink: Callable[..., UdpSink], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ class HostName:
         self._found: list[Address] = []  # of the name, the best first
         self._asked: Future[list[Address]] | None = None
         self._asked_at = -math.inf  # monotonic seconds
+        self._look_at = 0.0  # the same, when it is looked next whether the answer has come
         try:
             self.address = ip_address(host)
         except ValueError:
@@ -42,6 +43,7 @@ class HostName:
         address, if none comes, or if it cannot be asked; the address that was known stays.
         """
         now = clock.monotonic()
+        self._look_at = now + LOOK_SECONDS
         try:
             if (asked := self._asked) is not None:
                 if asked.done():
@@ -78,7 +80,7 @@ class HostName:
         if not self._is_name:
             return math.inf
         if self._asked is not None:
-            return clock.monotonic() + LOOK_SECONDS
+            return self._look_at
         return self._due_at(is_well=is_well)
 
     def _due_at(self, *, is_well: bool) -> float:
