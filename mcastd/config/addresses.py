@@ -278,7 +278,7 @@ def end_of(address: Address, port: int) -> str:
 def parse_end(value: object) -> str:
     """Another host and a port of it: ``HOST:PORT``, an IPv6 address in brackets."""
     try:
-        host, _ = split_end(value if isinstance(value, str) else "")
+        host, port = split_end(value if isinstance(value, str) else "")
     except ValueError:
         raise ValueError(
             'must be an address or a name, and a port, like "192.0.2.7:5004", "[2001:db8::7]:5004" or'
@@ -291,9 +291,17 @@ def parse_end(value: object) -> str:
     if address.is_multicast or address.is_unspecified or address == BROADCAST:
         way_out = 'a group has kind = "group"' if address.is_multicast else "name the host"
         raise ValueError(f"{address} is no address of a host: {way_out}")
-    if address.version == 6 and address.is_link_local:  # it takes an interface, and none is said
-        raise ValueError(f"{address} is an address of one link: give one that is routed, or a name")
+    if isinstance(address, IPv6Address):
+        _check_zone(address, port)
     return str(value)
+
+
+def _check_zone(address: IPv6Address, port: int) -> None:
+    """Raises ValueError for a link-local address without its interface, and for another one with it."""
+    if address.is_link_local and address.scope_id is None:
+        raise ValueError(f'{address} is link-local: name its interface, too, as in "[{address}%eth0]:{port}"')
+    if address.scope_id is not None and not address.is_link_local:
+        raise ValueError(f"{address} has a zone, and is not link-local: leave that out")
 
 
 def parse_listen(value: object) -> str:

@@ -8,7 +8,9 @@ no ctypes: see ``_libc.py`` for that.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket
 import struct
 import sys
@@ -218,6 +220,20 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 def family_of(address: Address) -> socket.AddressFamily:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
+def socket_name(address: Address, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """What connect(2) takes of an address: of a link-local one its interface is told by number.
+
+    Raises OSError if the host has no such interface.
+    """
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
+        try:
+            ifindex = socket.if_nametoindex(address.scope_id)
+        except OSError as error:  # which has no number
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from error
+        return str(address).partition("%")[0], port, 0, ifindex
+    return str(address), port
 
 
 def sockaddr_storage(address: Address) -> bytes:

@@ -19,7 +19,7 @@ def connecting(to: Address, port: int) -> socket.socket:
     """A socket on its way to a peer: it is writable once it is there, or cannot be. Raises OSError."""
     with _kept(to) as sock:
         with contextlib.suppress(BlockingIOError):
-            sock.connect((str(to), port))
+            sock.connect(_abi.socket_name(to, port))
         return sock
 
 

@@ -40,7 +40,7 @@ class UnicastSender:
                 else:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
                     sock.setsockopt(socket.IPPROTO_IPV6, _abi.IPV6_RECVERR, 1)
-                sock.connect((str(to), port))
+                sock.connect(_abi.socket_name(to, port))
             except OSError as error:
                 raise self._error(error) from error
             undo.pop_all()

@@ -39,6 +39,7 @@ def test_what_they_are_called(loaded: Callable[[str], Config]) -> None:
         ("[2001:db8::0:7]:1", ("2001:db8::7", 1)),
         ("tv.example.net:65535", ("tv.example.net", 65_535)),
         ("tv:5004", ("tv", 5004)),
+        ("[fe80::7%eth0]:5004", ("fe80::7%eth0", 5004)),
     ],
 )
 def test_a_host_and_a_port(to: str, end: tuple[str, int]) -> None:
@@ -65,12 +66,14 @@ def test_a_group_is_no_host(refusal: Callable[[str], str]) -> None:
 @pytest.mark.parametrize(
     ("to", "said"),
     [
-        ("[fe80::1%eth0]:5004", "fe80::1%eth0 is an address of one link: give one that is routed, or a name"),
-        ("[fe80::1]:5004", "fe80::1 is an address of one link: give one that is routed, or a name"),
         ("255.255.255.255:5004", "255.255.255.255 is no address of a host: name the host"),
+        ("[fe80::7]:5004", r'fe80::7 is link-local: name its interface, too, as in "[fe80::7%eth0]:5004"'),
+        ("[2001:db8::7%eth0]:5004", "2001:db8::7%eth0 has a zone, and is not link-local: leave that out"),
     ],
 )
-def test_what_is_no_address_that_can_be_sent_to(refusal: Callable[[str], str], to: str, said: str) -> None:
+def test_an_address_of_one_link_has_its_interface_and_no_other_has(
+    refusal: Callable[[str], str], to: str, said: str
+) -> None:
     for kind in ("udp", "tcp"):
         assert said in refusal(TV + f'output = {{ kind = "{kind}", to = "{to}" }}')
 

@@ -25,7 +25,7 @@ from mcastd.inbound.sinks.queue import RECORD_OVERHEAD_BYTES
 from mcastd.inbound.sinks.sending import SendingSink
 from mcastd.inbound.sinks.udp import UdpSink
 from mcastd.ip import Address
-from mcastd.net import _abi
+from mcastd.net import _abi, tcp_socket
 from mcastd.net.link import Batch, ListBatch, Origin
 from mcastd.net.payloads import Payloads
 from mcastd.net.unicast import UnicastSender
@@ -554,3 +554,15 @@ def test_what_is_held_keeps_its_ttl(
     sink.tick(sink.deadline)
     assert [member.receive_with_ttl() for _ in range(2)] == [(b"1", 8), (b"2", 4)]
     sink.close(for_good=True)
+
+
+def test_a_link_local_address_is_sent_to_by_its_interface(no_fd_leak: None) -> None:
+    """A socket takes the interface as a number beside the address (RFC 4007 section 11.1)."""
+    lo = socket.if_nametoindex("lo")
+    assert _abi.socket_name(ip_address("fe80::1%lo"), 5004) == ("fe80::1", 5004, 0, lo)
+    assert _abi.socket_name(ip_address("2001:db8::1"), 5004) == ("2001:db8::1", 5004)
+    assert _abi.socket_name(ip_address("192.0.2.1"), 5004) == ("192.0.2.1", 5004)
+    with pytest.raises(LinkError, match="no such device"):
+        UnicastSender(ip_address("fe80::1%nowhere"), 5004)
+    with pytest.raises(OSError, match="No such device"):
+        tcp_socket.connecting(ip_address("fe80::1%nowhere"), 5004)
