@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from ipaddress import ip_address
 from typing import Any
 
@@ -17,7 +18,7 @@ from support.wait import wait_for
 from mcastd import log
 from mcastd.config import GroupOutput, UdpOutput
 from mcastd.errors import LinkError
-from mcastd.inbound.sinks import StreamFacts, host_name, make_sink, sending, udp
+from mcastd.inbound.sinks import StreamFacts, group, host_name, make_sink, sending, udp
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.inbound.sinks.group import GroupSink
@@ -178,6 +179,54 @@ def test_a_way_that_is_lost_is_found_again(clock: Callable[[float], None]) -> No
     sink.network_changed()
     sink.write(batch_of(b"4"))
     assert sink.network.taken == [b"1", b"4"], "at once, since the network has changed"
+
+
+def test_what_goes_in_part_is_counted_in_bytes_and_the_rest_is_taken_over() -> None:
+    sink, after = MemorySink(), MemorySink(queue=1 << 16)
+    sink.network.room = 2
+    sink.write(batch_of(b"1", b"22", b"333"))
+    assert (sink.account, sink.counters.written_bytes) == ((2, 1, {}), 3)
+    assert after.take_over(sink)
+    assert (sink.account, after.account) == ((2, 0, {}), (0, 1, {}))
+    after.flush()
+    assert (after.network.taken, after.counters.written_bytes) == ([b"333"], 3)
+
+
+def test_pauses_grow_while_there_is_no_room_and_begin_anew(clock: Callable[[float], None]) -> None:
+    sink = MemorySink()
+    sink.network.room = 0
+    sink.write(batch_of(b"1"))
+    pauses = []
+    for _ in range(8):
+        pauses.append(round(sink.deadline - 1000, 3))
+        sink.flush()
+        sink._plan()
+    assert pauses == [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.064]
+    sink.network.room = 1
+    sink.flush()
+    sink.write(batch_of(b"2"))
+    assert round(sink.deadline - 1000, 3) == 0.001
+
+
+def test_a_destination_is_told_when_the_network_has_changed() -> None:
+    sink = MemorySink()
+    sink.open()
+    sink.network_changed()
+    assert (sink.network.changes, sink.connects) == (1, 1)
+
+
+def test_what_is_held_without_a_way_is_tried_when_one_is_looked_for(clock: Callable[[float], None]) -> None:
+    sink = MemorySink()
+    sink.holds_without_way = True
+    sink.network.error = errno.ECONNREFUSED
+    sink.write(batch_of(b"1"))
+    assert (sink.account, sink.deadline) == ((0, 1, {}), 1000 + sending.RETRY_SECONDS)
+    sink.network.error = 0
+    sink.tick(sink.deadline)
+    assert sink.network.taken == [], "it is too early by the clock"
+    clock(sending.RETRY_SECONDS)
+    sink.tick(sink.deadline)
+    assert sink.network.taken == [b"1"]
 
 
 def test_what_comes_before_the_way_is_known_is_held() -> None:
@@ -341,6 +390,21 @@ def test_datagrams_of_any_size_arrive_as_they_came(
     assert (sink.counters.written, sink.counters.written_bytes) == (len(sizes), sum(sizes))
 
 
+@pytest.mark.parametrize(
+    ("host", "level", "option"),
+    [
+        ("127.0.0.1", socket.IPPROTO_IP, socket.IP_TOS),
+        ("[::1]", socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
+    ],
+)
+def test_datagrams_have_the_class_that_is_set(
+    udp_sink: Callable[..., UdpSink], host: str, level: int, option: int
+) -> None:
+    sink = udp_sink(f"{host}:5004", dscp=46)
+    assert sink.destination is not None
+    assert sink.destination._sock.getsockopt(level, option) == 46 << 2
+
+
 def test_over_ipv6(udp_sink: Callable[..., UdpSink]) -> None:
     receiver = Receiver(socket.AF_INET6, "::1")
     udp_sink(f"[::1]:{receiver.port}").write(batch_of(b"six"))
@@ -460,6 +524,29 @@ def test_a_name_is_followed_while_more_comes_than_it_is_looked_after(
     wait_for(has_moved, "the other address", timeout=30)
 
 
+def test_an_address_is_kept_while_its_name_has_it(
+    monkeypatch: pytest.MonkeyPatch, clock: Callable[[float], None]
+) -> None:
+    """Name servers tell addresses in turn. They are asked each minute, and each 5 s while not all is well."""
+    answers = [["127.0.0.1", "127.0.0.2"], ["127.0.0.2", "127.0.0.1"], ["127.0.0.3"]]
+
+    def begin(*_: object) -> Future[list[Address]]:
+        asked = Future[list[Address]]()
+        asked.set_result([ip_address(one) for one in answers.pop(0)])
+        return asked
+
+    monkeypatch.setattr(host_name, "begin", begin)
+    name = host_name.HostName("tv.example.net")
+    found = []
+    for seconds, is_well in ((0, False), (5, False), (59.9, True), (0.1, True)):
+        clock(seconds)
+        before = len(answers)
+        name.follow(is_well=is_well)
+        name.follow(is_well=is_well)
+        found.append((str(name.address), before - len(answers)))
+    assert found == [("127.0.0.1", 1), ("127.0.0.1", 1), ("127.0.0.1", 0), ("127.0.0.3", 1)]
+
+
 def test_a_name_server_that_hangs_is_said(
     receiver: Receiver, udp_sink: Callable[..., UdpSink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -566,3 +653,18 @@ def test_a_link_local_address_is_sent_to_by_its_interface(no_fd_leak: None) -> N
         UnicastSender(ip_address("fe80::1%nowhere"), 5004)
     with pytest.raises(OSError, match="No such device"):
         tcp_socket.connecting(ip_address("fe80::1%nowhere"), 5004)
+
+
+def test_a_group_is_sent_to_as_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def sender(*args: object, host: object, **settings: object) -> Network:
+        made.append((*args, settings))
+        return Network()
+
+    monkeypatch.setattr(group, "SocketSender", sender)
+    for ttl in (None, 7):
+        config = GroupOutput(group=GROUP, port=5004, interface="eth3", ttl=ttl, loop=False, dscp=46)
+        make_sink(config, StreamFacts(str, str), log.get_logger()).open()
+    wanted = {"interface": "eth3", "loop": False, "dscp": 46}
+    assert made == [(ip_address(GROUP), 5004, {**wanted, "ttl": ttl}) for ttl in (1, 7)]
