@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import select
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from mcastd.engines.segments import KeptMessage, Segments
 from mcastd.errors import SinkError
 from mcastd.inbound.sinks import FORMATS, StreamFacts
 from mcastd.inbound.sinks.account import Account
-from mcastd.inbound.sinks.engine import EngineSink
+from mcastd.inbound.sinks.engine import LOOK_SECONDS, RETRY_SECONDS, EngineSink
 from mcastd.net.link import ListBatch, Origin
 
 AWAY = SinkError("cannot reach memory", "it sleeps", reason="unreachable")
@@ -149,3 +151,53 @@ def test_what_was_sent_and_then_given_up_is_counted_at_the_end(
     sink.open()
     wait_for(lambda: is_settled(sink, 10), "each is counted")
     assert 0 < sink.counters.dropped["stopped"] < 10
+
+
+def test_what_is_written_is_counted_while_more_comes(
+    server: Server, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More often than it is looked: each datagram would put the look off."""
+    now = [1000.0]
+    monkeypatch.setattr("mcastd.inbound.sinks.engine.clock.monotonic", lambda: now[0])
+    sink = make()
+    sink.open()
+    looks: list[float] = []
+
+    def step() -> int:
+        give(sink, b"news")
+        now[0] += LOOK_SECONDS / 4
+        if now[0] >= sink.deadline:
+            looks.append(now[0])
+            sink.tick(now[0])
+        return sink.counters.written
+
+    wait_for(step, "it is counted")
+    assert now[0] - 1000 >= LOOK_SECONDS, "not with each of them"
+    while len(looks) < 4:
+        step()
+    assert all(LOOK_SECONDS <= later - before < 1.5 * LOOK_SECONDS for before, later in pairwise(looks))
+
+
+def test_while_a_server_is_away_it_is_looked_seldom(server: Server, make: Make) -> None:
+    server.away = AWAY
+    sink = make()
+    sink.open()
+    give(sink, b"1")
+    wait_for(lambda: sink._hand_over is not None and sink._hand_over.picture.trouble, "it is away")
+    sink.tick(now := clock.monotonic())
+    assert sink.deadline >= now + RETRY_SECONDS
+    assert sink.problem
+    server.away = None
+    assert sink._hand_over is not None
+    told = select.poll()
+    told.register(sink._hand_over.told, select.POLLIN)
+
+    def is_well() -> bool:
+        if told.poll(0):
+            sink.tick(clock.monotonic())
+        return not sink.problem
+
+    wait_for(is_well, "the other thread tells that it is over")
+    assert sink.deadline <= clock.monotonic() + LOOK_SECONDS or not sink.counters.queued
+    wait_for(lambda: is_settled(sink, 1), "it is written")
+    assert (sink.problem, sink.deadline) == ("", math.inf)

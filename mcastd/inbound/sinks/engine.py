@@ -153,6 +153,7 @@ class EngineSink(Sink):
         hand_over, account = self._hand_over, self._account
         if hand_over is None:
             return
+        self.deadline = math.inf
         results = hand_over.collect()
         account.wrote(results.written, results.written_bytes)
         self.counters.queued -= results.written
@@ -167,9 +168,13 @@ class EngineSink(Sink):
         self._plan_look()
 
     def _plan_look(self) -> None:
-        """Have :meth:`tick` look soon; what comes meanwhile does not put that off."""
-        if self.counters.queued or self._account.trouble is not None:
-            self.deadline = min(self.deadline, clock.monotonic() + LOOK_SECONDS)
+        """Plan the next look at what became of datagrams: those that come do not put it off."""
+        hand_over, account = self._hand_over, self._account
+        if hand_over is not None and hand_over.picture.trouble is not None:
+            seconds = RETRY_SECONDS  # it tells when that is over
+        else:
+            seconds = LOOK_SECONDS if self.counters.queued or account.trouble is not None else math.inf
+        self.deadline = min(self.deadline, clock.monotonic() + seconds)
 
     def _stream(self) -> KeptStream:
         stream = self._format.stream
