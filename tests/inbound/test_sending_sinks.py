@@ -7,6 +7,7 @@ import math
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from ipaddress import ip_address
@@ -545,6 +546,26 @@ def test_an_address_is_kept_while_its_name_has_it(
         name.follow(is_well=is_well)
         found.append((str(name.address), before - len(answers)))
     assert found == [("127.0.0.1", 1), ("127.0.0.1", 1), ("127.0.0.1", 0), ("127.0.0.3", 1)]
+
+
+def test_a_name_is_followed_while_more_comes_than_it_is_looked_for(
+    receiver: Receiver, udp_sink: Callable[..., UdpSink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each datagram would put off the look whether there is an answer: a stream has no pauses."""
+    known = [ip_address("127.0.0.2")]
+    monkeypatch.setattr(host_name, "addresses_of", lambda _: [*known])
+    monkeypatch.setattr(host_name, "RESOLVE_SECONDS", 0.1)
+    sink = udp_sink(f"tv.example.net:{receiver.port}")
+    ticked(sink, lambda: sink.destination is not None)
+    known[:] = [ip_address("127.0.0.1")]
+
+    def has_moved() -> bool:
+        sink.write(batch_of(b"news"))
+        if time.monotonic() >= sink.deadline:
+            sink.tick(time.monotonic())
+        return sink.destination is not None and str(sink.destination.to) == "127.0.0.1"
+
+    wait_for(has_moved, "the other address")
 
 
 def test_a_name_server_that_hangs_is_said(

@@ -32,7 +32,7 @@ class HostName:
         self._found: list[Address] = []  # of the name, the best first
         self._asked: Future[list[Address]] | None = None
         self._asked_at = -math.inf  # monotonic seconds
-        self._look_at = 0.0  # the same, when it is looked next whether the answer has come
+        self._looked_at = -math.inf  # the same: whether there is an answer
         try:
             self.address = ip_address(host)
         except ValueError:
@@ -42,8 +42,7 @@ class HostName:
         """Ask for the name if it is time, and take an answer. Raises LinkError if that is that there is no
         address, if none comes, or if it cannot be asked; the address that was known stays.
         """
-        now = clock.monotonic()
-        self._look_at = now + LOOK_SECONDS
+        self._looked_at = now = clock.monotonic()
         try:
             if (asked := self._asked) is not None:
                 if asked.done():
@@ -80,7 +79,7 @@ class HostName:
         if not self._is_name:
             return math.inf
         if self._asked is not None:
-            return self._look_at
+            return self._looked_at + LOOK_SECONDS
         return self._due_at(is_well=is_well)
 
     def _due_at(self, *, is_well: bool) -> float:
