@@ -39,6 +39,8 @@ RETRY_MAX_SECONDS = 5.0
 REPAIR_SECONDS = 1.0
 # Between two looks whether a connection is there.
 LOOK_SECONDS = 0.05
+# An attempt to connect that takes longer is told of: each server is given less.
+LATE_SECONDS = 20.0
 
 
 class Transfer:
@@ -67,6 +69,7 @@ class Transfer:
         self._counted_from = counted_from
         self._engine: Engine | None = None
         self._connecting: Future[tuple[Engine, int]] | None = None
+        self._connecting_since = 0.0  # monotonic seconds
         self._flight = Flight()
         self._known = 0  # the server had all messages up to this number when it was connected
         self._refused: dict[int, RefusedMessage] = {}  # messages of the flight that the server does not take
@@ -145,7 +148,11 @@ class Transfer:
             if clock.monotonic() < self._retry_at:
                 return
             self._connecting = begin(self._connect, "engine-connect")
+            self._connecting_since = clock.monotonic()
         if not self._connecting.done():
+            if self.trouble is None and clock.monotonic() - self._connecting_since > LATE_SECONDS:
+                cause = "the attempt to connect takes long: a name server or a disk may hang"
+                self.trouble = cannot_write(self._label, cause, UNREACHABLE)
             return
         connecting, self._connecting = self._connecting, None
         engine, known = connecting.result()

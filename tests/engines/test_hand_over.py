@@ -50,6 +50,7 @@ class Server:
     connections: int = 0
     sent: int = 0
     full: bool = False  # it refuses what it is sent, while it is connected
+    hangs: threading.Event | None = None  # an attempt to connect waits for this
 
 
 class Memory(Engine):
@@ -63,6 +64,8 @@ class Memory(Engine):
         self._fd = -1
 
     def connect(self) -> int:
+        if self._at.hangs is not None:
+            self._at.hangs.wait(60)
         if self._at.away is not None:
             raise self._at.away
         self._at.connections += 1
@@ -236,6 +239,23 @@ def test_a_server_that_is_away_is_tried_again_and_named(server: Server, start: S
     wait_for(lambda: handed.it.picture.server == "", "it has gone")
     server.away = None
     handed.wait_written(2)
+
+
+def test_an_attempt_that_hangs_is_told_of(
+    server: Server, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a name server, or the disk that has a password."""
+    monkeypatch.setattr(transfer, "LATE_SECONDS", 0.1)
+    server.hangs = threading.Event()
+    handed = start()
+    handed.put(b"1")
+    trouble = wait_for(lambda: handed.it.picture.trouble, "it is told")
+    assert trouble is not None
+    assert (trouble.what, trouble.reason) == ("cannot write to memory", "unreachable")
+    assert "takes long" in trouble.cause
+    server.hangs.set()
+    handed.wait_written(1)
+    wait_for(lambda: handed.it.picture.trouble is None, "the end of it")
 
 
 def test_a_fault_of_ours_costs_the_batch_and_is_counted(server: Server, start: Start) -> None:
