@@ -164,6 +164,36 @@ def test_what_was_sent_and_comes_again_is_acknowledged_again_and_not_sent(lab: L
     assert lab.source.reception().received == 5
 
 
+def breaks(*_: object) -> None:
+    raise ConnectionResetError(104, "it has gone")
+
+
+@pytest.mark.parametrize("method", ["flush", "ask", "receive", "acknowledge", "tick"])
+def test_wherever_the_connection_breaks_nothing_goes_twice_or_is_lost(lab: Lab, method: str) -> None:
+    lab.server.batches = [messages(1, 2)]
+    lab.source.read().gone(2)
+    server = lab.server
+    setattr(server, method, breaks)
+    with pytest.raises(SourceError, match="cannot take messages from memory://1: it has gone; trying again"):
+        lab.source.read()
+    assert server.closed
+    assert lab.source.state == "not connected"
+    lab.next.batches = [messages(1, 2, 3, again=True)]
+    assert lab.read() == [b"payload 3"]
+    lab.source._note_gone(1)
+
+
+@pytest.mark.parametrize("method", ["flush", "receive", "acknowledge", "give_back"])
+def test_at_the_end_a_connection_that_breaks_is_closed(lab: Lab, method: str) -> None:
+    lab.server.batches = [messages(1, 2)]
+    lab.source.read().gone(1)
+    server = lab.server
+    setattr(server, method, breaks)
+    lab.source.restart()
+    assert server.closed
+    assert lab.source.state == "not opened"
+
+
 def test_of_those_that_were_sent_the_last_ones_are_known(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumed, "REMEMBERED_MESSAGES", 2)
     lab.server.batches = [messages(1, 2, 3)]
