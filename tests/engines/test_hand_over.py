@@ -51,6 +51,7 @@ class Server:
     sent: int = 0
     full: bool = False  # it refuses what it is sent, while it is connected
     hangs: threading.Event | None = None  # an attempt to connect waits for this
+    breaks: str = ""  # the call by which the connection breaks next
 
 
 class Memory(Engine):
@@ -64,6 +65,7 @@ class Memory(Engine):
         self._fd = -1
 
     def connect(self) -> int:
+        self._break("connect")
         if self._at.hangs is not None:
             self._at.hangs.wait(60)
         if self._at.away is not None:
@@ -75,7 +77,15 @@ class Memory(Engine):
     def fileno(self) -> int:
         return self._fd
 
+    def _break(self, call: str) -> None:
+        if self._at.breaks == call:
+            self._at.breaks = ""
+            raise ConnectionResetError(errno.ECONNRESET, "it has gone")
+
     def send(self, messages: Sequence[KeptMessage]) -> None:
+        if self._at.breaks == "send":  # in the middle of them
+            self._at.kept.update(messages[: len(messages) // 2])
+            self._break("send")
         if self._at.full:
             self._refusal = SinkError("cannot send to memory", "it is full", reason="refused")
         for number, message in () if self._refusal else messages:
@@ -94,9 +104,11 @@ class Memory(Engine):
     def is_full(self) -> bool:
         return False
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        self._break("flush")
 
     def receive(self) -> ServerAnswers:
+        self._break("receive")
         if error := self._at.away or self._refusal:
             raise error
         said, self._said = self._said, ServerAnswers()
@@ -213,6 +225,22 @@ def test_what_has_no_answer_is_sent_again_and_kept_once(
     handed.wait_written(4)
     assert handed.it.picture.duplicates >= 3
     assert [*server.kept.values()] == [b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("spool", [True, False])
+@pytest.mark.parametrize("call", ["connect", "send", "flush", "receive"])
+def test_wherever_the_connection_breaks_each_is_kept_once(
+    server: Server, start: Start, spool: bool, call: str
+) -> None:
+    server.breaks = call
+    handed = start(spool=spool)
+    handed.put(*(b"%d" % number for number in range(10)))
+    wait_for(lambda: not server.breaks, "it breaks")
+    handed.put(*(b"%d" % number for number in range(10, 20)))
+    handed.wait_written(20)
+    assert [*server.kept.values()] == [b"%d" % number for number in range(20)]
+    assert (handed.written, handed.dropped) == (20, {})
+    wait_for(lambda: handed.it.picture.trouble is None, "the end of the trouble")
 
 
 def test_one_that_is_refused_is_dropped_and_the_others_go_on(server: Server, start: Start) -> None:
