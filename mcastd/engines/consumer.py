@@ -30,6 +30,7 @@ class TakenMessage(NamedTuple):
     size: int = 0  # bytes of the payload, if that was left out
     may_be_again: bool = False  # the server may have given it before
     made_of: Provenance | None = None  # the datagram that an output has made it of
+    made_at: int = 0  # when that was received there, in nanoseconds since the epoch; 0: that is not known
 
 
 class Consumer(ABC):

@@ -284,5 +284,8 @@ class NatsSubscriber(_NatsMessages):
 
 def _taken(message: nats.NatsMessage, name: bytes) -> TakenMessage:
     defect = TOO_LONG if message.left_out else ""
-    made_of = provenance.of_headers(message.head) if message.head else None
-    return TakenMessage(name, message.payload, defect=defect, size=message.left_out, made_of=made_of)
+    taken = TakenMessage(name, message.payload, defect=defect, size=message.left_out)
+    if not message.head:
+        return taken
+    made_of, made_at = provenance.of_headers(message.head)
+    return taken._replace(made_of=made_of, made_at=made_at)

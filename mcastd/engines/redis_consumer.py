@@ -139,8 +139,8 @@ class RedisConsumer(RedisConnection, Consumer):
             return TakenMessage(name, b"", name, TOO_LONG, payload.size, may_be_again=again)
         if not isinstance(payload, bytes):
             return TakenMessage(name, b"", name, MALFORMED, may_be_again=again)
-        made_of = provenance.of_fields(fields)
-        return TakenMessage(name, payload, name, may_be_again=again, made_of=made_of)
+        made_of, made_at = provenance.of_fields(fields)
+        return TakenMessage(name, payload, name, may_be_again=again, made_of=made_of, made_at=made_at)
 
     def tick(self, now: float) -> None:
         if READ not in self._answers or now < self.deadline:

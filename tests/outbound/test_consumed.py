@@ -363,6 +363,20 @@ def test_what_the_channel_has_sent_itself_goes_no_further(lab: Lab, now: list[fl
     assert lab.source.returned_by == lab.source.trouble == ""
 
 
+def test_what_is_older_than_its_socket_is_of_another_one_that_had_its_port(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a recording that is sent again, months later. Clocks may differ by a bit."""
+    began = 1_795_000_000 * 10**9
+    monkeypatch.setattr(returned.time, "time_ns", lambda: began)
+    lab.source.sends_by(lambda: [OURS])
+    ages = {0: 400, 1: 301, 2: 299, 3: -5}  # seconds
+    given = [handed(number, OURS)._replace(made_at=began - age * 10**9) for number, age in ages.items()]
+    lab.server.batches = [given]
+    assert lab.read() == [b"payload 0", b"payload 1"]
+    assert lab.dropped() == {CIRCLE: 2}
+
+
 def test_what_it_has_sent_before_its_socket_was_another_is_known(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

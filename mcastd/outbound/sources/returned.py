@@ -8,6 +8,7 @@ see analysis/circles.py.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
@@ -20,6 +21,9 @@ from mcastd.net.link import DatagramFlow
 OTHERS = "another program"
 # Sockets of the channel that are known, when it has closed them: what they have sent may still be on its way.
 REMEMBERED_FLOWS = 64
+# What was received this long before a socket was there did not come from it, but from one that had its port
+# earlier: clocks of hosts do not differ by more.
+CLOCKS_NANOSECONDS = 300 * 10**9
 
 
 class ReturnedMessages:
@@ -27,7 +31,8 @@ class ReturnedMessages:
 
     def __init__(self) -> None:
         self._flows: Callable[[], Sequence[DatagramFlow]] = tuple
-        self._own: dict[DatagramFlow, None] = {}  # the last ones, in order
+        # The last ones, in order, and since when: in nanoseconds since the epoch
+        self._own: dict[DatagramFlow, int] = {}
         self._guard = CircleGuard()
         # Who has handed over what this channel had sent, and when that came last; replaced, never changed
         self._returned: tuple[str, float] = "", -math.inf
@@ -46,7 +51,11 @@ class ReturnedMessages:
         """Returns the indices of those that come back."""
         own = self._own_flows()
         made_of = [one.made_of for one in messages]
-        back = [index for index, of in enumerate(made_of) if of is not None and of.flow in own]
+        back = [
+            index
+            for index, of in enumerate(made_of)
+            if of is not None and of.flow in own and _may_be_of(own[of.flow], messages[index].made_at)
+        ]
         if back:
             self._returned = str(made_of[back[-1]]), now
             gone = {*back}
@@ -61,11 +70,16 @@ class ReturnedMessages:
         stay = {left[index] for index in go_on}
         return [index for index in range(len(messages)) if index not in stay]
 
-    def _own_flows(self) -> dict[DatagramFlow, None]:
+    def _own_flows(self) -> dict[DatagramFlow, int]:
         own = self._own
         for flow in self._flows():
             if flow not in own:
-                own[flow] = None
+                own[flow] = time.time_ns()
                 if len(own) > REMEMBERED_FLOWS:
                     del own[next(iter(own))]
         return own
+
+
+def _may_be_of(since: int, received: int) -> bool:
+    """Return True if what was received then may have come from a socket that is there since then."""
+    return not received or received >= since - CLOCKS_NANOSECONDS
