@@ -377,6 +377,16 @@ def test_what_is_older_than_its_socket_is_of_another_one_that_had_its_port(
     assert lab.dropped() == {CIRCLE: 2}
 
 
+def test_a_clock_that_is_set_back_hides_no_circle(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = iter([2_000_000_000, 1_795_000_000])
+    monkeypatch.setattr(returned.time, "time_ns", lambda: next(clocks) * 10**9)
+    lab.source.sends_by(lambda: [OURS])
+    lab.server.batches = [messages(1)]
+    assert lab.read() == [b"payload 1"]
+    lab.server.batches = [[handed(1, OURS)._replace(made_at=1_795_000_001 * 10**9), *messages(2)]]
+    assert lab.read() == [b"payload 2"]
+
+
 def test_what_it_has_sent_before_its_socket_was_another_is_known(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

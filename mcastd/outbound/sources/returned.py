@@ -71,12 +71,11 @@ class ReturnedMessages:
         return [index for index in range(len(messages)) if index not in stay]
 
     def _own_flows(self) -> dict[DatagramFlow, int]:
-        own = self._own
+        own, now = self._own, time.time_ns()
         for flow in self._flows():
-            if flow not in own:
-                own[flow] = time.time_ns()
-                if len(own) > REMEMBERED_FLOWS:
-                    del own[next(iter(own))]
+            own[flow] = min(own.get(flow, now), now)  # the clock may have been set back
+        for _ in range(len(own) - REMEMBERED_FLOWS):
+            del own[next(iter(own))]
         return own
 
 
