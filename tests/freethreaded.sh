@@ -55,7 +55,7 @@ build() {
 
 [[ -e $prefix/complete ]] || build
 
-# Not the linters: they check the same sources everywhere. orjson is optional and not installed anyway.
+# Not the linters: they check the same sources everywhere; nor what is optional and has no wheel for this Python.
 if [[ ! $venv/installed -nt $repository/pyproject.toml || ! $venv/bin/python -ef $prefix/bin/python3.13t ]]; then
     rm -rf "$venv"
     mkdir -p "$venv/lib/python3.13t"
@@ -63,9 +63,10 @@ if [[ ! $venv/installed -nt $repository/pyproject.toml || ! $venv/bin/python -ef
     "$prefix/bin/python3.13t" -m venv "$venv"
     mapfile -t tools < <("$venv/bin/python" - "$repository/pyproject.toml" <<'PYTHON'
 import re, sys, tomllib
+WITHOUT = {"confluent-kafka", "mypy", "nkeys", "orjson", "ruff"}
 with open(sys.argv[1], "rb") as file:
     wanted = tomllib.load(file)["project"]["optional-dependencies"]["dev"]
-print(*(tool for tool in wanted if re.match(r"[\w-]+", tool)[0] not in ("mypy", "orjson", "ruff")), sep="\n")
+print(*(tool for tool in wanted if re.match(r"[\w-]+", tool)[0] not in WITHOUT), sep="\n")
 PYTHON
     )
     # Releases that have a wheel for this Python: the newest of pydantic-core and hypothesis, and orjson, need Rust
