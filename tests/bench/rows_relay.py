@@ -12,9 +12,10 @@ from support.programs import program
 
 from bench.context import Bench
 from bench.daemon import Daemon, subscription
-from bench.lab import INTERFACE, MIB, SENDER, Address
+from bench.lab import INTERFACE, MIB, SENDER, SOURCES, Address
 from bench.measure import ratio
 from bench.processes import Program
+from bench.receivers import LEAST
 from bench.report import Check, Result, at_most, times
 
 SIZE = 1316
@@ -80,6 +81,15 @@ def _peer(
     return Relay(started, address)
 
 
+def _least(bench: Bench, stack: contextlib.ExitStack) -> Relay:
+    """The least that Python can do."""
+    lab, address, to = bench.lab, bench.lab.new_address(), bench.lab.new_address()
+    taken = (address.group, str(address.port), INTERFACE, str(BUFFER))
+    command = (bench.checkout.python, str(SOURCES / "least_relay.py"), *taken, to.group, str(to.port))
+    started = lab.start(lab.receiver, *command, OUT_ADDRESS, stack=stack, ready=True)
+    return Relay(started, address)
+
+
 def _multicat(bench: Bench, address: Address, to: Address) -> list[str]:
     taken = f"@{address.group}:{address.port}/ifindex={bench.lab.ifindex}"
     return [program("multicat"), "-u", "-U", taken, f"{to.group}:{to.port}@{OUT_ADDRESS}"]
@@ -116,6 +126,7 @@ def relay(bench: Bench) -> list[Result]:
             relays = {
                 "mcastd": _by_output(bench, stack),
                 "mcastd bridge": _by_bridge(bench, stack),
+                LEAST: _least(bench, stack),
                 "multicat": _peer(bench, stack, partial(_multicat, bench)),
                 "socat": _peer(bench, stack, partial(_socat, bench)),
             }
@@ -132,7 +143,11 @@ def relay(bench: Bench) -> list[Result]:
                     Check("nothing lost", f"{lost:.0f} lost", not lost),
                 ],
                 of_peers="; ".join(f"{name} {times(CPU=ratios[name])}" for name in ("multicat", "socat")),
-                notes=[f"an output takes {times(CPU=ratios['mcastd bridge'])} of a bridge that relays"],
+                notes=[
+                    f"an output takes {times(CPU=ratios['mcastd bridge'])} of a bridge that relays, and"
+                    f" {times(CPU=ratios[LEAST])} of the least Python, which takes"
+                    f" {times(CPU=ratio(samples, LEAST, 'multicat', 'cpu'))} of multicat"
+                ],
             )
         )
     return results
