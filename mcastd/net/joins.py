@@ -6,6 +6,8 @@ number but that of descriptors, and the kernel speaks IGMP and MLD for them, wit
 
 from __future__ import annotations
 
+import errno
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +23,8 @@ RECEIVE_BUFFER_BYTES = 1
 # Sources in the filter of one socket: what the kernel allows by itself (net.ipv4.igmp_max_msf,
 # net.ipv6.mld_max_msf).
 SOURCES_MAX = {4: 10, 6: 64}
+# What others want, who may be strangers, takes no more of the descriptors that this process may have.
+DESCRIPTORS_SHARE = 0.5
 
 
 class JoinsGroups(Protocol):
@@ -49,6 +53,7 @@ class Joins:
     def __init__(self, memberships: Memberships) -> None:
         self._memberships = memberships
         self._held: dict[tuple[int, Address], list[_JoinedPart]] = {}
+        self._count = 0  # sockets
 
     def join(self, interface: Interface, group: Address, source_filter: SourceFilter) -> None:
         """Be a member for these sources from here on, or go over to them; if more are excluded than a socket
@@ -71,11 +76,22 @@ class Joins:
                 one.filter = part
         for one, part in zip(held, parts, strict=True):
             if part == NO_SOURCE:
-                one.sock.close()
+                self._close(one)
         self._held[key] = [one for one, part in zip(held, parts, strict=True) if part != NO_SOURCE]
 
     def _open(self, interface: Interface, group: Address, source_filter: SourceFilter) -> ReceivingSocket:
-        return ReceivingSocket(
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if self._count >= limit * DESCRIPTORS_SHARE:
+            raise LinkError(
+                f"cannot join {group} on {interface.name}",
+                f"{self._count} sockets are members of groups for others, and the other descriptors of the"
+                f" {limit} that there may be are not for that",
+                "raise LimitNOFILE= of the service",
+                errno=errno.EMFILE,
+                group=str(group),
+                interface=interface.name,
+            )
+        sock = ReceivingSocket(
             group,
             0,
             interface,
@@ -86,11 +102,17 @@ class Joins:
             coalesce=False,
             bind=False,
         )
+        self._count += 1
+        return sock
+
+    def _close(self, one: _JoinedPart) -> None:
+        one.sock.close()
+        self._count -= 1
 
     def leave(self, ifindex: int, group: Address) -> None:
         """It may have been left, or the interface may have gone."""
         for one in self._held.pop((ifindex, group), ()):
-            one.sock.close()
+            self._close(one)
 
     def keep(self, host: Host) -> dict[tuple[int, Address], LinkError]:
         """Repair what is missing after a change of the network. Returns what could not be, and why."""
@@ -108,7 +130,7 @@ class Joins:
     def close(self) -> None:
         for held in self._held.values():
             for one in held:
-                one.sock.close()
+                self._close(one)
         self._held = {}
 
 

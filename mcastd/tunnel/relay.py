@@ -93,7 +93,8 @@ CHANGES_PER_SECOND = 10.0
 # Updates of one address are read as far as they have so many bytes at once, and so many a second: a long one
 # takes as much time as a thousand packets.
 UPDATE_BYTES_AT_ONCE, UPDATE_BYTES_PER_SECOND = 1 << 18, 1 << 14
-SOURCES_MAX = 128  # of a group, of a tunnel
+# Of a group, of a tunnel; and of all its groups so many on average: each ten sources take a descriptor.
+SOURCES_MAX, SOURCES_A_GROUP = 128, 16
 # To look at all that tunnels want takes time, so what is no longer wanted ends up to so much later.
 EXPIRE_SECONDS = 1.0
 # Senders to groups whose takers are remembered. More may be forged than there are.
@@ -299,7 +300,9 @@ class AmtRelay:
         if wanted.exclude and is_source_specific(group):  # RFC 4604 section 2.2
             return WITHOUT_SOURCE
         is_new = group not in tunnel.groups
-        if (is_new and len(tunnel.groups) >= limits.max_groups) or len(wanted.sources) > SOURCES_MAX:
+        of_others = sum(len(one.sources) for other, one in tunnel.groups.items() if other != group)
+        most = min(SOURCES_MAX, max(SOURCES_MAX, SOURCES_A_GROUP * limits.max_groups) - of_others)
+        if (is_new and len(tunnel.groups) >= limits.max_groups) or len(wanted.sources) > most:
             return TOO_MANY_GROUPS
         return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -114,4 +115,31 @@ def test_what_is_refused_leaves_what_was_joined(hosts: Hosts) -> None:
     sysctl(host, ipv4__igmp_max_msf=10)
     joins.join(interface, group, include(4, 1, 2, 3))
     assert known(4) == 3
+    joins.close()
+
+
+@pytest.mark.root
+def test_strangers_do_not_take_the_descriptors_that_others_need(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, interface = hosts
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 20))
+    joins, group = Joins(Memberships()), GROUPS[4]
+    joins.join(interface, group, include(4, *range(35)))  # four sockets
+    for number in range(1, 7):
+        joins.join(interface, group + number, ANY_SOURCE)
+    with pytest.raises(LinkError, match="10 sockets are members of groups for others"):
+        joins.join(interface, group + 7, ANY_SOURCE)
+    with pytest.raises(LinkError, match="10 sockets"):
+        joins.join(interface, group, include(4, *range(45)))
+    joins.join(interface, group, include(4, *range(5)))
+    for number in range(7, 10):
+        joins.join(interface, group + number, ANY_SOURCE)
+    with pytest.raises(LinkError):
+        joins.join(interface, group + 10, ANY_SOURCE)
+    joins.leave(interface.index, group + 1)
+    joins.join(interface, group + 10, ANY_SOURCE)
+    joins.close()
+    for number in range(10):
+        joins.join(interface, group + number, ANY_SOURCE)
     joins.close()

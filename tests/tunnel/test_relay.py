@@ -21,6 +21,7 @@ from mcastd.tunnel.relay import (
     ANSWERS_PER_SECOND,
     CHANGES_PER_SECOND,
     NOT_ALLOWED,
+    SOURCES_A_GROUP,
     SOURCES_MAX,
     STRANGER,
     TAKERS_KEPT,
@@ -448,6 +449,25 @@ def test_what_ends_at_many_times_is_looked_at_once_a_second() -> None:
         assert now < 1100.0
     assert looks <= 3
     assert 1051.0 <= now < 1052.1, "the last was wanted until 1050.99"
+
+
+def test_sources_of_all_groups_of_a_tunnel_are_bounded_together() -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL, max_groups=10), 1000.0)
+    query = asked(relay)
+
+    def ask(last: int, count: int) -> int:
+        """Want so many sources of a group; how many are wanted of it now."""
+        group, sources = ip_address(f"232.1.1.{last}"), tuple(S1 + number for number in range(count))
+        relay.take(update(query, GroupRecord(RecordKind.ALLOW, group, sources)), HOST, 1000.0)
+        found = relay.tunnels[HOST].groups.get(group)
+        return 0 if found is None else len(found.sources)
+
+    assert [ask(1, SOURCES_MAX), ask(2, 10 * SOURCES_A_GROUP - SOURCES_MAX)] == [128, 32]
+    assert [ask(3, 1), ask(1, SOURCES_MAX), ask(2, 33)] == [0, 128, 32]
+    assert relay.ignored == {TOO_MANY_GROUPS: 2}
+    relay.take(update(query, GroupRecord(RecordKind.TO_INCLUDE, ip_address("232.1.1.2"))), HOST, 1000.0)
+    relay.take(update(query, GroupRecord(RecordKind.BLOCK, ip_address("232.1.1.1"), (S1,))), HOST, 1000.0)
+    assert [ask(3, 1), ask(4, 1)] == [1, 0]
 
 
 def test_in_parts_a_report_is_as_good_as_in_one() -> None:
