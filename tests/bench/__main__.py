@@ -58,6 +58,7 @@ ROWS: dict[str, Callable[[Bench], list[report.Result]]] = {
     "relay": rows_relay.relay,
     "sources": rows_sources.sources,
     "amt-relay": rows_amt.relay,
+    "amt-gateway": rows_amt.gateway,
     "gateway": rows_gateway.gateway,
     "busy": rows_many.busy,
     "beside": rows_many.beside,

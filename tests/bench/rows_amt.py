@@ -1,4 +1,4 @@
-"""A row on AMT relays: what it costs to take a datagram and send it to many gateways; beside VXLAN."""
+"""Rows on AMT: a relay that sends to many gateways, beside VXLAN; and a gateway that receives."""
 
 from __future__ import annotations
 
@@ -22,12 +22,17 @@ from bench.report import Check, Result, at_least, at_most
 from mcastd.amt_relay.fan_out import FanOut, ServedGateway
 from mcastd.amt_relay.notices import SenderNotices
 from mcastd.counters import AmtRelayCounters
+from mcastd.ip import ANY_SOURCE
 from mcastd.net.interfaces import look
 from mcastd.net.packet_memory import PacketMemory
 from mcastd.net.packet_tap import PacketTap
 from mcastd.net.relay_sockets import GatewaySocket
+from mcastd.net.tunnel_socket import TunnelSocket
 from mcastd.protocols.amt import DATA_HEADER, PORT
-from mcastd.tunnel.gateway import UdpEnd
+from mcastd.tunnel.gateway import Gateway, UdpEnd
+from mcastd.tunnel.receiver import TunnelReceiver
+from mcastd.tunnel.tunnel import AmtTunnel, RelayWay
+from mcastd.tunnel.tunnels import Tunnels
 
 HERE, FAR = ip_address("10.9.1.1"), ip_address("10.9.1.2")
 GROUP, GROUP_MAC = ip_address("232.9.9.9"), bytes.fromhex("01005e090909")
@@ -36,6 +41,8 @@ PAYLOAD_BYTES, MTU, BUFFER_BYTES = 1316, 1500, 16 << 20
 FILL, FILLS = 1024, {1: 60, 10: 20, 50: 6}
 # ns of CPU a datagram and gateway, less those of taking the datagram; and as multiples of the sends alone.
 GOAL, RATIOS = 500.0, {10: 3.0, 50: 2.2}
+# Of a gateway: datagrams that wait at once, how often that is done in a round, and ns of CPU for each.
+LOCAL_PORT, TUNNELLED, TUNNELLED_FILLS, RECEIVE_GOAL = 4268, 480, 40, 4000.0
 VXLAN_PORT, ETH_P_IP, UDP_SEGMENT, SOL_UDP = 4789, 0x0800, 103, 17
 
 Drain = Callable[[], int]
@@ -238,3 +245,77 @@ def relay(bench: Bench) -> list[Result]:
     ]
     work = f"AMT relay, {PAYLOAD_BYTES} B"
     return [Result(work, samples, checks, cpu=middle(samples, "relay 1", "cpu"), notes=notes)]
+
+
+class _Gateway:
+    """The path of a datagram from a relay's message to the batch of a subscription, without its thread."""
+
+    def __init__(self, host: Host) -> None:
+        with inside(host):
+            self._sock = TunnelSocket(4, LOCAL_PORT)
+            self._relay = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._relay.bind(("127.0.0.1", PORT))
+        self._relay.connect(("127.0.0.1", LOCAL_PORT))
+        message = DATA_HEADER + datagram(os.urandom(PAYLOAD_BYTES), GROUP)
+        self._relay.setsockopt(SOL_UDP, UDP_SEGMENT, len(message))
+        self._batch = message * (0xFFFF // len(message))
+        self._tunnels = Tunnels()
+        self._tunnel = AmtTunnel(RelayWay("127.0.0.1", LOCAL_PORT, 60.0), self._tunnels)
+        self._tunnel.gateway = Gateway(ip_address("127.0.0.1"))
+        self._tunnel.gateway.relay = self._tunnel.gateway.discovery
+        self._receiver = TunnelReceiver(
+            self._tunnel, GROUP, 5004, ANY_SOURCE, BUFFER_BYTES, refresh_seconds=60.0
+        )
+        self._tunnel.receivers = (self._receiver,)
+
+    def fill(self) -> None:
+        """As a relay sends them, and the kernel brings them: many in one piece (UDP_SEGMENT, UDP_GRO)."""
+        for _ in range(TUNNELLED // (0xFFFF // (len(DATA_HEADER) + 28 + PAYLOAD_BYTES))):
+            self._relay.send(self._batch)
+
+    def drain(self) -> int:
+        self._tunnels._receive(self._sock, [self._tunnel])
+        count = 0
+        while found := len(self._receiver.receive()):
+            count += found
+        return count
+
+    def receive(self) -> int:
+        """Take the messages, and do nothing with them."""
+        count = 0
+        while found := len(self._sock.receive()):
+            count += found
+        return count
+
+    def close(self) -> None:
+        self._receiver.close()
+        self._sock.close()
+        self._relay.close()
+
+
+def gateway(bench: Bench) -> list[Result]:
+    """A gateway of AMT, beside its socket alone."""
+    with Host() as host, contextlib.closing(_Gateway(host)) as one:
+        contestants = {
+            "gateway": partial(_received_cost, one.fill, one.drain),
+            "socket": partial(_received_cost, one.fill, one.receive),
+        }
+        samples = bench.interleave("amt-gateway", contestants)
+    cost = middle(samples, "gateway", "cpu")
+    checks = [
+        at_least("taken of what came", middle(samples, "gateway", "passed"), 0.999),
+        at_most("received from a tunnel in", cost, RECEIVE_GOAL, " ns"),
+    ]
+    notes = [f"the socket alone takes {middle(samples, 'socket', 'cpu'):,.0f} ns"]
+    return [Result(f"AMT gateway, {PAYLOAD_BYTES} B", samples, checks, cpu=cost, notes=notes)]
+
+
+def _received_cost(fill: Callable[[], None], drain: Drain) -> dict[str, float]:
+    """CPU ns a datagram, less those of whoever sends it."""
+    spent = passed = 0
+    for _ in range(TUNNELLED_FILLS):
+        fill()
+        before = time.process_time_ns()
+        passed += drain()
+        spent += time.process_time_ns() - before
+    return {"cpu": spent / max(1, passed), "passed": passed / (TUNNELLED_FILLS * TUNNELLED)}
