@@ -425,3 +425,12 @@ def test_a_refusal_of_the_kernel_tells_it_at_once() -> None:
     assert path.is_too_narrow
     _probed(path, 1300, now + 10.0)
     assert not path.is_too_narrow
+
+
+def test_streams_that_take_turns_have_a_number_each() -> None:
+    streams = OutgoingStreams()
+    other, same = STREAM._replace(number=3), STREAM._replace()
+    assert same is not STREAM
+    numbers = [streams.number(one) for one in (STREAM, STREAM, other, other, STREAM, same, other)]
+    assert numbers == [1, 1, 2, 2, 1, 1, 2]
+    assert streams.to_announce(numbers, 0.0) == [(1, STREAM), (2, other)]

@@ -29,11 +29,19 @@ class OutgoingStreams:
         self._numbers: OrderedDict[CarriedStream, int] = OrderedDict()  # the one used last at the end
         self._streams: dict[int, CarriedStream] = {}
         self._last = 0
+        self._used: CarriedStream | None = None  # the one that was used last, and its number
+        self._used_number = 0
         self._announced: dict[int, int] = {}  # how often the peer was told, in this session
         self._again: dict[int, float] = {}  # when it is told once more, in monotonic seconds, in their order
 
     def number(self, stream: CarriedStream) -> int:
         """The number of a stream, which is announced if it is new."""
+        if stream is self._used:  # as a rule; to hash its addresses takes longer than all else here
+            return self._used_number
+        self._used, self._used_number = stream, self._number(stream)
+        return self._used_number
+
+    def _number(self, stream: CarriedStream) -> int:
         if (number := self._numbers.get(stream)) is not None:
             self._numbers.move_to_end(stream)
             return number

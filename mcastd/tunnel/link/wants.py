@@ -22,6 +22,7 @@ AGAIN_SECONDS = 0.5
 SERIALS = 1 << 32
 # What is known of pairs of group and source.
 LOOKED_UP_MAX = 4096
+_NOT_LOOKED_UP = -1
 
 
 class WantedSources:
@@ -35,17 +36,19 @@ class WantedSources:
             groups = want.groups
             by_address = self._alike.setdefault((groups.version, groups.prefixlen), {})
             by_address.setdefault(int(groups.network_address), []).append(want)
-        self._looked_up: dict[tuple[Address, Address], int | None] = {}
+        # By group and source as numbers, which are hashed much faster: those of groups tell versions apart
+        self._looked_up: dict[tuple[int, int], int | None] = {}
 
     def distance(self, group: Address, source: Address) -> int | None:
         """Links to the nearest site that wants it; None: none does."""
-        key = group, source
-        if key not in self._looked_up:
-            if len(self._looked_up) >= LOOKED_UP_MAX:
-                self._looked_up.clear()
-            found = (want.distance for want in self._of(group) if want.sources.wants(source))
-            self._looked_up[key] = min(found, default=None)
-        return self._looked_up[key]
+        key, looked_up = (int(group), int(source)), self._looked_up
+        if (found := looked_up.get(key, _NOT_LOOKED_UP)) != _NOT_LOOKED_UP:
+            return found
+        if len(looked_up) >= LOOKED_UP_MAX:
+            looked_up.clear()
+        distances = (want.distance for want in self._of(group) if want.sources.wants(source))
+        found = looked_up[key] = min(distances, default=None)
+        return found
 
     def _of(self, group: Address) -> Iterator[GroupWant]:
         number = int(group)
