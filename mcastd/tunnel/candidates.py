@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mcastd import clock
 from mcastd.errors import reason_of
-from mcastd.ip import Address
+from mcastd.ip import Address, stays_at_home
 from mcastd.net.resolving import (
     RelayRecord,
     UnresolvedError,
@@ -21,7 +21,6 @@ from mcastd.net.resolving import (
     relays_of_source,
 )
 from mcastd.protocols.amt import ANYCAST_RELAYS
-from mcastd.tunnel.gateway import may_be_relay
 
 # So many are asked at most.
 CANDIDATES_MAX = 16
@@ -89,7 +88,7 @@ def _addresses(name: str) -> Iterator[Address]:
         with suppress(OSError):  # others may be found
             known = addresses_of(name)
     for address in known:
-        if may_be_relay(address):
+        if not stays_at_home(address):
             yield address
 
 

@@ -15,11 +15,10 @@ import enum
 import math
 import secrets
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address
 from random import Random
 from typing import NamedTuple
 
-from mcastd.ip import Address
+from mcastd.ip import Address, stays_at_home
 from mcastd.protocols.amt import (
     DATA_HEADER,
     NONCE_BYTES,
@@ -51,9 +50,6 @@ class TunnelMessage(NamedTuple):
 
     message: bytes
     to: UdpEnd
-
-
-_BROADCAST = IPv4Address("255.255.255.255")
 
 
 class Phase(enum.StrEnum):
@@ -227,7 +223,7 @@ class Gateway:
         is_awaited = self.tries > 0 and self._discover_at < math.inf
         if not is_awaited or nonce != self._nonce or peer != (self.discovery, PORT):
             return []
-        if relay != self.discovery and not may_be_relay(relay):
+        if relay != self.discovery and stays_at_home(relay):  # it would be asked again and again
             return []
         self.relay, self.tries, self._discover_at = relay, 0, math.inf
         for cycle in self._cycles.values():
@@ -262,20 +258,6 @@ class Gateway:
     def _to_relay(self, messages: Iterable[bytes]) -> list[TunnelMessage]:
         relay = self.relay
         return [] if relay is None else [TunnelMessage(message, (relay, PORT)) for message in messages]
-
-
-def may_be_relay(address: Address) -> bool:
-    """Return True for an address that a host elsewhere can have: DNS, or a relay, may name any.
-
-    Whoever is named is asked, again and again.
-    """
-    return not (
-        address.is_multicast
-        or address.is_unspecified
-        or address.is_loopback
-        or address.is_link_local
-        or address == _BROADCAST
-    )
 
 
 def is_data(message: RowBytes) -> bool:
