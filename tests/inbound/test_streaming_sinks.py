@@ -19,6 +19,7 @@ from support.wait import wait_for
 
 from mcastd import log
 from mcastd.config import OutputSettings, TcpOutput, TcpServerOutput, UdpOutput, UnixOutput
+from mcastd.errors import LinkError
 from mcastd.inbound.sinks import Sink, StreamFacts, host_name, make_sink, stream, tcp
 from mcastd.ip import Address
 from mcastd.net import tcp_socket
@@ -137,6 +138,10 @@ def test_a_format_has_its_head_for_each_connection(output: MakeOutput, listening
         with peer:
             sink.write(batch_of(b"packet"))
             assert read(peer, 4) == bytes.fromhex("0a0d0d0a"), "a section header (pcapng)"
+            sink.write(batch_of(b"another"))
+            ticked(sink, lambda: not sink.counters.queued)
+            peer.setblocking(False)
+            assert bytes.fromhex("0a0d0d0a") not in peer.recv(65_536), "one is enough"
         wait_for(lambda: happens(sink), "that it has gone, after which a new connection is made")
 
 
@@ -221,6 +226,23 @@ def test_of_a_name_with_several_addresses_the_one_that_answers_is_connected_to(
     ticked(sink, lambda: "connection refused" in sink.problem)
     sink.tick(math.inf)
     assert tried[3:] == ["127.0.0.1"], "all were tried: the others come after a pause"
+
+
+def test_an_address_is_not_to_blame_for_a_name_server(
+    output: MakeOutput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [ip_address("127.0.0.1"), ip_address("127.0.0.2")]
+    monkeypatch.setattr(host_name, "addresses_of", lambda _: known)
+    monkeypatch.setattr(stream, "RETRY_SECONDS", 3600.0)
+    sink = output(TcpOutput(to=f"logs.example.net:{free_port()}"))
+    assert isinstance(sink, tcp.TcpSink)
+    ticked(sink, lambda: str(sink._name.address) == "127.0.0.2")
+    for error, address in (
+        (LinkError("cannot resolve logs.example.net", "DNS does not answer"), "127.0.0.2"),
+        (OSError(errno.ECONNREFUSED, ""), "127.0.0.1"),
+    ):
+        sink._break(error)
+        assert str(sink._name.address) == address
 
 
 def test_a_peer_that_is_started_again_is_connected_again(output: MakeOutput) -> None:
@@ -319,6 +341,21 @@ def test_only_those_may_read_that_are_named(output: MakeOutput) -> None:
         assert other.counters.dropped == {"no-reader": 1}
         for one in (new, other):
             one.close()
+
+
+def test_what_waits_for_a_reader_that_goes_is_not_for_the_next_one(output: MakeOutput) -> None:
+    port = free_port()
+    sink = output(TcpServerOutput(listen=f"127.0.0.1:{port}", queue=1 << 24))
+    count = 0
+    with socket.create_connection(("127.0.0.1", port)) as reader:
+        ticked(sink, lambda: sink.status().error is None)
+        while not sink.counters.queued:
+            sink.write(batch_of(*[bytes(60_000)] * 100))
+            count += 100
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_for(lambda: happens(sink), "its end")
+    written, queued, dropped = counted(sink)
+    assert (queued, dropped) == (0, {"reader-gone": count - written})
 
 
 def test_a_port_that_is_taken_is_said(output: MakeOutput, listening: socket.socket) -> None:
@@ -572,6 +609,7 @@ def test_another_queue_costs_no_connection_and_no_datagram(
         new.go_on_from(old)
         old.close()
         assert {*old.counters.dropped.values()} <= {0}
+        assert old.counters.queued == 0
         found = []
         while new.counters.queued or len(found) < new.counters.written:
             new.flush()
@@ -589,11 +627,16 @@ def test_one_that_waits_goes_on_to_wait_at_its_port(output: MakeOutput) -> None:
         ticked(old, lambda: old.status().error is None)
         settings = TcpServerOutput(listen=f"127.0.0.1:{port}", queue=4096)
         new = make_sink(settings, StreamFacts(lambda: "239.1.1.1", str), log.get_logger())
-        assert new.take_over(old)
-        old.close()
-        new.open()
-        new.write(batch_of(b"news"))
-        assert read(reader, 4) == b"news"
+        with socket.create_connection(("127.0.0.1", port)) as other:
+            assert new.take_over(old)
+            old.close()
+            new.open()
+            new.write(batch_of(b"news"))
+            assert read(reader, 4) == b"news"
+            reader.close()
+            wait_for(lambda: happens(new), "its end")
+            new.write(batch_of(b"more"))
+            assert read(other, 4) == b"more", "it waits since before"
         new.close()
 
 

@@ -69,3 +69,21 @@ def test_what_is_closed_at_once_leaves_nothing(address: str) -> None:
                 got += len(data)
             pytest.fail("it was closed in order")
         assert got < size
+
+
+def test_what_is_written_goes_at_once_and_a_peer_that_is_no_more_is_found() -> None:
+    with connection("127.0.0.1") as (sock, _):
+        be_watchful(sock)
+        options = socket.TCP_NODELAY, socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL
+        found = [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+        assert found == [1, 30_000, 10, 10]
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+def test_a_port_is_had_again_at_once_and_by_each_ip_version() -> None:
+    with connection("::1") as (sock, peer):
+        port = sock.getsockname()[1]
+        sock.close()  # this end first: then the kernel keeps it for a while (TIME_WAIT)
+        assert peer.recv(9) == b""
+    with listening(ip_address("::"), port), listening(ip_address("0.0.0.0"), port):
+        pass
