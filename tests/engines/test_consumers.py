@@ -12,8 +12,8 @@ from support.scripted import Scripted
 
 from mcastd.engines.connected import EngineServer
 from mcastd.engines.consumer import MALFORMED, TOO_LONG, TRIMMED, Consumer, TakenMessage
-from mcastd.engines.nats_connection import NatsLogin
-from mcastd.engines.nats_consumer import JetStreamConsumer, NatsConsumerPlan, NatsSubscriber
+from mcastd.engines.nats_connection import ANSWER_SECONDS, NatsLogin
+from mcastd.engines.nats_consumer import QUIET_SECONDS, JetStreamConsumer, NatsConsumerPlan, NatsSubscriber
 from mcastd.engines.redis_connection import RedisLogin
 from mcastd.engines.redis_consumer import RedisConsumer, RedisConsumerPlan, entries_of
 from mcastd.errors import SinkError
@@ -169,6 +169,18 @@ class TestJetStream:
         consumer.ask(2)
         assert b".2 " in connection.taken.partition(b"\r\n")[0]
 
+    def test_more_are_asked_for_once_all_have_come(self) -> None:
+        consumer = jetstream()
+        connection = begun(consumer, PULLED)
+        consumer.ask(2)
+        connection.taken = b""
+        connection.said = iter([given_by(5, b"one"), b"", given_by(6, b"two")])
+        for asked_for in (False, True):
+            consumer.receive()
+            consumer.receive()
+            consumer.ask(2)
+            assert (connection.taken != b"") is asked_for
+
     @pytest.mark.parametrize(
         ("said", "words"),
         [
@@ -293,6 +305,13 @@ class TestSubject:
         consumer.give_back([message])
         assert connection.taken == b""
 
+    def test_what_comes_to_its_inbox_is_none_of_the_subject(self) -> None:
+        consumer = subscriber()
+        connection = connected(consumer, [INFO, b"PONG\r\n", b"PONG\r\n"])
+        consumer.begin(connection, SERVER)
+        connection.said = iter([b"MSG tv.a 1 1\r\nx\r\nMSG tv.b 2 1\r\ny\r\n"])
+        assert consumer.receive() == [TakenMessage(b"tv.b", b"y")]
+
     def test_one_that_may_not_is_told_before_it_is_connected(self) -> None:
         consumer = subscriber()
         said = b"-ERR 'Permissions Violation for Subscription to \"tv.>\"'\r\n"
@@ -307,12 +326,14 @@ class TestSubject:
         connection.taken = b""
         consumer.tick(consumer.deadline - 1)
         assert connection.taken == b""
-        consumer.tick(consumer.deadline)
+        consumer.tick(now := consumer.deadline)
         assert connection.taken == b"PING\r\n"
+        assert consumer.deadline == now + ANSWER_SECONDS
         connection.said = iter([b"PONG\r\n"])
         assert consumer.receive() == []
-        consumer.tick(consumer.deadline)
+        consumer.tick(now := consumer.deadline)
         assert connection.taken == b"PING\r\n", "it is"
+        assert consumer.deadline == now + QUIET_SECONDS
         consumer.tick(consumer.deadline)
         assert connection.taken == b"PING\r\n" * 2
         with pytest.raises(TimeoutError, match="does not answer"):
@@ -420,6 +441,10 @@ class TestRedis:
         connection.taken = b""
         consumer.ask(9)
         assert connection.taken.startswith(b"*")
+        connection.said = iter([b"*1\r\n*2\r\n$1\r\nk"])
+        assert consumer.receive() == []
+        consumer.tick(now := consumer.deadline)
+        assert consumer.deadline > now, "a part of an answer has come"
         with pytest.raises(TimeoutError, match="does not answer"):
             consumer.tick(consumer.deadline)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -218,8 +219,8 @@ def test_what_is_no_datagram_is_given_up_named_and_acknowledged(lab: Lab) -> Non
     with capture_logs() as logs:
         lab.server.batches = [
             [
-                TakenMessage(b"1", bytes(65_508), b"1"),
-                TakenMessage(b"2", b"", b"2", TOO_LONG, 1_100_000),
+                TakenMessage(b"1", b"", b"1", TOO_LONG, 1_100_000),
+                TakenMessage(b"2", bytes(65_508), b"2"),
                 TakenMessage(b"3\x1b", b"", b"3", MALFORMED),
                 TakenMessage(b"4", bytes(65_507), b"4"),
             ]
@@ -229,10 +230,17 @@ def test_what_is_no_datagram_is_given_up_named_and_acknowledged(lab: Lab) -> Non
     named = [
         (log["reason"], log["message"], log["size"]) for log in logs if log["event"] == "message.dropped"
     ]
-    assert named == [(TOO_LONG, "1", 65_508), (MALFORMED, "3\\x1b", 0)]
+    assert named == [(TOO_LONG, "1", 1_100_000), (MALFORMED, "3\\x1b", 0)]
     lab.source._note_gone(1)
     assert lab.read() == []
     assert lab.server.acknowledged == [b"1", b"2", b"3\x1b", b"4"]
+    lab.server.broken = ConnectionResetError(errno.ECONNRESET, "")
+    with pytest.raises(SourceError):
+        lab.read()
+    lab.server.batches = [[TakenMessage(b"5", bytes(65_508), b"5")]]
+    with capture_logs() as logs:
+        assert lab.read() == []
+    assert [log["message"] for log in logs if log["event"] == "message.dropped"] == ["5"], "anew"
 
 
 def test_where_all_are_given_up_that_is_told_before_more_are_asked_for(lab: Lab) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import shutil
@@ -10,11 +11,13 @@ import socket
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.ports import free_port
+from support.strangers import STRANGER, give_away
 from support.wait import wait_for
 
 from mcastd import clock
@@ -23,6 +26,8 @@ from mcastd.errors import SourceError
 from mcastd.net import arenas, listeners
 from mcastd.outbound.lengths import LENGTH
 from mcastd.outbound.sources import Source, at_path, open_source
+from mcastd.outbound.sources.at_path import PathBinding
+from mcastd.outbound.sources.received import REMEMBERED_ADDRESSES, Admission
 from mcastd.status import ReceptionStatus
 
 LONGEST = 65_507
@@ -298,6 +303,43 @@ class TestAtAPath:
             assert error.value.code == "EADDRINUSE"
             assert path.exists()
 
+    def test_one_whose_program_is_busy_is_left(self, opened: OpenReceived, tmp_path: Path) -> None:
+        path = tmp_path / "news"
+        with socket.socket(socket.AF_UNIX) as alive, contextlib.ExitStack() as waiting:
+            alive.bind(str(path))
+            alive.listen(0)
+            while True:  # until no more of them may wait
+                one = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                one.setblocking(False)
+                if one.connect_ex(str(path)) == errno.EAGAIN:
+                    break
+            with pytest.raises(SourceError, match="another program has it"):
+                opened("unix", path=str(path), type="stream")
+
+    @pytest.mark.root
+    def test_one_of_a_stranger_is_left(self, opened: OpenReceived, tmp_path: Path) -> None:
+        (tmp_path / "shared").mkdir()
+        (tmp_path / "shared").chmod(0o1777)
+        path = tmp_path / "shared" / "news"
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+        give_away(path)
+        with pytest.raises(SourceError, match=f"it belongs to uid {STRANGER}"):
+            opened("unix", path=str(path))
+        assert path.exists()
+
+    def test_it_is_never_open_to_more_than_it_is_to_be(
+        self, opened: OpenReceived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As it is made, before its mode is set again for what the umask has taken away."""
+        monkeypatch.setattr(PathBinding, "_set_mode", lambda *_: None)
+        before = os.umask(0)
+        try:
+            opened("unix", path=str(tmp_path / "news"), mode="0620")
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / "news").lstat().st_mode) == 0o620
+
     @pytest.mark.parametrize("type_", ["datagram", "stream"])
     def test_something_else_is_left(self, opened: OpenReceived, tmp_path: Path, type_: str) -> None:
         (tmp_path / "news").write_text("of somebody")
@@ -521,3 +563,11 @@ class TestConnecting:
             now[0] += source.nap
             source.read()
         assert naps == [0.2, 0.4, 0.8, 0.1, 0.2]
+
+
+def test_addresses_of_strangers_are_remembered_as_far_as_there_is_room() -> None:
+    admission = Admission([ip_network("192.0.2.0/24")])
+    for number in range(REMEMBERED_ADDRESSES + 5):
+        assert not admission.admits(f"10.0.{number >> 8}.{number & 255}")
+    assert len(admission._known) == 5
+    assert admission.admits("192.0.2.7")
