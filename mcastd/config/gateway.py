@@ -44,7 +44,7 @@ class GatewaySettings(WorkerSettings):
 
     listen: Annotated[tuple[ListenEndName, ...], BeforeValidator(_as_array)] = Field(
         description='Where players connect to: an address of this host and a port, like "192.0.2.5:4022", or'
-        " an array of these."
+        ' an array of these; "0.0.0.0" are all of IPv4, "[::]" all of IPv6.'
     )
     allow_groups: tuple[GroupPrefix, ...] = Field(
         description="The groups that may be asked for, by themselves or by prefixes."

@@ -37,7 +37,7 @@ class IpSource(ReceivingSource):
 
     listen: ListenEnd = Field(
         description='Where it is sent to: an address of this host and a port, like "192.0.2.5:5000";'
-        ' "0.0.0.0" or "[::]" are all of them.'
+        ' "0.0.0.0" are all of IPv4, "[::]" all of IPv6.'
     )
     senders: tuple[SourcePrefix, ...] = Field(
         (), description="Who may send: addresses and prefixes; absent, anybody who reaches the port."
