@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mcastd import cli, ctl
+
 PROJECT = Path(__file__).parent.parent
 DOCUMENTS = [
     PROJECT / "README.md",
@@ -32,6 +34,13 @@ def test_each_test_that_is_named_is_there(path: Path) -> None:
     for file, name in named:
         text = (PROJECT / "tests" / file).read_text()
         assert not name or f"def {name}(" in text, f"{file}::{name}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_each_command_that_is_named_is_one(path: Path) -> None:
+    known = {"mcastd": cli.main.commands, "mcastctl": ctl.main.commands}
+    for program, command in re.findall(r"(?:`|\$ )(mcastd|mcastctl) ([a-z][a-z-]*)", path.read_text()):
+        assert command in known[program], f"{program} {command}"
 
 
 def test_the_map_names_every_room() -> None:
