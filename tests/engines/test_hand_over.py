@@ -172,8 +172,14 @@ def server() -> Server:
 def start(server: Server, tmp_path: Path, no_fd_leak: None) -> Iterator[Start]:
     running: list[Handed] = []
 
-    def started(*, spool: bool = True, memory: int = 1 << 20, counted_from: int | None = None) -> Handed:
-        bounds = BacklogBounds(memory, 1 << 20, drop_oldest=False)
+    def started(
+        *,
+        spool: bool = True,
+        memory: int = 1 << 20,
+        drop_oldest: bool = False,
+        counted_from: int | None = None,
+    ) -> Handed:
+        bounds = BacklogBounds(memory, 1 << 20, drop_oldest=drop_oldest)
         plan = HandOverPlan(
             "memory",
             lambda _: Plain(),
@@ -353,6 +359,50 @@ def test_more_than_the_queue_holds_is_given_up(server: Server, start: Start, tmp
     first.it.stop(clock.monotonic())
     handed.wait_written(10)
     assert server.kept
+
+
+@pytest.mark.parametrize("drop_oldest", [False, True])
+def test_what_there_is_no_room_for_is_the_newest_or_the_oldest(
+    server: Server, start: Start, drop_oldest: bool
+) -> None:
+    first = start()
+    wait_for(lambda: first.it.picture.server, "it has the spool")
+    handed = start(memory=10_000, drop_oldest=drop_oldest)
+    wait_for(lambda: handed.it.picture.trouble is not None, "the spool is taken")
+    assert sum(handed.put(bytes([number]) * 872) for number in range(30)) == 20
+    assert first.it.stop(clock.monotonic())
+    handed.wait_written(10)
+    wanted = range(20, 30) if drop_oldest else range(10)
+    assert [message[0] for message in server.kept.values()] == [*wanted]
+
+
+def test_what_never_came_to_a_spool_is_lost_at_the_end(server: Server, start: Start) -> None:
+    first = start()
+    wait_for(lambda: first.it.picture.server, "it has the spool")
+    handed = start()
+    wait_for(lambda: handed.it.picture.trouble is not None, "the spool is taken")
+    handed.put(b"1", b"2", b"3")
+    assert handed.it.stop(clock.monotonic())
+    assert handed.look().dropped == {"stopped": 3}
+
+
+@pytest.mark.parametrize(("spool", "way_out"), [(False, "raise queue"), (True, "raise spool_size")])
+def test_what_is_on_its_way_is_told_beside_what_waits(
+    server: Server, start: Start, spool: bool, way_out: str
+) -> None:
+    server.answers = lambda *_: None
+    handed = start(spool=spool, memory=300_000)
+    wait_for(lambda: handed.it.picture.server, "the connection")
+    handed.put(*[b"news"] * 100)
+    wait_for(lambda: handed.it.picture.in_flight == 100, "they are sent")
+    for _ in range(40):
+        handed.put(*[bytes(400)] * 100)
+        picture = handed.it.picture
+        wait_for(lambda: handed.it.picture is not picture, "they are taken in")  # noqa: B023
+    picture = handed.it.picture
+    assert 100 < picture.in_flight < picture.waiting < 4100
+    ((count, error),) = handed.it.collect().dropped.values()
+    assert (count > 0, error.reason, error.way_out) == (True, "full", way_out)
 
 
 @pytest.mark.parametrize("refused", [True, False])
