@@ -17,7 +17,9 @@ from mcastd.engines.nats_consumer import QUIET_SECONDS, JetStreamConsumer, NatsC
 from mcastd.engines.redis_connection import RedisLogin
 from mcastd.engines.redis_consumer import RedisConsumer, RedisConsumerPlan, entries_of
 from mcastd.errors import SinkError
+from mcastd.keytext import SigningKey
 from mcastd.net.server_connection import TlsFiles
+from mcastd.protocols.nkeys import Credentials
 from mcastd.protocols.resp import RespError, RespFailure, RespReader
 
 INFO = b'INFO {"max_payload":1048576,"headers":true}\r\n'
@@ -493,6 +495,8 @@ def test_no_error_repeats_a_secret() -> None:
     consumer = jetstream(login=login)
     with pytest.raises(SinkError, match=r"Unknown Protocol Operation: \*\*\* \*\*\*"):
         consumer.begin(connected(consumer, [INFO, said]), SERVER)
+    with_jwt = NatsLogin(credentials=Credentials(SigningKey(bytes(range(32))), "eyJ.s3cret"))
+    assert with_jwt.hidden_in("bad JWT eyJ.s3cret") == "bad JWT ***"
     other = redis(login=RedisLogin(password="s3cret"))
     unknown = b"-ERR unknown command 'AUTH', with args beginning with: 's3cret'\r\n"
     with pytest.raises(SinkError, match=r"beginning with: '\*\*\*'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import pytest
 from support.scripted import Scripted
 
+from mcastd import __version__
+from mcastd.engines import connected as connections
 from mcastd.engines.connected import EngineServer
 from mcastd.engines.engine import REFUSED, TOO_BIG, Engine, HandedOver, KeptStream
 from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine
@@ -340,3 +343,89 @@ def test_a_stream_that_takes_nothing_for_now_ends_the_connection_and_loses_nothi
     with pytest.raises(SinkError, match="does not take messages: maximum messages exceeded"):
         engine.receive()
     assert engine._refused == []
+
+
+def test_how_nats_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a server that was named without TLS, and wants it."""
+    info = {"max_payload": 4321, "headers": True, "tls_required": True}
+    server = EngineServer("nats://tv.example.net", "tv.example.net", 4222, is_encrypted=False)
+    engine = nats()
+    stream = json.dumps({"config": {"subjects": ["mcast.>"]}}).encode()
+    said = [b"INFO %b\r\n" % json.dumps(info).encode(), b"PONG\r\n", answer(engine, b"ask", stream)]
+    connection = connected(engine, [*said, answer(engine, b"ask", json.dumps({"message": {}}).encode())])
+    assert engine.begin(connection, server) == 0
+    assert connection.calls == ["encrypt tv.example.net"]
+    assert engine.max_payload == 4321
+    connect, subscribe, ping, *_ = connection.taken.split(b"\r\n")
+    assert json.loads(connect.removeprefix(b"CONNECT ")) == {
+        "verbose": False,
+        "pedantic": False,
+        "lang": "mcastd",
+        "version": __version__,
+        "protocol": 1,
+        "headers": True,
+        "no_responders": True,
+        "tls_required": True,
+        "name": "host/inbound/tv",
+    }
+    assert (subscribe, ping) == (f"SUB {engine.inbox}.* 1".encode(), b"PING")
+
+
+def test_a_nats_without_headers_is_too_old() -> None:
+    engine = nats()
+    connection = connected(engine, [b'INFO {"max_payload":1048576,"version":"2.1.9"}\r\n'])
+    with pytest.raises(SinkError, match=r"it has no headers: it is version 2\.1\.9") as refusal:
+        engine.begin(connection, EngineServer("nats://a", "a", 4222, is_encrypted=False))
+    assert refusal.value.way_out == "use 2.2 or later"
+
+
+def test_of_several_servers_the_one_that_answers_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = [EngineServer(f"redis://{name}", name, 6379, is_encrypted=False) for name in "abc"]
+    said = {"a": None, "b": b"-NOAUTH Authentication required.\r\n", "c": None}
+
+    def reach(host: str, *_: object) -> Scripted:
+        if (answer := said[host]) is None:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "")
+        return Scripted([answer])
+
+    monkeypatch.setattr(connections, "ServerConnection", reach)
+    for words in ("cannot send to redis://b: it says NOAUTH", "cannot reach redis://a: connection refused"):
+        with pytest.raises(SinkError, match=words):
+            RedisEngine(servers, TlsFiles(), RedisLogin(), key="a", stream=STREAM).connect()
+        said["b"] = None
+    assert [one.end for one in (servers[0], servers[0]._replace(host="2001:db8::1"))] == [
+        "a:6379",
+        "[2001:db8::1]:6379",
+    ]
+
+
+def test_what_a_server_takes_in_part_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = redis()
+    connection = connected(engine, [])
+    monkeypatch.setattr(
+        connection, "send", lambda data: connection.send_all(bytes(data[:3])) or len(data[:3])
+    )
+    engine.write(b"0123456789")
+    assert (connection.taken, engine.is_full) == (b"0123456789", False)
+    monkeypatch.setattr(connection, "send", lambda _: 0)
+    engine.write(b"abc")
+    engine.write(b"def")
+    assert engine.is_full
+    monkeypatch.undo()
+    engine.flush()
+    assert connection.taken == b"0123456789abcdef"
+
+
+def test_redis_is_told_a_password_with_a_user_or_alone_and_has_to_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mcastd.engines.redis_connection.ANSWER_SECONDS", 0.05)
+    for login, words in (
+        (RedisLogin("me", "x"), b"*3\r\n$4\r\nAUTH\r\n$2\r\nme\r\n$1\r\nx\r\n"),
+        (RedisLogin("", "x"), b"*2\r\n$4\r\nAUTH\r\n$1\r\nx\r\n"),
+    ):
+        engine = RedisEngine([], TlsFiles(), login, key="a", stream=STREAM)
+        connection = connected(engine, [])
+        with pytest.raises(TimeoutError):
+            engine.greet(connection)
+        assert connection.taken == words

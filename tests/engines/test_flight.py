@@ -32,3 +32,17 @@ def test_answers_in_any_order(count: int, data: st.DataObject) -> None:
         assert len(flight) == len(open_)
         assert [one for one, _ in flight.left()] == sorted(open_)
         assert flight.size == sum(range(first, count + 1))
+
+
+def test_all_that_is_on_its_way_is_doubted() -> None:
+    flight = Flight()
+    flight.doubt()
+    assert (flight.doubted, flight.last) == (0, 0)
+    flight.add([(7, b"a"), (8, b"b"), (9, b"c")])
+    flight.add([])
+    assert flight.last == 9
+    flight.answer([7])
+    flight.doubt()
+    flight.answer([8, 9])
+    flight.doubt()
+    assert (flight.doubted, flight.last) == (9, 9)
