@@ -137,11 +137,12 @@ class NatsOutput(NatsServers, EngineOutput):
 
     @property
     def kept_in(self) -> str:
-        return self.stream if self.subject == DEFAULT_SUBJECT else f"{self.stream}/{self.subject}"
+        stream = self.in_domain(self.stream)
+        return stream if self.subject == DEFAULT_SUBJECT else f"{stream}/{self.subject}"
 
     def reaches(self, group: Address, port: int) -> Iterable[tuple[str, ProgramEnd]]:
         subject = self.name_of(self.subject, str(group), port)
-        return (("subject", self.kept_at("nats", subject, self.stream)),)
+        return (("subject", self.kept_at("nats", subject, self.in_domain(self.stream))),)
 
     @model_validator(mode="after")
     def _subject_of_messages(self) -> NatsOutput:

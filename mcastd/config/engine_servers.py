@@ -149,6 +149,11 @@ class NatsServers(EngineServers):
         description="Whether TLS begins before the server has said anything (handshake_first of its"
         " configuration); with tls:// alone.",
     )
+    domain: StreamName | None = Field(
+        None,
+        description="The domain of JetStream that has the stream, where that is on another server: on a hub,"
+        " of which the one that is connected to is a leaf node.",
+    )
     token: SecretPlace | None = Field(None, description="The file that has a token, or a systemd credential.")
     creds: SecretPlace | None = Field(
         None, description="The file with the credentials of a user (.creds), or the seed of its key alone."
@@ -157,6 +162,10 @@ class NatsServers(EngineServers):
     @property
     def sent_as_they_are(self) -> tuple[str, ...]:
         return ("password", "token")
+
+    def in_domain(self, stream: str) -> str:
+        """A stream with its domain before it, if that is named."""
+        return f"{self.domain}/{stream}" if self.domain else stream
 
     @model_validator(mode="after")
     def _tls_from_the_first(self) -> NatsServers:

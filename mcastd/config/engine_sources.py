@@ -79,13 +79,14 @@ class NatsSource(NatsServers, EngineSource):
 
     @property
     def _consumer_name(self) -> str:
-        return f"{self.stream}/{self.consumer}"
+        return f"{self.in_domain(self.stream or '')}/{self.consumer}"
 
     @property
     def end(self) -> ProgramEnd:
         # What a consumer gives that others have made is not known
         known = self.subject or (">" if self.create else "")
-        return self.kept_at("nats", known, self.stream or "")
+        stream = "" if self.stream is None else self.in_domain(self.stream)
+        return self.kept_at("nats", known, stream)
 
     @model_validator(mode="after")
     def _stream_or_subject(self) -> NatsSource:
@@ -95,6 +96,8 @@ class NatsSource(NatsServers, EngineSource):
             raise ValueError("stream and consumer go together")
         if self.stream is None and (self.create or self.start != "new"):
             raise ValueError("create and start are of a consumer: give stream and consumer")
+        if self.stream is None and self.domain is not None:
+            raise ValueError("domain is of a stream: give stream and consumer")
         if self.stream is not None and self.queue is not None:
             raise ValueError("queue is of a subject without a stream: those with one consumer share anyway")
         if self.stream is not None and not self.create and (self.subject or self.start != "new"):

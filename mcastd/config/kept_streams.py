@@ -47,12 +47,12 @@ def written_twice(subscriptions: Mapping[str, InboundSubscription]) -> Iterator[
 
 def made_too_small(subscriptions: Mapping[str, InboundSubscription]) -> Iterator[tuple[Location, str]]:
     """Outputs that make a stream of NATS for their subject alone, though others give it other ones."""
-    streams: dict[tuple[tuple[str, int], str], list[Writer]] = defaultdict(list)
+    streams: dict[tuple[tuple[str, int], str | None, str], list[Writer]] = defaultdict(list)
     for location, name, subscription, output in _outputs(subscriptions, NatsOutput):
         subject = output.name_of(output.subject, str(subscription.group), subscription.port)
         writer = Writer(f"inbound/{name}", output.label, subject, (*location, "create"), output.create)
-        streams[output.ends[0], output.stream].append(writer)
-    for (_, stream), writers in streams.items():
+        streams[output.ends[0], output.domain, output.stream].append(writer)
+    for (_, _, stream), writers in streams.items():
         maker = next((one for one in writers if one.makes), None)
         other = next((one for one in writers if maker and one.under != maker.under), None)
         if maker and other:

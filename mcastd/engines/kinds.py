@@ -175,6 +175,7 @@ def _nats_login(config: NatsServers) -> NatsLogin:
         _secret(config, "token", config.token),
         _credentials(config),
         config.tls_first,
+        config.domain or "",
     )
 
 

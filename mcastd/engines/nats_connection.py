@@ -12,11 +12,11 @@ from typing import Any
 
 from mcastd import __version__
 from mcastd.engines.connected import SAID_MAX_BYTES, Connected, EngineServer
+from mcastd.errors import SinkError
 from mcastd.net.server_connection import ServerConnection, TlsFiles
 from mcastd.protocols import jetstream, nats
 from mcastd.protocols.nkeys import Credentials
 
-API = "$JS.API"
 # Seconds that a server is given for an answer.
 ANSWER_SECONDS = 5.0
 # The subscription by which answers come.
@@ -28,13 +28,19 @@ ServerWords = Iterator[nats.NatsMessage | nats.NatsLine]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NatsLogin:
-    """Who asks. Nothing of it is shown anywhere."""
+    """Who asks, and of which JetStream. Nothing of it is shown anywhere."""
 
     user: str = ""
     password: str = ""
     token: str = ""
     credentials: Credentials | None = None
     tls_first: bool = False  # TLS begins before the server has said anything
+    domain: str = ""  # of JetStream; "": that of the server
+
+    @property
+    def api(self) -> str:
+        """What the subjects begin with by which JetStream is asked."""
+        return f"$JS.{self.domain}.API" if self.domain else "$JS.API"
 
     def options(self, nonce: str) -> dict[str, str]:
         """What CONNECT has of it."""
@@ -128,11 +134,11 @@ class NatsConnection(Connected):
     ) -> Mapping[str, Any] | jetstream.JetStreamRefusal:
         """Ask JetStream for something. Raises SinkError, OSError."""
         reply = f"{self.inbox}.ask"
-        connection.send_all(nats.publish(f"{API}.{what}", reply, json.dumps(question).encode()))
+        connection.send_all(nats.publish(f"{self._login.api}.{what}", reply, json.dumps(question).encode()))
         for one in said:
             if isinstance(one, nats.NatsMessage) and one.subject == reply.encode():
                 if one.status:
-                    raise self.useless("JetStream is not on there", "start it with -js, or jetstream {}")
+                    raise self._without_jetstream()
                 if one.left_out:
                     # What is left of it comes before the answer to this
                     connection.send_all(nats.PING)
@@ -142,6 +148,14 @@ class NatsConnection(Connected):
                     return jetstream.parse_answer(one.payload)
             self.note(one)
         raise TimeoutError  # pragma: no cover - said does
+
+    def _without_jetstream(self) -> SinkError:
+        if domain := self._login.domain:
+            return self.useless(
+                f"it leads to no JetStream of the domain {domain}", "see nats server report jetstream"
+            )
+        way_out = "start it with -js, or jetstream {}; or name the domain, if another server has it"
+        return self.useless("JetStream is not on there", way_out)
 
     def _read_anew(self, connection: ServerConnection) -> ServerWords:
         self.reader = nats.NatsReader(self._leaves_out)

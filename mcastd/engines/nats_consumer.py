@@ -24,7 +24,6 @@ from mcastd.engines.consumer import TOO_LONG, Consumer, TakenMessage
 from mcastd.engines.nats_connection import (
     ANSWER_SECONDS,
     ANSWERS,
-    API,
     NatsConnection,
     NatsLogin,
     ServerWords,
@@ -179,7 +178,7 @@ class JetStreamConsumer(_NatsMessages):
         self._heard = False
         self.deadline = time.monotonic() + self._request_seconds + ANSWER_SECONDS
         question = json.dumps({"batch": self._wanted, "expires": round(self._request_seconds * 1e9)})
-        what = f"{API}.CONSUMER.MSG.NEXT.{self._plan.stream}.{self._plan.name}"
+        what = f"{self._login.api}.CONSUMER.MSG.NEXT.{self._plan.stream}.{self._plan.name}"
         self.write(nats.publish(what, self._reply, question.encode()))
 
     @property

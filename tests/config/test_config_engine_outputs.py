@@ -37,6 +37,7 @@ def test_what_they_are_called_and_write() -> None:
     plain, other = NatsOutput(**NATS), RedisOutput(**REDIS, spool="/srv/spool")
     assert plain.label == "nats 192.0.2.7:4222 TV"
     assert NatsOutput(**NATS, subject="tv.a").label == "nats 192.0.2.7:4222 TV/tv.a"
+    assert NatsOutput(**NATS, domain="hub").label == "nats 192.0.2.7:4222 hub/TV"
     assert other.label == "redis 192.0.2.7:6379"
     assert RedisOutput(**REDIS, key="tv").label == "redis 192.0.2.7:6379 tv"
     assert RedisOutput(**REDIS, key="tv", database=2).label == "redis 192.0.2.7:6379 2/tv"
@@ -63,6 +64,7 @@ def test_what_they_are_called_and_write() -> None:
         ({**NATS, "servers": ["nats://a", "nats://a"]}, "is there twice"),
         ({**NATS, "servers": [5]}, "must be URLs of servers"),
         ({**NATS, "stream": "a.b"}, "without blanks, dots, slashes and wildcards"),
+        ({**NATS, "domain": "a.b"}, "without blanks, dots, slashes and wildcards"),
         ({**NATS, "subject": "a.*"}, "is none of a message"),
         ({**NATS, "subject": "a.{name}"}, "in braces there may be"),
         ({**NATS, "subject": ""}, "must be a name"),

@@ -36,6 +36,12 @@ def subscription(output: str) -> str:
             "nats 192.0.2.7:4222 TV/radio",
             ("nats", "192.0.2.7", 4222, ">", "TV"),
         ),
+        (
+            NatsSource,
+            {**PULLED, "domain": "hub"},
+            "nats 192.0.2.7:4222 hub/TV/radio",
+            ("nats", "192.0.2.7", 4222, "", "hub/TV"),
+        ),
         (NatsSource, PLAIN, "nats 192.0.2.7:4222 tv.>", ("nats", "192.0.2.7", 4222, "tv.>", "")),
         (RedisSource, REDIS, "redis 192.0.2.7:6379 tv", ("redis", "192.0.2.7", 6379, "tv", "")),
         (
@@ -77,6 +83,7 @@ def test_they_are_written_as_they_were_read(loaded: Callable[[str], Config], sou
         ({"servers": "nats://a"}, "needs stream and consumer, or a subject"),
         ({"servers": "nats://a", "stream": "TV"}, "stream and consumer go together"),
         ({**PLAIN, "consumer": "radio"}, "stream and consumer go together"),
+        ({**PLAIN, "domain": "hub"}, "domain is of a stream: give stream and consumer"),
         ({**PLAIN, "create": True}, "create and start are of a consumer"),
         ({**PLAIN, "start": "first"}, "create and start are of a consumer"),
         ({**PULLED, "queue": "q"}, "queue is of a subject without a stream"),

@@ -103,6 +103,7 @@ def test_a_stream_that_is_made_takes_one_subject(
     [
         of(nats(), nats()),
         of(nats(create=True), nats(stream="RADIO", create=True)),
+        of(nats(create=True), nats(domain="hub", create=True)),
         of(nats(create=True), nats(servers="nats://192.0.2.8", create=True)),
         of(nats(create=True, subject="tv"), nats(create=True, subject="tv")),
     ],

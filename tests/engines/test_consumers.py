@@ -171,6 +171,12 @@ class TestJetStream:
         consumer.ask(2)
         assert b".2 " in connection.taken.partition(b"\r\n")[0]
 
+    def test_they_are_asked_for_in_their_domain(self) -> None:
+        consumer = jetstream(login=NatsLogin(domain="hub"))
+        connection = begun(consumer, PULLED)
+        consumer.ask(2)
+        assert connection.taken.startswith(b"PUB $JS.hub.API.CONSUMER.MSG.NEXT.TV.radio ")
+
     def test_more_are_asked_for_once_all_have_come(self) -> None:
         consumer = jetstream()
         connection = begun(consumer, PULLED)

@@ -23,6 +23,7 @@ from mcastd.errors import SinkError
 from mcastd.net.link import Origin
 from mcastd.net.server_connection import TlsFiles
 
+NOBODY = NatsLogin()
 STREAM = KeptStream("239.255.9.7", 9190, "host/inbound/tv")
 INFO = b'INFO {"max_payload":1048576,"headers":true}\r\n'
 # What a primary says to an id that no stream takes; a replica does not look at it.
@@ -30,12 +31,12 @@ IS_PRIMARY = b"-ERR The ID specified in XADD must be greater than 0-0\r\n"
 IS_REPLICA = b"-READONLY You can't write against a read only replica.\r\n"
 
 
-def nats(subject: str = "mcast.a", stream: KeptStream = STREAM) -> NatsEngine:
+def nats(subject: str = "mcast.a", stream: KeptStream = STREAM, login: NatsLogin = NOBODY) -> NatsEngine:
     plan = JetStreamPlan("TV", create=False, max_bytes=None, replicas=1, duplicate_window=120)
     return NatsEngine(
         [EngineServer("nats://192.0.2.1", "192.0.2.1", 4222, is_encrypted=False)],
         TlsFiles(),
-        NatsLogin(),
+        login,
         subject=subject,
         stream=stream,
         plan=plan,
@@ -369,6 +370,36 @@ def test_how_nats_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         "name": "host/inbound/tv",
     }
     assert (subscribe, ping) == (f"SUB {engine.inbox}.* 1".encode(), b"PING")
+
+
+def test_jetstream_is_asked_in_its_domain() -> None:
+    engine = nats(login=NatsLogin(domain="hub"))
+    server = EngineServer("nats://a", "a", 4222, is_encrypted=False)
+    stream = json.dumps({"config": {"subjects": ["mcast.a"]}}).encode()
+    none = b'{"error":{"code":404,"err_code":10037,"description":"no message found"}}'
+    said = [INFO, b"PONG\r\n", answer(engine, b"ask", stream), answer(engine, b"ask", none)]
+    connection = connected(engine, said)
+    engine.begin(connection, server)
+    asked = [line.split()[1] for line in connection.taken.split(b"\r\n") if line.startswith(b"PUB ")]
+    assert asked == [b"$JS.hub.API.STREAM.INFO.TV", b"$JS.hub.API.STREAM.MSG.GET.TV"]
+
+
+@pytest.mark.parametrize(
+    ("domain", "said"),
+    [
+        ("hub", "it leads to no JetStream of the domain hub"),
+        ("", "JetStream is not on there; .*name the domain"),
+    ],
+)
+def test_a_server_without_jetstream_is_told_as_such(domain: str, said: str) -> None:
+    engine = nats(login=NatsLogin(domain=domain))
+    head = b"NATS/1.0 503\r\n\r\n"
+    nobody = b"HMSG %bask 1 %d %d\r\n%b\r\n" % (engine._prefix, len(head), len(head), head)
+    with pytest.raises(SinkError, match=said):
+        engine.begin(
+            connected(engine, [INFO, b"PONG\r\n", nobody]),
+            EngineServer("nats://a", "a", 4222, is_encrypted=False),
+        )
 
 
 def test_a_nats_without_headers_is_too_old() -> None:
