@@ -179,6 +179,22 @@ def test_why_a_stream_has_ended_is_counted(
     assert room.players.served == 0
 
 
+def test_who_has_gone_has_no_place_of_its_address(room: Room) -> None:
+    room.players._rules = replace(
+        room.players._rules, settings=GatewaySettings.model_validate(TABLE | {"max_per_address": 1})
+    )
+    for _ in range(3):
+        client, _ = room.connect()
+        room.deliver(b"begin")
+        assert begun(client)[0].startswith(b"HTTP/1.1 200 ")
+        refused, _ = room.connect()
+        assert begun(refused)[0].startswith(b"HTTP/1.1 429 ")
+        client.close()
+        room.deliver(b"more")
+    assert room.counters.refused == {"per-address": 3}
+    assert not room.players._served_of
+
+
 def test_players_are_looked_at_when_the_rules_are_others_and_not_whenever_the_network_is(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
