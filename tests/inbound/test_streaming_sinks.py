@@ -228,6 +228,31 @@ def test_of_a_name_with_several_addresses_the_one_that_answers_is_connected_to(
     assert tried[3:] == ["127.0.0.1"], "all were tried: the others come after a pause"
 
 
+def test_an_address_that_does_not_answer_keeps_the_others_waiting_for_a_moment(
+    output: MakeOutput, listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of IPv6 where a firewall drops that: here since no more may wait there."""
+    monkeypatch.setattr(
+        host_name, "addresses_of", lambda _: [ip_address("127.0.0.2"), ip_address("127.0.0.1")]
+    )
+    monkeypatch.setattr(stream, "CONNECT_SECONDS", 3600.0)
+    monkeypatch.setattr(tcp, "NEXT_SECONDS", 0.1)
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.socket())
+        silent.bind(("127.0.0.2", port_of(listening)))
+        silent.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+        sink = output(TcpOutput(to=f"logs.example.net:{port_of(listening)}"))
+        sink.write(batch_of(b"held"))
+        ticked(sink, lambda: counted(sink) == (1, 0, {}))
+        peer, _ = listening.accept()
+        assert read(peer, 4) == b"held"
+        peer.close()
+
+
 def test_an_address_is_not_to_blame_for_a_name_server(
     output: MakeOutput, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,11 @@ class StreamSink(Sink):
     def connected(self, sock: socket.socket) -> None:
         """A connection is there. Raises OSError."""
 
+    @property
+    def connect_seconds(self) -> float:
+        """How long the connection may take that is being made."""
+        return CONNECT_SECONDS
+
     def has_other_way(self) -> bool:
         """There is no way to connect. Return True if the next attempt takes another, and need not wait."""
         return False
@@ -220,7 +225,7 @@ class StreamSink(Sink):
         poll = select.poll()
         poll.register(sock, select.POLLOUT)
         if not poll.poll(0):
-            if clock.monotonic() - self._connecting_since > CONNECT_SECONDS:
+            if clock.monotonic() - self._connecting_since > self.connect_seconds:
                 raise TimeoutError(errno.ETIMEDOUT, "no answer")
             return False
         if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):

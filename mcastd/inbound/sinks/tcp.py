@@ -17,6 +17,8 @@ from mcastd.inbound.sinks.sink import Sink
 from mcastd.inbound.sinks.stream import READER_GONE, StreamSink
 from mcastd.net.tcp_socket import be_watchful, connecting, listening
 
+# How long a connection to one of several addresses may take: by then the kernel has asked a second time.
+NEXT_SECONDS = 2.0
 # Those who may not read that are refused at once, before it is written on; and how often one is logged.
 ACCEPTED_AT_ONCE = 16
 TOLD_SECONDS = 60.0
@@ -33,6 +35,10 @@ class TcpSink(StreamSink):
     def connect(self) -> socket.socket | None:
         self._name.follow(is_well=False)
         return None if (address := self._name.address) is None else connecting(address, self._port)
+
+    @property
+    def connect_seconds(self) -> float:
+        return NEXT_SECONDS if self._name.others else super().connect_seconds
 
     def has_other_way(self) -> bool:
         return self._name.pass_over()
