@@ -36,9 +36,7 @@ class Admission:
             if len(self._known) >= REMEMBERED_ADDRESSES:
                 self._known.clear()
             parsed = ip_address(address)
-            admitted = not self.prefixes or any(
-                parsed.version == prefix.version and parsed in prefix for prefix in self.prefixes
-            )
+            admitted = not self.prefixes or any(parsed in prefix for prefix in self.prefixes)
             self._known[address] = admitted
         return admitted
 
