@@ -140,13 +140,19 @@ def _silence(subject: Subject[GatewaySettings], now: GatewayStatus) -> Iterator[
     where = f"-i {first.interfaces[0]} " if first.interfaces else ""
     sender = f" --source {first.sender}" if first.sender else ""
     listen = f"mcastctl listen {where}{_end(first)}{sender}"
+    forgotten = ""
+    if subject.settings.rejoin_every is None and any(one.received for one in silent):
+        forgotten = (
+            "; if groups come for some minutes and then no more, no querier asks for members there:"
+            f' rejoin_every = "2min" in {subject.table}'
+        )
     yield Finding(
         "gateway-dry",
         Severity.WARNING,
         f"players ask for {', '.join(_told(one) for one in silent[:NAMED_MAX])}, of which nothing comes here",
         tuple(_seen(one) for one in silent[:NAMED_MAX]),
         f"see whether the sender runs, and whether its network brings it here: {listen}; or name another"
-        f" interface in {subject.table}",
+        f" interface in {subject.table}{forgotten}",
     )
 
 

@@ -131,6 +131,12 @@ def test_what_is_asked_for_and_does_not_come() -> None:
         "239.1.1.1 port 5004: joined on eth0, the last datagram came 11 s ago (status)",
     )
     assert "mcastctl listen -i eth0 [ff15::1]:5004 --source 2001:db8::1" in one.fix
+    assert one.fix.endswith('no querier asks for members there: rejoin_every = "2min" in [gateway.tv]')
+    (never,) = playing(groups=[silent])
+    assert "querier" not in never.fix
+    often = subject(None, settings={"rejoin_every": "2min"}, groups=[stopped])
+    (rejoined,) = only_findings(players.playing(often, Evidence()))
+    assert "querier" not in rejoined.fix
     assert playing({"groups": []}, groups=[silent]) == [], "it was joined just now"
     assert playing({"groups": [group(4, 12.0)]}, groups=[group(5, 11.0)]) == [], "something came meanwhile"
 
