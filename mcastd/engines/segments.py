@@ -46,6 +46,7 @@ NUMBERS = 10**12
 # No number is that large: what has such ones is torn.
 NUMBER_LIMIT = 1 << 63
 SPOOL_IN_USE = "spool-in-use"
+NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 
 _MESSAGE = struct.Struct("!IQ")
 _KNOWN = struct.Struct("!QQ")
@@ -98,7 +99,11 @@ class Segments:
             # Later than all that ever were, also where the clock was set back, or a crash of the host has
             # undone what was written here
             self.next = max(time.time_ns(), begin + NUMBERS, last + 1)
-            self._note()
+            try:
+                self._note()
+            except OSError as error:
+                if error.errno not in NO_SPACE_ERRNOS:  # else it is noted once there is room, by forget()
+                    raise
             undo.pop_all()
 
     def append(self, messages: Sequence[KeptMessage]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support.mounts import tmpfs
 from support.wait import wait_for
 
 from mcastd import clock, log
@@ -517,6 +519,28 @@ def test_a_spool_that_cannot_be_read_is_told_and_tried_again(
     assert trouble.reason == "spool"
     broken.clear()
     handed.wait_written(1)
+
+
+@pytest.mark.root
+def test_a_disk_that_is_full_from_the_start_keeps_nothing_from_the_server(
+    server: Server, start: Start, tmp_path: Path
+) -> None:
+    with tmpfs(tmp_path, "64k"):
+        rest = tmp_path / "rest"
+        with contextlib.suppress(OSError):
+            rest.write_bytes(bytes(1 << 20))
+        handed = start()
+        handed.put(b"1", b"2")
+        handed.wait_written(2)
+        server.away = SinkError("cannot reach memory", "it sleeps", reason="unreachable")
+        handed.put(b"3")
+        wait_for(lambda: "no space left on device" in str(handed.it.picture.trouble), "it is told")
+        rest.unlink()
+        wait_for(lambda: handed.it.picture.spool_bytes, "it is in the spool once there is room")
+        server.away = None
+        handed.wait_written(3)
+        assert handed.dropped == {}
+        assert handed.it.stop(clock.monotonic())
 
 
 def test_files_of_a_spool_that_somebody_removes_are_counted_and_the_rest_goes_on(
