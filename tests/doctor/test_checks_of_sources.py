@@ -96,6 +96,22 @@ def test_what_comes_back() -> None:
     assert "senders in source of [outbound.news]" in fix
 
 
+@pytest.mark.parametrize(
+    ("source", "key"),
+    [
+        ({"kind": "nats", "servers": "nats://192.0.2.7", "subject": "tv.>"}, "subject"),
+        ({"kind": "redis", "servers": "redis://192.0.2.7", "key": "tv", "group": "g"}, "key"),
+    ],
+)
+def test_what_comes_back_by_an_engine(source: dict[str, str], key: str) -> None:
+    ((cause, _, fix),) = said(status(returned_by="b/inbound/back (of 192.0.2.5)"), source=source)
+    assert cause == "circle"
+    assert fix == (
+        f"have the outputs of b/inbound/back (of 192.0.2.5) hand over to another {key}, or not receive"
+        f" 239.255.6.1; or take from another {key} in source of [outbound.news]"
+    )
+
+
 def test_what_comes_back_from_where_an_output_sends() -> None:
     table = {"group": "239.255.6.1", "port": 9190, "output": {"kind": "udp", "to": "192.0.2.7:5000"}}
     error = {
