@@ -151,7 +151,7 @@ class Transfer:
             self._connecting_since = clock.monotonic()
         if not self._connecting.done():
             if self.trouble is None and clock.monotonic() - self._connecting_since > LATE_SECONDS:
-                cause = "the attempt to connect takes long: a name server or a disk may hang"
+                cause = "the attempt to connect takes long: a server, a name server or a disk does not answer"
                 self.trouble = cannot_write(self._label, cause, UNREACHABLE)
             return
         connecting, self._connecting = self._connecting, None
