@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from mcastd.config import Config, EngineSource, NatsSource, RedisSource
+from mcastd.config.advice import advise
 from mcastd.config.ends import ProgramEnd
 from mcastd.config.load import dump
 
@@ -236,6 +237,26 @@ def test_a_circle_by_two_engines_and_a_program(
 )
 def test_what_is_no_circle(loaded: Callable[[str], Config], source: str, output: str) -> None:
     loaded(channel(source) + subscription(output))
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "words"),
+    [
+        ("", NATS_BACK, "inbound.back hands what this sends over to TV, as tv.239_2_2_2: if the consumer c"),
+        (", create = true", NATS_BACK.replace('"TV"', '"RADIO"'), ""),
+        ("", NATS_BACK.replace('"TV"', '"RADIO"'), ""),
+        ("", NATS_BACK.replace("localhost", "192.0.2.7"), ""),
+        ("", REDIS_BACK, ""),
+    ],
+)
+def test_what_a_consumer_of_others_may_give_back_is_said(
+    loaded: Callable[[str], Config], source: str, output: str, words: str
+) -> None:
+    of_stream = f'kind = "nats", servers = "nats://localhost", stream = "TV", consumer = "c"{source}'
+    found = [one.reason for one in advise(loaded(channel(of_stream) + subscription(output)))]
+    assert [words in why for why in found] == ([True] if words else [])
+    elsewhere = subscription(output).replace("239.2.2.2", "239.3.3.3")
+    assert advise(loaded(channel(of_stream) + elsewhere)) == []
 
 
 def test_several_may_take_the_same(loaded: Callable[[str], Config]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from mcastd.config.addresses import may_meet
+from mcastd.config.engine_sources import NatsSource
 from mcastd.config.explain import Complaint
 from mcastd.config.groups import ethernet_address
 from mcastd.config.inbound import InboundSubscription
@@ -87,6 +88,34 @@ def _standbys(config: Config) -> Iterator[Complaint]:
             yield Complaint(("link", name, "standby_of"), why)
 
 
+def _consumers_of_own(config: Config) -> Iterator[Complaint]:
+    """Channels by a consumer that others have made, of a stream that gets what they send."""
+    for name, channel in config.outbound.items():
+        source = channel.source
+        if not isinstance(source, NatsSource) or source.consumer is None or source.create:
+            continue
+        all_of_it = source.end._replace(name=">")
+        for receiver, subscription in config.inbound.items():
+            if not _hears(subscription, channel):
+                continue
+            for _, end in subscription.reaches():
+                if end.leads_to(all_of_it):
+                    yield Complaint(
+                        ("outbound", name, "source"),
+                        f"inbound.{receiver} hands what this sends over to {source.stream}, as {end.name}: if"
+                        f" the consumer {source.consumer} gives that, it comes back, and is dropped; have it"
+                        " filter, or give one of them another stream",
+                    )
+
+
+def _hears(subscription: InboundSubscription, channel: OutboundChannel) -> bool:
+    return any(
+        (leg.group, leg.port) == (sent.group, sent.port) and leg.hears(sent)
+        for leg in subscription.by_leg()
+        for sent in channel.by_leg()
+    )
+
+
 def _streams_made(config: Config) -> Iterator[Complaint]:
     yield from (Complaint(location, why) for location, why in made_too_small(config.inbound))
 
@@ -96,4 +125,5 @@ BETWEEN_WORKERS: tuple[Callable[[Config], Iterator[Complaint]], ...] = (
     _local_receivers,
     _standbys,
     _streams_made,
+    _consumers_of_own,
 )
