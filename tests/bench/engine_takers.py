@@ -48,7 +48,8 @@ def nats_py(url: str, name: str, sock: socket.socket) -> None:
 def redis_py(url: str, name: str, sock: socket.socket) -> None:
     import redis
 
-    client, key = redis.Redis.from_url(url), KEPT["redis"]
+    client: Any = redis.Redis.from_url(url)
+    key = KEPT["redis"]
     client.xgroup_create(key, name, id="0")
     while True:
         taken: Any = client.xreadgroup(name, name, {key: ">"}, count=BATCH, block=1000 * WAIT)

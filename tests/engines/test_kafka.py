@@ -96,8 +96,8 @@ class Library:
     TopicPartition = kafka.TopicPartition
 
     def __init__(self) -> None:
-        self.no_consumer: Any = None  # why none can be made
-        self.ends: Any = (0, 0)  # of the partition
+        self.no_consumer: Exception | None = None  # why none can be made
+        self.ends: tuple[int, int] | Exception | None = (0, 0)  # of the partition, or why they are not said
         self.records: list[object] = []
         self.running = 0  # producers that are asked for answers
 
@@ -111,11 +111,11 @@ class Library:
 
     def Consumer(self, settings: dict[str, Any], logger: object) -> object:
         if self.no_consumer is not None:
-            raise kafka.KafkaException(self.no_consumer)
+            raise self.no_consumer
 
         def ends(*_: object, **__: object) -> tuple[int, int] | None:
-            if isinstance(self.ends, KafkaError):
-                raise kafka.KafkaException(self.ends)
+            if isinstance(self.ends, Exception):
+                raise self.ends
             return self.ends
 
         return SimpleNamespace(
@@ -138,7 +138,7 @@ def connecting() -> KafkaEngine:
     return KafkaEngine(place, TlsFiles(), KafkaLogin(), KeptStream("239.255.9.7", 9190, "host/inbound/tv"))
 
 
-def record(offset: int, number: int | None, error: Any = None) -> object:
+def record(offset: int, number: int | None, error: object = None) -> object:
     headers = [] if number is None else [("id", b"host/inbound/tv/%d" % number)]
     return SimpleNamespace(error=lambda: error, headers=lambda: headers, offset=lambda: offset)
 
@@ -180,7 +180,7 @@ def test_what_cannot_be_asked_now_is_asked_again_before_anything_is_sent(
     if what == "record":
         library.ends, library.records = (3, 9), [record(3, 5), record(4, None, KafkaError(code))]
     else:
-        setattr(library, what, None if code is None else KafkaError(code))
+        setattr(library, what, None if code is None else kafka.KafkaException(KafkaError(code)))
     engine = connecting()
     if known is None:
         with pytest.raises(SinkError):
