@@ -75,6 +75,27 @@ class _Trial:
     ends: float
 
 
+class RecentPayloads:
+    """Hashes of payloads that were sent on lately. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._last: set[int] = set()
+        self._before: set[int] = set()
+        self._since = 0.0  # of the last ones
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._last or key in self._before
+
+    def add(self, key: int) -> None:
+        self._last.add(key)
+
+    def pass_time(self, now: float) -> None:
+        age = now - self._since
+        if age > RETURN_SECONDS / 2 or len(self._last) > REMEMBERED_PAYLOADS:
+            self._before = self._last if age <= RETURN_SECONDS else set()
+            self._last, self._since = set(), now
+
+
 class CircleGuard:
     """What of a stream is sent on, so that nothing goes in a circle for ever. Times are monotonic seconds."""
 
@@ -89,10 +110,7 @@ class CircleGuard:
         self._proven: dict[str, tuple[int, float]] = {}
         self._exempt: dict[str, float] = {}  # until when, by sender
         self._returning: dict[str, float] = {}  # senders that return what is sent on: when they last did
-        # Hashes of what was sent on lately, while there are such senders; the older ones apart
-        self._sent: set[int] = set()
-        self._sent_before: set[int] = set()
-        self._sent_since = 0.0
+        self._sent = RecentPayloads()  # while there are such senders
 
     @property
     def only_sender(self) -> str:
@@ -147,8 +165,7 @@ class CircleGuard:
             self._came.clear()
             self._came_since = now
             self._sample = (self._sample + 1) % SAMPLES
-        if now - self._sent_since > RETURN_SECONDS / 2 or len(self._sent) > REMEMBERED_PAYLOADS:
-            self._sent, self._sent_before, self._sent_since = set(), self._sent, now
+        self._sent.pass_time(now)
 
     def _look(
         self, senders: Sequence[tuple[str, int]], payloads: Sequence[bytes | memoryview], now: float
@@ -168,7 +185,7 @@ class CircleGuard:
                 self._acquit(sender, now)
                 return True
             return False
-        if sender in self._returning and (key in self._sent or key in self._sent_before):
+        if sender in self._returning and key in self._sent:
             self._returning[sender] = now
             return False
         if self._returning:
