@@ -65,6 +65,15 @@ def test_what_others_hand_over_is_not_compared() -> None:
     assert host.returned.sift(messages[3:4], 1062.0) == [], "nothing has come back for a minute"
 
 
+def test_of_those_who_return_it_so_many_are_known() -> None:
+    """Anybody may write to an engine, as anybody."""
+    host = Host("10.9.0.1")
+    for number in range(500):
+        message = TakenMessage(b"", b"x", made_of=Provenance(host.flow, f"c{number}/inbound/in"))
+        assert host.returned.sift([message], 1000.0) == [0]
+    assert len(host.returned._writers) <= 65
+
+
 def test_while_all_are_of_other_programs_nothing_is_looked_at() -> None:
     host = Host("10.9.0.1")
     for number in range(300):

@@ -22,6 +22,8 @@ from mcastd.net.link import DatagramFlow
 OTHERS = "another program"
 # Sockets of the channel that are known, when it has closed them: what they have sent may still be on its way.
 REMEMBERED_FLOWS = 64
+# Workers that return what is sent.
+REMEMBERED_WRITERS = 64
 # What was received this long before a socket was there did not come from it, but from one that had its port
 # earlier: clocks of hosts do not differ by more.
 CLOCKS_NANOSECONDS = 300 * 10**9
@@ -52,16 +54,15 @@ class ReturnedMessages:
 
     def sift(self, messages: Sequence[TakenMessage], now: float) -> Sequence[int]:
         """Returns the indices of those that come back."""
-        self._writers = {who: at for who, at in self._writers.items() if now - at <= RELEASE_SECONDS}
+        writers = [(who, at) for who, at in self._writers.items() if now - at <= RELEASE_SECONDS]
+        self._writers = dict(writers[-REMEMBERED_WRITERS:])
         own = self._own_flows()
         made_of = [one.made_of for one in messages]
         back = [index for index, one in enumerate(messages) if self._is_own(one, own, now)]
         if back or self._writers:
             back = self._with_copies(messages, {*back}, now)
         gone = {*back}
-        left = (
-            [index for index in range(len(messages)) if index not in gone] if gone else range(len(messages))
-        )
+        left = [index for index in range(len(messages)) if index not in gone]
         runs = groupby(made_of[index] for index in left)
         senders = [(str(of) if of else OTHERS, len(list(run))) for of, run in runs]
         go_on = self._guard.sift(senders, [messages[index].payload for index in left], now)
