@@ -294,6 +294,27 @@ def test_an_attempt_that_hangs_is_told_of(
     wait_for(lambda: handed.it.picture.trouble is None, "the end of it")
 
 
+@pytest.mark.parametrize("spool", [True, False])
+def test_the_end_waits_for_no_attempt_to_connect(server: Server, start: Start, spool: bool) -> None:
+    """As at a reload: the next one may have the spool at once, and what comes of the attempt is closed."""
+    server.hangs = hangs = threading.Event()
+    handed = start(spool=spool)
+    handed.put(b"1", b"2")
+    wait_for(lambda: handed.it._transfer and handed.it._transfer._connecting, "the attempt")
+    wait_for(lambda: handed.it.picture.waiting == 2, "they wait")
+    assert handed.it.stop(clock.monotonic())
+    assert handed.look().dropped == ({} if spool else {"stopped": 2})
+    server.hangs = None
+    again = start(spool=spool, counted_from=handed.it.counted_from)
+    again.put(b"3")
+    again.wait_written(3 if spool else 1)
+    hangs.set()
+    wait_for(lambda: server.connections == 2, "the first attempt comes to its end")
+    again.put(b"4")
+    again.wait_written(4 if spool else 2)
+    assert [*server.kept.values()] == ([b"1", b"2"] if spool else []) + [b"3", b"4"]
+
+
 def test_a_fault_of_ours_costs_the_batch_and_is_counted(server: Server, start: Start) -> None:
     handed = start()
     handed.put(b"1")
