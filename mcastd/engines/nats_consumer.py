@@ -130,6 +130,9 @@ class JetStreamConsumer(_NatsMessages):
         if config.delivers_to:
             way_out = "name one that is pulled from, or another name with create = true"
             raise self.useless(f"the consumer {self._plan.name} pushes to {config.delivers_to}", way_out)
+        if not config.has_payloads:
+            way_out = "name one without headers_only, or another name with create = true"
+            raise self.useless(f"the consumer {self._plan.name} gives headers alone", way_out)
         self._acknowledges = config.acknowledges
         # nats-server 2.9 keeps a moment a little later than the one it says, which it says once restarted
         self._created = f"{config.created.partition('.')[0]} ".encode()

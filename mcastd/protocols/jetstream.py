@@ -76,6 +76,7 @@ class ConsumerInfo(NamedTuple):
     batch_max: int  # messages that may be asked for at once; 0: any number
     request_seconds: float  # for how long at most; 0: any time
     created: str  # when; one that is made anew by the same name gives all again
+    has_payloads: bool = True  # False: it gives the headers of messages alone
 
     @classmethod
     def parse(cls, answer: Mapping[str, Any]) -> ConsumerInfo:
@@ -95,6 +96,7 @@ class ConsumerInfo(NamedTuple):
             # Bounded: a float holds no number of any length
             min(nanoseconds, 10**18) / 1e9 if isinstance(nanoseconds, int) and nanoseconds > 0 else 0.0,
             text_in(answer, "created"),
+            config.get("headers_only") is not True,
         )
 
 

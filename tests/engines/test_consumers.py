@@ -268,6 +268,7 @@ class TestJetStream:
             (refused(10_014), "its stream TV has no consumer radio", "nats consumer add TV radio --pull"),
             (refused(10_039, "off"), "it does not give the consumer radio: off", "JetStream is on"),
             ({"config": {"deliver_subject": "to.me"}}, "radio pushes to to.me", "pulled from"),
+            ({"config": {"headers_only": True}}, "radio gives headers alone", "without headers_only"),
             ({}, "it does not speak NATS", ""),
         ],
     )
