@@ -209,7 +209,7 @@ class AmtRelay:
             nonce,
             _mac(self._secret, GatewayAddress(*end), nonce),
             self._general_query(is_mld=is_mld),
-            full=end not in self.tunnels and not self._has_room(end[0]),
+            full=end not in self.tunnels and not self._has_room(end[0], now),
             gateway=gateway,
         )
         return [TunnelMessage(build(query), end)]
@@ -240,9 +240,10 @@ class AmtRelay:
             return
         tunnel = self.tunnels.get(end)
         if tunnel is None:
-            if not self._has_room(end[0]):
+            if not self._has_room(end[0], now):
                 self.ignored[TOO_MANY_TUNNELS] += 1
                 return
+            self._make_room(end[0], now)
             tunnel = RelayedTunnel(end, since=now, heard=now)
         tunnel.prove(now)
         if [record for record in report.records if self._apply(record, tunnel, now)]:
@@ -346,10 +347,23 @@ class AmtRelay:
 
     # -- who may ask
 
-    def _has_room(self, address: Address) -> bool:
-        limits = self._limits
+    def _has_room(self, address: Address, now: float) -> bool:
+        return self._is_below_limits(address) or bool(self._left_behind(address, now))
+
+    def _make_room(self, address: Address, now: float) -> None:
+        """For one more of a host that has room: where it has come from another port, the one before goes."""
+        if not self._is_below_limits(address):
+            self.forget(min(self._left_behind(address, now), key=lambda end: self.tunnels[end].heard))
+
+    def _is_below_limits(self, address: Address) -> bool:
         of_host = self._per_host[host_of(address)]
-        return len(self.tunnels) < limits.max_tunnels and of_host < limits.max_per_address
+        return len(self.tunnels) < self._limits.max_tunnels and of_host < self._limits.max_per_address
+
+    def _left_behind(self, address: Address, now: float) -> list[UdpEnd]:
+        """Tunnels of a host from which nothing is heard any more: it or its NAT may have another port now."""
+        host, pause = host_of(address), self._limits.query_seconds
+        tunnels = self.tunnels.items() if self._per_host[host] else ()
+        return [end for end, one in tunnels if host_of(end[0]) == host and one.is_overdue(now, pause)]
 
     def _may_answer(self, address: Address, now: float) -> bool:
         """Return True if an address, which may be forged, is to be answered once more."""

@@ -478,6 +478,32 @@ def test_sources_of_all_groups_of_a_tunnel_are_bounded_together() -> None:
     assert [ask(3, 1), ask(4, 1)] == [1, 0]
 
 
+@pytest.mark.parametrize("limits", [{"max_per_address": 2}, {"max_tunnels": 2}])
+def test_one_that_roams_takes_the_place_that_it_had(limits: dict[str, int]) -> None:
+    """A NAT has given it another port, and nobody takes leave for the one before."""
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL, query_seconds=100.0, **limits), 1000.0)
+    record, now = GroupRecord(RecordKind.IS_EXCLUDE, GROUP), 1000.0
+
+    def refresh(port: int, now: float) -> bool:
+        """Ask, and say what is wanted, as far as there is room. Returns True if it is served."""
+        end = HOST[0], port
+        query = asked(relay, end, now)
+        if not query.full:
+            relay.take(update(query, record), end, now)
+        return end in relay.tunnels
+
+    while now < 1150.0:  # both ask every 25 seconds
+        assert [refresh(1, now), refresh(2, now + 1.0)] == [True, True]
+        now += 25.0
+    assert refresh(2, now + 1.0)
+    assert not refresh(3, now + 2.0), "the one before may only be late"
+    assert refresh(3, now + LATE_SECONDS + 1.0)
+    assert [port for _, port in relay.tunnels] == [2, 3]
+    assert not refresh(4, now + LATE_SECONDS + 2.0)
+    other = asked(relay, OTHER, now + 500.0)
+    assert other.full is ("max_tunnels" in limits), "a host gives up its own place, and no other's"
+
+
 def test_in_parts_a_report_is_as_good_as_in_one() -> None:
     relay = AmtRelay({4: HERE}, RelayLimits(ALL), 1000.0)
     query = asked(relay)
