@@ -89,7 +89,7 @@ class GroupOutput(IpOutput):
 
     @property
     def needs_metadata(self) -> bool:
-        return self.ttl is None
+        return True
 
     def sends(self) -> Iterable[GroupEnd]:
         return (GroupEnd(self.group, self.port, self.interface, self.loop),)

@@ -645,6 +645,41 @@ def test_a_group_gets_the_ttl_that_is_set(member: Member, no_fd_leak: None) -> N
     sink.close(for_good=True)
 
 
+def test_what_outputs_have_sent_themselves_has_one_less_also_where_a_ttl_is_set(
+    member: Member, no_fd_leak: None
+) -> None:
+    """Else it would go in a circle for ever: by this output, or by others of this process."""
+    sink, other = group_sink(member.port, ttl=7), group_sink(member.port, dscp=1)
+    for way in (sink.destination, other.destination):
+        assert way is not None
+        (flow,) = way.flows()
+        own, stranger = Origin(flow.source, flow.source_port, 1, 5), Origin(flow.source, 1, 1, 5)
+        last, high = own._replace(ttl=1), own._replace(ttl=60)
+        sink.write(ListBatch([b"a", b"b", b"c", b"d", b"e"], [stranger, own, own, last, high], [1] * 5))
+        came = [member.receive_with_ttl() for _ in range(4)]
+        assert came == [(b"a", 7), (b"b", 4), (b"c", 4), (b"e", 7)]
+    assert dict(sink.counters.dropped) == {"circle": 2}
+    other.close(for_good=True)
+    sink.write(ListBatch([b"f"], [own], [1]))
+    assert member.receive_with_ttl() == (b"f", 7), "nobody sends by that any more"
+    sink.close(for_good=True)
+
+
+def test_what_another_host_sends_back_is_found_where_a_ttl_is_set(member: Member, no_fd_leak: None) -> None:
+    def of(host: str, payload: bytes) -> Batch:
+        return ListBatch([payload], [Origin(host, 5000, 1, 8)], [1], addresses=[host])
+
+    for settings, expected in (({"ttl": 7}, True), ({}, False)):
+        sink = group_sink(member.port, **settings)
+        sink.write(of("192.0.2.2", b"of another"))
+        sink.write(of("192.0.2.1", b"round"))
+        for _ in range(9):
+            sink.write(of("192.0.2.2", b"round"))
+        found = sink.counters.dropped["circle"]
+        sink.close(for_good=True)
+        assert bool(found) is expected
+
+
 def test_what_is_held_keeps_its_ttl(
     member: Member, no_fd_leak: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

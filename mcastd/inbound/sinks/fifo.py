@@ -74,7 +74,7 @@ class FifoSink(Sink):
         self._config = config
         self._path = config.path
         self._format = format
-        self._ends, self._files, _ = means
+        self._ends, self._files = means.ends, means.files
         self._look_every = look_every
         self._looked = 0.0  # monotonic time of the last look at the path
         self._known: FileIdentity = (0, 0)  # the FIFO at the path, which was found safe to write

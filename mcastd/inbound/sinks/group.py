@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from mcastd.config import GroupOutput
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.means import ALONE, Means
-from mcastd.inbound.sinks.sending import REASONS, RecordRun, SendingSink
+from mcastd.inbound.sinks.returned import CIRCLE
+from mcastd.inbound.sinks.sending import REASONS_OF_PROGRAM, RecordRun, SendingSink
 from mcastd.net.link import Batch, Origin, runs_by_ttl
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.sender import SocketSender
@@ -20,18 +22,22 @@ UNKNOWN = Origin(source="", port=0, ifindex=0, ttl=-1)
 class GroupSink(SendingSink[SocketSender]):
     """Datagrams have the TTL that is set; else one less than they came with: so none goes in a circle for
     ever, whoever else sends them back.
+
+    What outputs of this process have sent has one less in any case. Where a TTL is set, circles by way of
+    others are found by what they do: see returned.py.
     """
 
-    reasons = (*REASONS, TTL_TOO_LOW)
+    reasons = (*REASONS_OF_PROGRAM, TTL_TOO_LOW)
 
     def __init__(self, config: GroupOutput, format: Format, account: Account, means: Means = ALONE) -> None:
-        super().__init__(config, format, account)
+        super().__init__(config, format, account, may_return=config.ttl is not None)
         self._config = config
         self._host = means.host
+        self._flows = means.flows
 
     def connect(self) -> SocketSender:
         config = self._config
-        return SocketSender(
+        found = SocketSender(
             config.group,
             config.port,
             interface=config.interface,
@@ -40,16 +46,27 @@ class GroupSink(SendingSink[SocketSender]):
             dscp=config.dscp,
             host=self._host,
         )
+        self._flows.note(self, found.flows())
+        return found
+
+    def network_changed(self) -> None:
+        super().network_changed()
+        if self.destination is not None:  # it may be at another address now
+            self._flows.note(self, self.destination.flows())
+
+    def disconnect(self) -> None:
+        super().disconnect()
+        self._flows.note(self, ())
 
     def prepare(self, destination: SocketSender, alike: int) -> None:
         destination.set_ttl(alike)
 
     def runs(self, batch: Batch) -> Iterable[RecordRun]:
         payloads = ListPayloads(self._format.records(batch).payloads)
-        if (ttl := self._config.ttl) is not None:
-            yield ttl, payloads
-            return
         origins = batch.origins or [UNKNOWN] * len(payloads)  # of what came before they were asked for
+        if (ttl := self._config.ttl) is not None:
+            yield from self._runs_with(ttl, origins, payloads)
+            return
         for came_with, run in runs_by_ttl(origins, payloads) if payloads else ():
             if came_with > 1:
                 yield came_with - 1, run
@@ -57,3 +74,23 @@ class GroupSink(SendingSink[SocketSender]):
                 way_out = "set ttl, which takes sources; or have its sender set a higher one"
                 cause = f"it comes with a TTL of {came_with}"
                 self._account.drop(len(run), self.trouble(cause, TTL_TOO_LOW, way_out))
+
+    def _runs_with(
+        self, ttl: int, origins: Sequence[Origin], payloads: ListPayloads
+    ) -> Iterable[tuple[int, ListPayloads]]:
+        """Those in a row together that go with one TTL: with this one, but for what we have sent before."""
+        own = self._flows.sources
+        if not any((one.source, one.port) in own for one in {*origins}):
+            yield ttl, payloads
+            return
+        start = 0
+        goes_with = [min(ttl, one.ttl - 1) if (one.source, one.port) in own else ttl for one in origins]
+        for here, run in groupby(goes_with):
+            end = start + len([*run])
+            if here > 0:
+                yield here, payloads.part(start, end)
+            else:
+                cause = "what outputs of this daemon send comes back to them, or to this one"
+                way_out = "have one of them send to another group, or leave this host out of sources"
+                self._account.drop(end - start, self.trouble(cause, CIRCLE, way_out))
+            start = end
