@@ -80,7 +80,8 @@ class GroupSink(SendingSink[SocketSender]):
     ) -> Iterable[tuple[int, ListPayloads]]:
         """Those in a row together that go with one TTL: with this one, but for what we have sent before."""
         own = self._flows.sources
-        if not any((one.source, one.port) in own for one in {*origins}):
+        is_one = bool(origins) and origins.count(origins[0]) == len(origins)  # as a rule, and one object
+        if not any((one.source, one.port) in own for one in (origins[:1] if is_one else {*origins})):
             yield ttl, payloads
             return
         start = 0
