@@ -88,11 +88,18 @@ def normal(path: Path) -> str:
     return os.path.normpath(f"/{str(path).lstrip('/')}")
 
 
+# Kinds of sources and outputs that other programs name by URLs.
+NO_FILES = frozenset({"udp", "tcp", "unix", "nats", "redis", "kafka"})
+
+
 def parse_path(value: object) -> Path:
     """An absolute path of something that is not a directory."""
     text = str(value) if isinstance(value, str | Path) else ""
     if not text.startswith("/"):
-        raise ValueError(f"must be an absolute path, not {show(value)}")
+        scheme, is_url, _ = text.partition("://")
+        as_table = f'; what is no file has a table, like {{ kind = "{scheme}", ... }}'
+        hint = as_table if is_url and scheme in NO_FILES else ""
+        raise ValueError(f"must be an absolute path, not {show(value)}{hint}")
     if "\0" in text:
         raise ValueError(f"{show(text)} has a NUL character, which no path can have")
     if os.path.basename(text) in {"", ".", ".."}:

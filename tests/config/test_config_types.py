@@ -344,6 +344,8 @@ def test_a_secret_in_the_configuration_is_refused_and_not_repeated(
         (parse_path, "news.txt", 'must be an absolute path, not "news.txt"'),
         (parse_path, "", 'must be an absolute path, not ""'),
         (parse_path, 3, "must be an absolute path, not 3"),
+        (parse_path, "udp://192.0.2.1:5", 'not "udp://.*"; what is no file has a table, like { kind = "udp"'),
+        (parse_path, "news://x", 'must be an absolute path, not "news://x"$'),
         (parse_path, "/a\0b", r'"/a\\x00b" has a NUL character'),
         (parse_path, "/var/log/", "names a directory"),
         (parse_path, "/..", "names a directory"),
