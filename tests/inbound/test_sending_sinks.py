@@ -548,6 +548,31 @@ def test_an_address_is_kept_while_its_name_has_it(
     assert found == [("127.0.0.1", 1), ("127.0.0.1", 1), ("127.0.0.1", 0), ("127.0.0.3", 1)]
 
 
+def test_one_without_a_way_is_passed_over_until_the_name_is_asked_for_again(
+    udp_sink: Callable[..., UdpSink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A route may come back: the best address is one that has it then. Want of descriptors says nothing."""
+    known = [ip_address("127.0.0.1"), ip_address("127.0.0.2")]
+    monkeypatch.setattr(host_name, "addresses_of", lambda _: known)
+    sink = udp_sink("tv.example.net:5004")
+    ticked(sink, lambda: sink.destination is not None)
+    for number, address in ((errno.EMFILE, "127.0.0.1"), (errno.ENETUNREACH, "127.0.0.2")):
+
+        def refuses(*_: object, number: int = number, **__: object) -> UnicastSender:
+            raise LinkError("cannot send", "no", errno=number)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(udp, "UnicastSender", refuses)
+            sink.disconnect()
+            with pytest.raises(LinkError):
+                sink.connect()
+        assert str(sink._name.address) == address
+    monkeypatch.setattr(host_name, "RESOLVE_SECONDS", 0.05)
+    monkeypatch.setattr(host_name, "RESOLVE_SOON_SECONDS", 0.05)
+    sink.network_changed()
+    ticked(sink, lambda: sink.destination is not None and str(sink.destination.to) == "127.0.0.1")
+
+
 def test_a_name_is_followed_while_more_comes_than_it_is_looked_for(
     receiver: Receiver, udp_sink: Callable[..., UdpSink], monkeypatch: pytest.MonkeyPatch
 ) -> None:

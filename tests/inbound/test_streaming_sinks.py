@@ -264,6 +264,7 @@ def test_an_address_is_not_to_blame_for_a_name_server(
     ticked(sink, lambda: str(sink._name.address) == "127.0.0.2")
     for error, address in (
         (LinkError("cannot resolve logs.example.net", "DNS does not answer"), "127.0.0.2"),
+        (OSError(errno.EMFILE, ""), "127.0.0.2"),
         (OSError(errno.ECONNREFUSED, ""), "127.0.0.1"),
     ):
         sink._break(error)

@@ -30,6 +30,7 @@ class HostName:
         self._host = host
         self._is_name = False
         self._found: list[Address] = []  # of the name, the best first
+        self._is_for_now = False  # the address is another than the best until the name is asked for again
         self._asked: Future[list[Address]] | None = None
         self._asked_at = -math.inf  # monotonic seconds
         self._looked_at = -math.inf  # the same: whether there is an answer
@@ -48,8 +49,8 @@ class HostName:
                 if asked.done():
                     self._asked = None
                     self._found = asked.result()
-                    if self.address not in self._found:
-                        self.address = self._found[0]
+                    if self.address not in self._found or self._is_for_now:
+                        self.address, self._is_for_now = self._found[0], False
                 elif self.address is None and now - self._asked_at > ANSWER_SECONDS:
                     raise TimeoutError(errno.ETIMEDOUT, "DNS does not answer")
             elif self._is_name and now >= self._due_at(is_well=is_well):
@@ -63,15 +64,16 @@ class HostName:
         """The other addresses that the name has."""
         return [one for one in self._found if one != self.address]
 
-    def pass_over(self) -> bool:
+    def pass_over(self, *, for_now: bool = False) -> bool:
         """Take the next address of the name, since there is no way to this one.
 
-        Returns False if that is the best one again: all were tried.
+        ``for_now``: until the name is asked for again, since the best one may have a way by then (RFC 6724
+        section 6, rule 1). Returns False if this is the best one again: all were tried.
         """
         if self.address not in self._found:
             return False
         at = (self._found.index(self.address) + 1) % len(self._found)
-        self.address = self._found[at]
+        self.address, self._is_for_now = self._found[at], for_now
         return at > 0
 
     def look_at(self, *, is_well: bool) -> float:

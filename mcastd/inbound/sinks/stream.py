@@ -266,7 +266,8 @@ class StreamSink(Sink):
     def _break(self, error: OSError | LinkError | SinkError) -> None:
         """There is no connection, or no longer one."""
         was_connected = self._is_connected
-        goes_on = not was_connected and isinstance(error, OSError) and self.has_other_way()
+        is_unreachable = isinstance(error, OSError) and why_no_way(error.errno or 0) == UNREACHABLE
+        goes_on = not was_connected and is_unreachable and self.has_other_way()
         self._disconnect()
         if isinstance(error, OSError):
             reason = READER_GONE if was_connected else why_no_way(error.errno or 0)

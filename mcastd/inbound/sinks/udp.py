@@ -5,7 +5,7 @@ from __future__ import annotations
 from mcastd import clock
 from mcastd.config import UdpOutput, split_end
 from mcastd.errors import LinkError
-from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.account import UNREACHABLE, Account, why_no_way
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.host_name import HostName
 from mcastd.inbound.sinks.means import ALONE, Means
@@ -34,8 +34,9 @@ class UdpSink(SendingSink[UnicastSender]):
             return None
         try:
             return UnicastSender(address, self._port, dscp=self._dscp)
-        except LinkError:
-            self._name.pass_over()
+        except LinkError as error:
+            if why_no_way(error.errno) == UNREACHABLE:
+                self._name.pass_over(for_now=True)
             raise
 
     def look(self, now: float) -> None:
