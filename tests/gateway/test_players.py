@@ -192,7 +192,7 @@ def test_who_has_gone_has_no_place_of_its_address(room: Room) -> None:
         client.close()
         room.deliver(b"more")
     assert room.counters.refused == {"per-address": 3}
-    assert not room.players._served_of
+    assert not room.players._places._served
 
 
 def test_players_are_looked_at_when_the_rules_are_others_and_not_whenever_the_network_is(
