@@ -111,8 +111,9 @@ class Reader:
             elif not owed:
                 thread.busy.clear()
             ready = self._poll.poll(0 if pause or owed else None, len(self._visited) + 1)
-            thread.busy.set()
-            taken, owed = self._visit_all([*owed, *(fd for fd, _ in ready)], me)
+            if not thread.busy.is_set():  # to set it anew costs more than to look
+                thread.busy.set()
+            taken, owed = self._visit_all(owed + [fd for fd, _ in ready], me)
             if thread.current is not me:
                 return
             if (gather := self._gather) is None:

@@ -274,6 +274,7 @@ class MmsgBatch:
         self._lengths = lengths
         self._layouts = arena.layouts(controls)
         self._datagrams = count
+        self._sources: Sequence[tuple[str, int]] = ()  # once they were asked for
         first, *others = self._layouts
         self._coalesced = "segment" in first or any("segment" in other for other in others)
         if self._coalesced:
@@ -306,15 +307,18 @@ class MmsgBatch:
     @property
     def sources(self) -> Sequence[tuple[str, int]]:
         """Of a large batch by one sender only a sample is named: a name stands for those that follow, too."""
-        arena, named = self._arena, self._named
-        addresses = arena.addresses(len(named))
-        if len(addresses) == 1:
-            return [(addresses[0], self._datagrams)]
-        numbers = self._numbers
-        return [
-            (address, sum(numbers[start:end]))
-            for address, start, end in zip(addresses, named, (*named[1:], self._count), strict=True)
-        ]
+        if not self._sources:
+            arena, named = self._arena, self._named
+            addresses = arena.addresses(len(named))
+            if len(addresses) == 1:
+                self._sources = [(addresses[0], self._datagrams)]
+                return self._sources
+            numbers = self._numbers
+            self._sources = [
+                (address, sum(numbers[start:end]))
+                for address, start, end in zip(addresses, named, (*named[1:], self._count), strict=True)
+            ]
+        return self._sources
 
     @cached_property
     def payloads(self) -> Sequence[memoryview]:

@@ -63,8 +63,12 @@ class GroupSink(SendingSink[SocketSender]):
 
     def runs(self, batch: Batch) -> Iterable[RecordRun]:
         payloads = ListPayloads(self._format.records(batch).payloads)
+        ttl, own, senders = self._config.ttl, self._flows.addresses, batch.sources
+        if ttl is not None and senders and own.isdisjoint([address for address, _ in senders]):  # as a rule
+            yield ttl, payloads
+            return
         origins = batch.origins or [UNKNOWN] * len(payloads)  # of what came before they were asked for
-        if (ttl := self._config.ttl) is not None:
+        if ttl is not None:
             yield from self._runs_with(ttl, origins, payloads)
             return
         for came_with, run in runs_by_ttl(origins, payloads) if payloads else ():
@@ -79,12 +83,7 @@ class GroupSink(SendingSink[SocketSender]):
         self, ttl: int, origins: Sequence[Origin], payloads: ListPayloads
     ) -> Iterable[tuple[int, ListPayloads]]:
         """Those in a row together that go with one TTL: with this one, but for what we have sent before."""
-        own = self._flows.sources
-        is_one = bool(origins) and origins.count(origins[0]) == len(origins)  # as a rule, and one object
-        if not any((one.source, one.port) in own for one in (origins[:1] if is_one else {*origins})):
-            yield ttl, payloads
-            return
-        start = 0
+        own, start = self._flows.sources, 0
         goes_with = [min(ttl, one.ttl - 1) if (one.source, one.port) in own else ttl for one in origins]
         for here, run in groupby(goes_with):
             end = start + len([*run])

@@ -18,6 +18,7 @@ class OwnFlows:
 
     def __init__(self) -> None:
         self.sources: frozenset[tuple[str, int]] = frozenset()  # addresses and ports; replaced, never changed
+        self.addresses: frozenset[str] = frozenset()  # of these; likewise
         self._lock = threading.Lock()
         self._by_output: dict[object, Sequence[DatagramFlow]] = {}
 
@@ -29,3 +30,4 @@ class OwnFlows:
                 del self._by_output[output]
             found = [flow for some in self._by_output.values() for flow in some]
             self.sources = frozenset((flow.source, flow.source_port) for flow in found)
+            self.addresses = frozenset(flow.source for flow in found)

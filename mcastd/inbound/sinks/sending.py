@@ -267,7 +267,7 @@ class SendingSink(Sink, Generic[D]):
 
     def sent(self) -> None:
         """Datagrams were sent: what was in the way is over."""
-        if self._returns is None or self._returns.trouble is None:
+        if self._account.trouble is not None and (self._returns is None or self._returns.trouble is None):
             self._account.recovered()
 
     def _known_trouble(self) -> SinkError:
