@@ -35,8 +35,8 @@ from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
 # After something could not be joined, or taken.
 RETRY_SECONDS = 5.0
-# What gateways want is gathered for so long before it is joined, or for so many times as long as that takes:
-# some that change their minds all the time cost the network, and others, no more than that.
+# What gateways want is gathered before it is joined: for SETTLE_SECONDS, or SETTLE_TIMES as long as joining
+# took last, at most SETTLE_MAX_SECONDS. So the network and others pay little for some that change often.
 SETTLE_SECONDS, SETTLE_TIMES, SETTLE_MAX_SECONDS = 0.05, 10, 2.0
 # Packets that come so soon after others are gathered for as long: at high rates it is waking up that costs.
 GATHER_SECONDS = 0.001

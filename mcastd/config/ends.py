@@ -50,7 +50,7 @@ class ProgramEnd(NamedTuple):
         return self.port == other.port and self._leads_to_program(other)
 
     def _leads_to_program(self, other: ProgramEnd) -> bool:
-        if self.way == "tcp-server":  # who takes connects to who gives
+        if self.way == "tcp-server":  # the program that reads connects to the one that writes
             return ProgramEnd("tcp", *other[1:3]).leads_to(ProgramEnd("tcp", *self[1:3]))
         if self.way == "unix":
             return os.path.normpath(self.host) == os.path.normpath(other.host)

@@ -1,4 +1,4 @@
-"""What the tables of outputs and sources of engines have in common: the servers, and who asks there."""
+"""What the tables of outputs and sources of engines have in common: the servers, and the user there."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ StreamName = Annotated[str, PlainValidator(_parse_stream)]
 
 
 class EngineServers(OfKind):
-    """The servers of an engine, and who asks there."""
+    """The servers of an engine, and the user there."""
 
     # By the scheme of an URL: whether it means TLS.
     schemes: ClassVar[dict[str, bool]]

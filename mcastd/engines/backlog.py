@@ -107,7 +107,7 @@ class Backlog:
         return []
 
     def collect_gone(self, counted_from: int) -> int:
-        """How many messages somebody has removed from the disk since the last call, which nobody has.
+        """How many messages that were not handed over somebody has removed from the disk since the last call.
 
         Those with numbers below ``counted_from`` are not among them.
         """

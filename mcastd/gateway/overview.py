@@ -19,8 +19,8 @@ from mcastd.worker import Headline, Vitals
 
 # Nobody has asked for the page for so long: then nobody looks.
 LOOKS_SECONDS = 300.0
-# From the end of one examination to the next; and so many times as long as it took, at least.
-EXAMINE_SECONDS, EXAMINE_PAUSE = 10.0, 10.0
+# From the end of one examination to the next, at least; and at least so many times as long as it took.
+EXAMINE_SECONDS, EXAMINE_TIMES = 10.0, 10.0
 
 
 class ShownFinding(NamedTuple):
@@ -69,7 +69,7 @@ class Overview:
         self._looked = -math.inf  # when the page was last asked for
         self._rates: dict[str, RecentRates] = {}
         self._examining: Future[Sequence[ShownFinding]] | None = None
-        self._began = self._examined = -math.inf
+        self._began = self._examined = self._again_at = -math.inf
         self._findings: Sequence[ShownFinding] | None = None
         self._trouble = ""
 
@@ -114,8 +114,7 @@ class Overview:
     def _examine(self, now: float) -> None:
         """Have the doctor look, unless that is under way, or was done just now."""
         self._take_findings(now)
-        pause = max(EXAMINE_SECONDS, EXAMINE_PAUSE * (self._examined - self._began))
-        if self._examining is not None or now < self._examined + pause:
+        if self._examining is not None or now < self._again_at:
             return
         try:
             self._examining, self._began = begin(self._daemon.examine, "gateway-doctor"), now
@@ -127,6 +126,7 @@ class Overview:
         if examining is None or not examining.done():
             return
         self._examining, self._examined = None, now
+        self._again_at = now + max(EXAMINE_SECONDS, EXAMINE_TIMES * (now - self._began))
         try:
             self._findings, self._trouble = examining.result(), ""
         except Exception as error:  # whatever it is, the page is there for the workers, too

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import sys
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 BATCH, LONGEST = 64, 65536
 SO_RCVBUFFORCE, MSG_WAITFORONE = 33, 0x10000
@@ -42,29 +42,59 @@ def column(array: Any, offset: int) -> memoryview:
     return words[offset // 4 :: ctypes.sizeof(array._type_) // 4]
 
 
-def main() -> None:
-    group, port, interface, buffer, output = sys.argv[1:]
+def open_member(group: str, port: str, interface: str, buffer: str) -> socket.socket:
+    """A socket that has joined the group, with a receive buffer of that many bytes."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, int(buffer))
     sock.bind((group, int(port)))
     membership = struct.pack("=4s4si", socket.inet_aton(group), bytes(4), socket.if_nametoindex(interface))
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
-    out = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # of a pipe: waits for its reader
+    return sock
 
+
+class Calls(NamedTuple):
+    """recvmmsg(2) and writev(2), and where the kernel finds and leaves what they take."""
+
+    recvmmsg: Any
+    writev: Any
+    headers_at: int
+    gathered_at: int
+    received: memoryview  # the lengths of what came
+    written: memoryview  # those of what is written
+    memory: object  # that the addresses are of
+
+
+def prepared(batch: int) -> Calls:
+    """For up to so many datagrams at once."""
     libc = ctypes.CDLL(None)
     recvmmsg, writev = libc.recvmmsg, libc.writev
     recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
     writev.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
-    memory = bytearray(BATCH * LONGEST)
+    memory = bytearray(batch * LONGEST)
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    starts = range(base, base + BATCH * LONGEST, LONGEST)
-    into, gathered = ((iovec * BATCH)(*(iovec(start, LONGEST) for start in starts)) for _ in range(2))
-    headers = (mmsghdr * BATCH)()
+    starts = range(base, base + batch * LONGEST, LONGEST)
+    into, gathered = ((iovec * batch)(*(iovec(start, LONGEST) for start in starts)) for _ in range(2))
+    headers = (mmsghdr * batch)()
     for header, row in zip(headers, into, strict=True):
         header.iov, header.iov_length = ctypes.addressof(row), 1
-    received, written = column(headers, mmsghdr.length.offset), column(gathered, iovec.length.offset)
-    fd, headers_at, gathered_at = sock.fileno(), ctypes.addressof(headers), ctypes.addressof(gathered)
+    return Calls(
+        recvmmsg,
+        writev,
+        ctypes.addressof(headers),
+        ctypes.addressof(gathered),
+        column(headers, mmsghdr.length.offset),
+        column(gathered, iovec.length.offset),
+        (memory, into, gathered, headers),
+    )
+
+
+def main() -> None:
+    *member, output = sys.argv[1:]
+    sock = open_member(*member)
+    out = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # of a pipe: waits for its reader
+    recvmmsg, writev, headers_at, gathered_at, received, written, _memory = prepared(BATCH)
+    fd = sock.fileno()
     print("ready", flush=True)
     while True:
         count = recvmmsg(fd, headers_at, BATCH, MSG_WAITFORONE, None)
