@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Self
 
 from mcastd.errors import UnsafePathError
 
@@ -46,7 +46,7 @@ def identity(found: os.stat_result) -> FileIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a path leads: a name in a directory that is open (O_PATH) for as long as the place is used."""
+    """Where a path leads: a name in a directory that is open (O_PATH) until the ``with`` of the place ends."""
 
     path: Path
     directory: int
@@ -55,6 +55,12 @@ class Place:
     """Nobody but us and root may make, rename or remove files in the directory."""
     magic: bool
     """The name is that of an open file, in procfs: a link that leads nowhere by its text."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.directory)
 
     def look(self) -> os.stat_result:
         """What has the name. Raises OSError."""
@@ -103,11 +109,10 @@ class Place:
             os.close(fd)
 
 
-@contextmanager
-def place_of(path: Path, *, make: bool = False, mode: int = PARENT_MODE) -> Iterator[Place]:
+def place_of(path: Path, *, make: bool = False, mode: int = PARENT_MODE) -> Place:
     """Follow ``path`` to the last name in it; with ``make``, make the directories that are missing.
 
-    They get the permission bits ``mode``.
+    They get the permission bits ``mode``. The place is to be used in a ``with``, which closes its directory.
 
     Symbolic links are followed as the kernel does, but not those that others may have put there:
     UnsafePathError. Raises OSError as well. The walk goes from open directory to open directory, so that
@@ -133,12 +138,12 @@ def place_of(path: Path, *, make: bool = False, mode: int = PARENT_MODE) -> Iter
                     flags = OF_DIRECTORIES if magic else OF_DIRECTORIES | os.O_NOFOLLOW
                     inner = _enter(directory, name, flags, mode if make else None)
                 else:
-                    yield Place(path, directory, name, _is_ours(directory), magic)
-                    return
+                    return Place(path, directory, name, _is_ours(directory), magic)
             os.close(directory)
             directory = inner
-    finally:
+    except BaseException:
         os.close(directory)
+        raise
 
 
 def _directory(directory: int, name: str) -> int | None:

@@ -3,12 +3,14 @@
 #
 # Runs the tests on a CPython 3.13 without the global interpreter lock, which shows races that the lock hides.
 # Debian has no package of it, so it is built once from the source package of Debian 13 (trixie), and installed
-# in DIR (default: ~/.cache/mcastd/python3.13t; in XDG_CACHE_HOME if that is set). What is there is used again.
+# in DIR (default: ~/.cache/mcastd/python3.13t, or where XDG_CACHE_HOME says; for root /var/cache/mcastd/python3.13t,
+# since tests of root start programs as a user who may not look into /root). What is there is used again.
 # On Debian first: apt install build-essential dpkg-dev libffi-dev libssl-dev zlib1g-dev iproute2 socat
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-prefix=${XDG_CACHE_HOME:-$HOME/.cache}/mcastd/python3.13t
+cache=$([[ $(id -u) == 0 ]] && echo /var/cache || echo "$HOME/.cache")
+prefix=${XDG_CACHE_HOME:-$cache}/mcastd/python3.13t
 case ${1-} in
 -h | --help) sed -n '2s/^# //p' "${BASH_SOURCE[0]}"; exit ;;
 --prefix) prefix=$(realpath -m "${2:?--prefix takes a directory}"); shift 2 ;;

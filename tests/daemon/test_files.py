@@ -60,6 +60,8 @@ def sending(
     tmp_path: Path, host: Host, tree: Path, *protocol: str, rate: str = "40Mbit", **env: str
 ) -> RunningDaemon:
     (tmp_path / "sender").mkdir(exist_ok=True)
+    if not raptorq.available() and not any(setting.startswith("protect") for setting in protocol):
+        protocol = 'protect = "0%"', *protocol
     table = ", ".join(('kind = "flute"', *protocol))
     text = f'[outbound.images]\n{GROUP}source = "{tree}"\nprotocol = {{ {table} }}\n'
     text += f'rate = "{rate}"\nrepeat = "forever"\nttl = 1\n'
