@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shlex
@@ -67,6 +68,7 @@ def run(path: Path, socket: Path | None) -> None:
     SIGHUP reloads the configuration, SIGUSR1 reopens output files, SIGTERM stops. Exit status: 0 after a
     clean stop, 78 if the configuration is refused, 1 for any other failure.
     """
+    gc.disable()  # until process.settle(): all that is imported and read now is there to stay
     from mcastd import daemon, log, process  # noqa: PLC0415 - not for `mcastd --help`
     from mcastd.ondisk import OnDisk  # noqa: PLC0415
 

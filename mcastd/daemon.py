@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcastd import __version__, clock, log, systemd
 from mcastd.bell import Bell
-from mcastd.bridge.kept import TABLES, KeptTables
-from mcastd.build import Parts
+from mcastd.build import Parts, load
 from mcastd.chores import Chores
 from mcastd.codec import as_json
 from mcastd.config import Config, WorkerSettings, diff
@@ -29,15 +29,21 @@ from mcastd.doctor.subject import Subject, named
 from mcastd.errors import ConfigError, ConfigProblem, McastdError
 from mcastd.gateway.overview import ShownFinding
 from mcastd.inbound.sinks import PIPES, Ends
+from mcastd.later import Later, Once
 from mcastd.metrics import MetricsServer
 from mcastd.ondisk import OnDisk
 from mcastd.process import Signals, settle
 from mcastd.reload_notes import LastChanges, counts_of, taken_over, troubles_of
 from mcastd.reloads import Reloads
 from mcastd.runtime import Runtime
+from mcastd.stored import TABLES
 from mcastd.views import DaemonView, ReloadView, WorkerView
 from mcastd.worker import Headline, Signal, Vitals
 
+if TYPE_CHECKING:
+    from mcastd.bridge.kept import KeptTables
+
+KEPT_TABLES = Later("mcastd.bridge.kept:KeptTables")
 # READY=1 waits this long, at most, for the first attempt of each worker.
 FIRST_ATTEMPTS_SECONDS = 5.0
 # For a page the doctor watches the wire for so long.
@@ -77,7 +83,10 @@ class Daemon:
         self._alarm = Bell()  # rung once the start has failed
         store, stored = systemd.DescriptorStore(), systemd.take_stored()
         self._ends = Ends(store, [fd for name, fd in stored if name.startswith(PIPES)])
-        tables = KeptTables(store, [(name, fd) for name, fd in stored if name.startswith(TABLES)])
+        routes = [(name, fd) for name, fd in stored if name.startswith(TABLES)]
+        tables: Once[KeptTables] = Once(lambda: KEPT_TABLES(store, routes))
+        if routes:
+            tables()
         self._control = ControlServer(self._socket, self)
         self._runtime = Runtime(
             lambda: self._config,
@@ -296,6 +305,7 @@ class Daemon:
 
     def _take_over(self, config: Config, warnings: Sequence[ConfigProblem]) -> ReloadView:
         with self._changing("reload"):
+            load(config.workers().values())
             changes = diff(self._config, config)
             log.configure(config.daemon.log_format, config.daemon.log_level)
             self._config = config

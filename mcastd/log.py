@@ -21,22 +21,27 @@ import sys
 import threading
 from collections import deque
 from itertools import starmap
+from types import ModuleType
 from typing import Any, Literal, TextIO, cast
 
 from mcastd import clock
 from mcastd.printable import printable
 from mcastd.threads import Thread
 
-# structlog loads rich where it is installed, for tracebacks; ours are plain, and rich is a tenth of a start.
-_rich = sys.modules.get("rich")
-sys.modules["rich"] = None  # type: ignore[assignment] # an import of it fails
+# structlog loads rich where it is installed, for tracebacks, and ours are plain; and asyncio, with ssl, for
+# loggers that nothing here has. Each is a tenth of a start, and megabytes. So while it is imported, an import
+# of rich fails, and that of asyncio gives an empty module.
+_BEFORE = {name: sys.modules.get(name) for name in ("asyncio", "rich")}
+sys.modules["asyncio"] = _BEFORE["asyncio"] or ModuleType("asyncio")
+sys.modules["rich"] = None  # type: ignore[assignment]
 try:
     import structlog
     from structlog.typing import EventDict, WrappedLogger
 finally:
-    del sys.modules["rich"]
-    if _rich:
-        sys.modules["rich"] = _rich
+    for _name, _module in _BEFORE.items():
+        del sys.modules[_name]
+        if _module:
+            sys.modules[_name] = _module
 
 LogFormat = Literal["auto", "console", "json", "journal"]
 # Of lines that wait to be written; beyond it they are counted as lost.

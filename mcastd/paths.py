@@ -46,7 +46,7 @@ def identity(found: os.stat_result) -> FileIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a path leads: a name in a directory that is open (O_PATH) until the ``with`` of the place ends."""
+    """Where a path leads: a name in a directory, which is open (O_PATH) until the place's ``with`` ends."""
 
     path: Path
     directory: int

@@ -67,7 +67,7 @@ def share_interpreter(workers: int = 0) -> None:
 
 
 def settle(*, again: bool = False) -> None:
-    """Freeze all objects that exist now (gc.freeze), so that later collections skip them.
+    """Freeze all objects that exist now (gc.freeze), so that collections, from now on, skip them.
 
     With hundreds of workers a full collection takes tens of milliseconds, in which nothing is sent or
     received. After a reload, ``again`` collects what the old workers left, and freezes the rest.
@@ -76,3 +76,4 @@ def settle(*, again: bool = False) -> None:
         gc.unfreeze()
         gc.collect()
     gc.freeze()
+    gc.enable()

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from mcastd import clock
-from mcastd.bridge.family import open_family
-from mcastd.bridge.kept import KeptTables
-from mcastd.bridge.router import MulticastRouter
-from mcastd.build import ALONE, Parts, build, open_links
+from mcastd.build import ALONE, Parts, build
 from mcastd.config import Config, OpenFiles
 from mcastd.inbound.reader import Reader
+from mcastd.later import Later, Once
 from mcastd.net.membership import Memberships
 from mcastd.net.watch import NetworkWatch
 from mcastd.outbound.announcer import SessionAnnouncer
@@ -20,10 +19,21 @@ from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.watcher import Watcher
 from mcastd.process import share_interpreter
 from mcastd.supervisor import Supervisor
-from mcastd.tunnel.tunnels import Tunnels
+
+if TYPE_CHECKING:
+    from mcastd.bridge.kept import KeptTables
+    from mcastd.bridge.router import MulticastRouter
+    from mcastd.tunnel.link.links import Links
+    from mcastd.tunnel.tunnels import Tunnels
 
 # After this long without a change of the network for as many workers, the interpreter is shared as before.
 NETWORK_CALM_SECONDS = 2.0
+
+# What few have workers for.
+OPEN_ROUTER = Later("mcastd.build.bridge:open_router")
+KEPT_TABLES = Later("mcastd.bridge.kept:KeptTables")
+TUNNELS = Later("mcastd.tunnel.tunnels:Tunnels")
+OPEN_LINKS = Later("mcastd.build.link:open_links")
 
 
 class Runtime:
@@ -43,10 +53,10 @@ class Runtime:
         self._reader, self._sender, self._watcher = Reader(), SharedSender(), Watcher()
         self._announcer = SessionAnnouncer(self.network.host)
         memberships = Memberships()
-        kept = parts.tables or KeptTables()
-        self._router = MulticastRouter(lambda version: open_family(version, memberships, kept), kept)
-        self._tunnels = Tunnels()
-        self._links = open_links(memberships, self.network.host)
+        self._tables: Once[KeptTables] = parts.tables or Once(KEPT_TABLES)
+        self._router: Once[MulticastRouter] = Once(lambda: OPEN_ROUTER(memberships, self._tables()))
+        self._tunnels: Once[Tunnels] = Once(TUNNELS)
+        self._links: Once[Links] = Once(lambda: OPEN_LINKS(memberships, self.network.host))
         self._parts = replace(
             parts,
             host=self.network.host,
@@ -82,11 +92,15 @@ class Runtime:
 
     def settle(self) -> None:
         """All workers that are wanted have begun: give up what the process before has left for others."""
-        self._router.settle()
+        if (router := self._router.made) is not None:
+            router.settle()
+        elif (tables := self._tables.made) is not None:
+            tables.settle()
 
     def leave(self) -> None:
         """The process ends. What the service manager keeps of it is left as it is."""
-        self._router.leave()
+        if self._tables.made is not None:
+            self._router().leave()
 
     def serves_none(self) -> bool:
         """Return True if a thread that works for many workers hangs, and cannot be replaced."""
@@ -95,6 +109,10 @@ class Runtime:
     def close(self) -> None:
         """End what the workers share. They have ended before, or never will."""
         with ExitStack() as stack:
-            threads = self._reader, self._watcher, self._sender, self._tunnels, self._links
-            for shared in (self.network, self._announcer, self._router, *threads):
+            stack.callback(self.network.close)
+            stack.callback(self._announcer.close)
+            for shared in (self._reader, self._watcher, self._sender):
                 stack.callback(shared.close)
+            for made in (self._router.made, self._tunnels.made, self._links.made):
+                if made is not None:
+                    stack.callback(made.close)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+# What the names of the kernel's multicast routing tables begin with; the IP version follows.
+TABLES = "mroute"
+
 
 class Store(Protocol):
     """Holds descriptors while the daemon is restarted. Neither method blocks or raises."""

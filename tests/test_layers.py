@@ -16,7 +16,7 @@ LINES_MAX = 400
 
 LEAVES = {
     *("bell", "bounded", "clock", "codec", "counters", "deadlines", "errors", "gather", "ip", "keytext"),
-    *("log", "names"),
+    *("later", "log", "names"),
     *("paths", "printable", "replaceable", "rows", "status", "stored", "threads", "token_bucket", "views"),
 }
 BELOW = {  # room: the rooms that it may import, besides itself

@@ -10,10 +10,7 @@ import threading
 from collections.abc import Iterable
 
 from mcastd.net.routing import KeptTable, Version
-from mcastd.stored import Store
-
-# What the names of tables in a store begin with; the IP version follows.
-TABLES = "mroute"
+from mcastd.stored import TABLES, Store
 
 
 class KeptTables:

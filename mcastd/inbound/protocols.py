@@ -7,18 +7,22 @@ without a clock.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from mcastd.config import InboundProtocol, InboundSubscription, RtpInbound
-from mcastd.inbound.checked import CheckedSequencer
-from mcastd.inbound.flute import FluteSequencer
-from mcastd.inbound.matching import MatchingSequencer
-from mcastd.inbound.merging import MergingSequencer
-from mcastd.inbound.numbered import FieldSequencer, MoldSequencer, OneFieldSequencer, RtpSequencer
-from mcastd.inbound.repairing import RepairingSequencer
-from mcastd.inbound.sequenced import NumberedSequencer
+from mcastd.config import InboundProtocol, InboundSubscription
 from mcastd.inbound.sequencer import Sequencer
+from mcastd.later import Later
+
+if TYPE_CHECKING:
+    from mcastd.inbound.sequenced import NumberedSequencer
+
+CHECKED = Later("mcastd.inbound.checked:CheckedSequencer")
+MATCHING = Later("mcastd.inbound.matching:MatchingSequencer")
+MERGING = Later("mcastd.inbound.merging:MergingSequencer")
+REPAIRING = Later("mcastd.inbound.repairing:RepairingSequencer")
+RTP = Later("mcastd.inbound.numbered:RtpSequencer")
+MOLD = Later("mcastd.inbound.numbered:MoldSequencer")
 
 
 def _raw(_: InboundProtocol, __: Counter[str], ___: str) -> None:
@@ -29,40 +33,56 @@ def _raw(_: InboundProtocol, __: Counter[str], ___: str) -> None:
 # in the Counter. None: all datagrams go on as they are.
 PROTOCOLS: dict[str, Callable[[Any, Counter[str], str], Sequencer | None]] = {
     "raw": _raw,
-    "flute": FluteSequencer,
-    "rtp": RtpSequencer,
-    "moldudp64": MoldSequencer,
-    "sequence": FieldSequencer,
+    "flute": Later("mcastd.inbound.flute:FluteSequencer"),
+    "rtp": RTP,
+    "moldudp64": MOLD,
+    "sequence": Later("mcastd.inbound.numbered:FieldSequencer"),
 }
 
 
 # The same, by kind, of one leg that is merged with others.
 OF_A_LEG: dict[str, Callable[[Any, Counter[str], str], NumberedSequencer]] = {
-    "rtp": RtpSequencer,
-    "moldudp64": MoldSequencer,
-    "sequence": OneFieldSequencer,
+    "rtp": RTP,
+    "moldudp64": MOLD,
+    "sequence": Later("mcastd.inbound.numbered:OneFieldSequencer"),
 }
+
+
+def makers_of(subscription: InboundSubscription) -> Iterator[Callable[..., Any]]:
+    """What makes a subscription's protocol."""
+    kind = subscription.protocol.kind
+    if subscription.payload is not None:
+        yield CHECKED
+    if subscription.fec:
+        yield REPAIRING
+    elif not subscription.legs:
+        yield PROTOCOLS[kind]
+    elif subscription.merge == "payload":
+        yield MATCHING
+    else:
+        yield from (MERGING, OF_A_LEG[kind])
 
 
 def make_protocol(subscription: InboundSubscription, dropped: Counter[str], worker: str) -> Sequencer | None:
     protocol = _make_unchecked(subscription, dropped, worker)
     if subscription.payload is None:
         return protocol
-    return CheckedSequencer(subscription.protocol.kind, protocol)
+    checked: Sequencer = CHECKED(subscription.protocol.kind, protocol)
+    return checked
 
 
 def _make_unchecked(
     subscription: InboundSubscription, dropped: Counter[str], worker: str
 ) -> Sequencer | None:
-    settings = subscription.protocol
+    settings, labels = subscription.protocol, [leg.label for leg in subscription.legs]
+    made: Sequencer | None
     if subscription.fec:
-        assert isinstance(settings, RtpInbound)
-        return RepairingSequencer(settings, dropped, worker)
-    if not subscription.legs:
-        return PROTOCOLS[settings.kind](settings, dropped, worker)
-    labels = [leg.label for leg in subscription.legs]
-    if subscription.merge == "payload":
-        return MatchingSequencer(labels, dropped, worker)
-    return MergingSequencer(
-        labels, lambda: OF_A_LEG[settings.kind](settings, dropped, worker), dropped, worker
-    )
+        made = REPAIRING(settings, dropped, worker)
+    elif not labels:
+        made = PROTOCOLS[settings.kind](settings, dropped, worker)
+    elif subscription.merge == "payload":
+        made = MATCHING(labels, dropped, worker)
+    else:
+        of_a_leg = OF_A_LEG[settings.kind]
+        made = MERGING(labels, lambda: of_a_leg(settings, dropped, worker), dropped, worker)
+    return made

@@ -38,7 +38,7 @@ from mcastd.gateway.players import ENDINGS, REFUSALS
 from mcastd.link import reasons as of_links
 from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row
 from mcastd.metrics.families import families
-from mcastd.metrics.server import Metrics
+from mcastd.metrics.scraped import Metrics
 from mcastd.net.link import Origin
 from mcastd.status import NO_MANIFEST, AnnouncementStatus, EngineStatus, FilesStatus, KeptStatus, TreeStatus
 from mcastd.worker import (

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from support.ports import free_port
 from support.wait import wait_for
 
-from mcastd.metrics import MetricsServer, server
+from mcastd.metrics import MetricsServer, scraped, server
 
 ELSEWHERE = "127.0.0.2"  # as another host: the two ends have different addresses
 HOUSE = House({"inbound": {"a": {"group": "239.255.1.2", "port": 9, "output": "/x/y"}}})
@@ -140,19 +140,19 @@ def test_a_long_head_is_not_read_to_its_end(port: int) -> None:
 def test_clients_that_say_nothing_or_never_read_hold_nobody_up(port: int) -> None:
     before = threading.active_count()
     with ExitStack() as stack:
-        for number in range(4 * server.CLIENTS_MAX):
+        for number in range(4 * scraped.CLIENTS_MAX):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             if number % 2:
                 client.sendall(b"GET /metrics HTTP/1.0\r\n")  # and no more
         assert ask(port).status == 200
         # The first one was ended to make room
-        wait_for(lambda: threading.active_count() <= before + server.CLIENTS_MAX + 1)
+        wait_for(lambda: threading.active_count() <= before + scraped.CLIENTS_MAX + 1)
         assert ask(port).status == 200
     wait_for(lambda: threading.active_count() <= before)
 
 
 def test_a_client_that_takes_too_long_is_left(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server._Handler, "timeout", 0.05)
+    monkeypatch.setattr(scraped._Handler, "timeout", 0.05)
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(b"GET /metrics")
         assert client.recv(1) == b""

@@ -22,19 +22,14 @@ from mcastd.config import (
     UnixOutput,
 )
 from mcastd.inbound.sinks.account import Account
-from mcastd.inbound.sinks.directory import DirectorySink
 from mcastd.inbound.sinks.ends import PIPES, Ends
-from mcastd.inbound.sinks.engine import EngineSink
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
 from mcastd.inbound.sinks.format import Format, StreamFacts
 from mcastd.inbound.sinks.formats import FORMATS
-from mcastd.inbound.sinks.group import GroupSink
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.sink import Sink
-from mcastd.inbound.sinks.tcp import TcpServerSink, TcpSink
-from mcastd.inbound.sinks.udp import UdpSink
-from mcastd.inbound.sinks.unix import make_unix
+from mcastd.later import Later
 
 __all__ = [
     "ALONE",
@@ -56,15 +51,15 @@ MakeSink = Callable[[OutputSettings, StreamFacts, FilteringBoundLogger, Means], 
 SINKS: dict[type[OutputSettings], Callable[[Any, Format, Account, Means], Sink]] = {
     FileOutput: FileSink,
     FifoOutput: FifoSink,
-    DirectoryOutput: DirectorySink,
-    GroupOutput: GroupSink,
-    UdpOutput: UdpSink,
-    UnixOutput: make_unix,
-    TcpOutput: TcpSink,
-    TcpServerOutput: TcpServerSink,
-    NatsOutput: EngineSink,
-    RedisOutput: EngineSink,
-    KafkaOutput: EngineSink,
+    DirectoryOutput: Later("mcastd.inbound.sinks.directory:DirectorySink"),
+    GroupOutput: Later("mcastd.inbound.sinks.group:GroupSink"),
+    UdpOutput: Later("mcastd.inbound.sinks.udp:UdpSink"),
+    UnixOutput: Later("mcastd.inbound.sinks.unix:make_unix"),
+    TcpOutput: Later("mcastd.inbound.sinks.tcp:TcpSink"),
+    TcpServerOutput: Later("mcastd.inbound.sinks.tcp:TcpServerSink"),
+    NatsOutput: Later("mcastd.inbound.sinks.engine:EngineSink"),
+    RedisOutput: Later("mcastd.inbound.sinks.engine:EngineSink"),
+    KafkaOutput: Later("mcastd.inbound.sinks.engine:EngineSink"),
 }
 
 

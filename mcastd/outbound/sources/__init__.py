@@ -8,48 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mcastd.config import OpenFilesOf, OutboundChannel, UnixSource
-from mcastd.outbound.sources import connecting, connections, consumed, datagrams, file, objects, recording
+from mcastd.config import OpenFilesOf, OutboundChannel
+from mcastd.later import Later
+from mcastd.outbound.sources import file
 from mcastd.outbound.sources.source import Source
 
 # Takes a channel's settings, the files that others of this process have open, and the channel's full name.
 OpenSource = Callable[[OutboundChannel, OpenFilesOf | None, str], Source]
 
-
-def _open_unix(channel: OutboundChannel, _: OpenFilesOf | None, worker: str) -> Source:
-    """The source for the type of the socket."""
-    settings = channel.source
-    assert isinstance(settings, UnixSource)
-    if settings.type == "datagram":
-        return datagrams.open_unix(settings)
-    return connections.open_unix(channel, settings, worker)
-
-
 # By kind: opens the source of a channel's settings.
 OPENERS: dict[str, OpenSource] = {
     "file": file.open_source,
-    "udp": datagrams.open_udp,
-    "unix": _open_unix,
-    "tcp": connecting.open_tcp,
-    "tcp-server": connections.open_tcp,
-    "nats": consumed.open_consumed,
-    "redis": consumed.open_consumed,
+    "udp": Later("mcastd.outbound.sources.datagrams:open_udp"),
+    "unix": Later("mcastd.outbound.sources.unix:open_unix"),
+    "tcp": Later("mcastd.outbound.sources.connecting:open_tcp"),
+    "tcp-server": Later("mcastd.outbound.sources.connections:open_tcp"),
+    "nats": Later("mcastd.outbound.sources.consumed:open_consumed"),
+    "redis": Later("mcastd.outbound.sources.consumed:open_consumed"),
 }
+
 # By the kind of protocol, for those that send files.
-OPENERS_OF_FILES: dict[str, OpenSource] = {"flute": objects.open_source}
+OPENERS_OF_FILES: dict[str, OpenSource] = {"flute": Later("mcastd.outbound.sources.objects:open_source")}
 
 # By such a framing.
-OPENERS_OF_FRAMING: dict[str, OpenSource] = {"capture": recording.open_source}
+OPENERS_OF_FRAMING: dict[str, OpenSource] = {
+    "capture": Later("mcastd.outbound.sources.recording:open_source")
+}
+
+
+def opener_of(channel: OutboundChannel) -> OpenSource:
+    """What opens the source that a channel's settings name."""
+    if channel.protocol.of_files:
+        return OPENERS_OF_FILES[channel.protocol.kind]
+    return OPENERS_OF_FRAMING.get(channel.framing) or OPENERS[channel.source.kind]
 
 
 def open_source(channel: OutboundChannel, files: OpenFilesOf | None = None, worker: str = "") -> Source:
     """The source that a channel's settings name. What it reads is opened when it is first read."""
-    protocol = channel.protocol
-    if protocol.of_files:
-        opener = OPENERS_OF_FILES[protocol.kind]
-    else:
-        opener = OPENERS_OF_FRAMING.get(channel.framing) or OPENERS[channel.source.kind]
-    return opener(channel, files, worker)
+    return opener_of(channel)(channel, files, worker)
 
 
-__all__ = ["OPENERS", "OpenSource", "Source", "open_source"]
+__all__ = ["OPENERS", "OpenSource", "Source", "open_source", "opener_of"]
