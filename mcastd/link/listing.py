@@ -63,6 +63,7 @@ def status_of(
         ignored_since_up=(),
         troubles=() if network is None else tuple(network.troubles),
         joins=() if network is None else _joins(interface, network),
+        taken=() if network is None else _words(network.taken()),
         untaken=dict(counts.dropped),
         counters=copy_of(counters),
         overflow=counters.overflow + counts.overflow,

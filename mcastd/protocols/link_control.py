@@ -49,6 +49,7 @@ _MISSING = struct.Struct(">B3xQ")
 _RANGE = struct.Struct(">IH")
 _PROBE = struct.Struct(">BxHI")
 _EXCLUDE = 1
+_ASKS, _CALLS = 1, 2
 _ADDRESS_BYTES = {4: 4, 6: 16}
 _OFFSET_MAX = 0xFFFFFFFF
 
@@ -108,6 +109,7 @@ class LinkReport(NamedTuple):
     """What an end has received, and what it will send next; as in RTCP, what shows the round trip as well."""
 
     asks: bool  # an answer is wanted at once
+    calls: bool  # a handshake is wanted soon, of the peer if that connects
     wants_serial: int  # of the peer's wants that hold here; 0: none do
     sent_us: int
     echo_us: int  # of the last report that came; 0: none did
@@ -221,7 +223,7 @@ def _is_of_groups(groups: Prefix) -> bool:
 
 def _read_report(frame: bytes) -> LinkReport | None:
     _, flags, *rest = _REPORT.unpack_from(frame)
-    report = LinkReport(bool(flags & 1), *rest)
+    report = LinkReport(bool(flags & _ASKS), bool(flags & _CALLS), *rest)
     if max(report.next_counter, report.expected, report.received) > COUNTERS:
         return None
     return report
@@ -342,7 +344,8 @@ def _want(want: GroupWant) -> bytes:
 
 
 def build_report(report: LinkReport) -> bytes:
-    return _REPORT.pack(ControlKind.REPORT, report.asks, *report[1:])
+    flags = (_ASKS if report.asks else 0) | (_CALLS if report.calls else 0)
+    return _REPORT.pack(ControlKind.REPORT, flags, *report[2:])
 
 
 def build_missing(ranges: Iterable[tuple[int, int]], room: int) -> list[bytes]:

@@ -82,6 +82,9 @@ class MadeUpNetwork:
     def joined(self) -> dict[Any, Any]:
         raise AssertionError("nobody asks for the status")
 
+    def taken(self) -> list[GroupWant]:
+        raise AssertionError("nobody asks for the status")
+
     def network_changed(self, now: float) -> None:
         raise AssertionError("nothing changes")
 

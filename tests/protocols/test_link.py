@@ -300,12 +300,12 @@ CONTROL: list[tuple[list[bytes], Any]] = [
     ),
     (control.build_wanted(4, [], ROOM), GroupsWanted(4, 0, 1, ())),
     (
-        [control.build_report(LinkReport(True, 1, 2, 3, 4, 5, 6, 7))],
-        LinkReport(True, 1, 2, 3, 4, 5, 6, 7),
+        [control.build_report(LinkReport(True, False, 1, 2, 3, 4, 5, 6, 7))],
+        LinkReport(True, False, 1, 2, 3, 4, 5, 6, 7),
     ),
     (
-        [control.build_report(LinkReport(False, 2**32 - 1, 1, 2**64 - 1, 9, 8, 7, 6))],
-        LinkReport(False, 2**32 - 1, 1, 2**64 - 1, 9, 8, 7, 6),
+        [control.build_report(LinkReport(False, True, 2**32 - 1, 1, 2**64 - 1, 9, 8, 7, 6))],
+        LinkReport(False, True, 2**32 - 1, 1, 2**64 - 1, 9, 8, 7, 6),
     ),
     (
         control.build_missing([(2**40, 3), (2**40 + 100_000, 1)], ROOM),
@@ -437,7 +437,7 @@ def test_records_that_are_asked_for_in_no_order_or_too_many_are_none(ranges: lis
 
 @pytest.mark.parametrize("field", ["next_counter", "expected", "received"])
 def test_a_report_of_counters_that_cannot_be_is_none(field: str) -> None:
-    report = LinkReport(False, 1, 2, 3, 4, 5, 6, 7)
+    report = LinkReport(False, False, 1, 2, 3, 4, 5, 6, 7)
     for value in (COUNTERS, COUNTERS + 1, 2**64 - 1):
         said = report._replace(**{field: value})
         assert read_control(control.build_report(said)) == (said if value == COUNTERS else None)

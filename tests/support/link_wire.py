@@ -44,6 +44,7 @@ class WiredEnd:
 
     end: LinkEnd
     address: UdpEnd
+    settings: EndSettings
     runs: list[CarriedRun] = field(default_factory=list)
     on_step: Callable[[LinkStep], None] = lambda step: None
 
@@ -70,17 +71,18 @@ class LinkWire:
     def add(self, address: UdpEnd, peer: UdpEnd | None = None, key: bytes = KEY, **settings: Any) -> WiredEnd:
         """An end; it connects if it is told its ``peer``."""
         allow, origin = settings.pop("allow", None), settings.pop("origin", None) or next(self._origins)
+        behaviour = EndSettings(connects=peer is not None, **settings)
         end = LinkEnd(
             key,
             origin,
-            EndSettings(connects=peer is not None, **settings),
+            behaviour,
             self.now,
             wall_ns=lambda: WALL_NS + round(self.now * NANO),
             allow=allow,
             random=self.random.randrange,
         )
         end.meet(peer)
-        wired = self.ends[address] = WiredEnd(end, address)
+        wired = self.ends[address] = WiredEnd(end, address, behaviour)
         return wired
 
     def carry(self, wired: WiredEnd, step: LinkStep) -> None:

@@ -103,8 +103,10 @@ class Site:
 
         def is_taken() -> bool:
             status = self.status(link)
-            wanted = any(one.startswith(f"{group} ") for one in status["peer_wants"])
-            return wanted and any(join["group"] == group for join in status["joins"])
+            wanted, taken = (
+                any(one.startswith(f"{group} ") for one in status[key]) for key in ("peer_wants", "taken")
+            )
+            return wanted and taken and any(join["group"] == group for join in status["joins"])
 
         wait_for(is_taken, f"{group} to be taken at site {self.number} for {link}")
 

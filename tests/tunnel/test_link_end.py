@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("cryptography")
 
-from support.link_wire import HERE, THERE, LinkWire, WiredEnd
+from support.link_wire import HERE, KEY, THERE, LinkWire, WiredEnd
 
 from mcastd.ip import ANY_SOURCE, NO_SOURCE, SourceFilter
 from mcastd.protocols.link_control import CarriedStream, GroupWant, build_missing
 from mcastd.protocols.link_messages import COUNTERS, HANDSHAKE_BYTES, MessageKind
 from mcastd.rows import listed
+from mcastd.token_bucket import TokenBucket
 from mcastd.tunnel.gateway import UdpEnd
 from mcastd.tunnel.link import heartbeat, sessions, step, wants
 from mcastd.tunnel.link.sent import AGAIN_BYTES
@@ -536,14 +537,77 @@ def test_a_key_is_changed_without_a_loss_if_both_ends_are_in_time() -> None:
     wire = LinkWire()
     here, there = wire.pair()
     stream_on(wire, here, 10)
-    here.end.sessions.use(OTHER_KEY)
+    here.end.change(OTHER_KEY, here.settings, wire.now)
     stream_on(wire, here, 600, first=10, per_second=10)  # a minute with two keys
     assert there.end.sessions.ignored[sessions.WRONG_KEY] > 0
-    there.end.sessions.use(OTHER_KEY)
+    there.end.change(OTHER_KEY, there.settings, wire.now)
     stream_on(wire, here, 1500, first=610, per_second=10)
     wire.run(1)
     assert here.end.sessions.handshakes > 1
     assert numbers(there) == [*range(2110)]
+
+
+@pytest.mark.parametrize("at", [HERE, THERE], ids=["connecting", "listening"])
+def test_a_key_that_is_changed_in_the_middle_of_a_handshake_costs_nothing(at: UdpEnd) -> None:
+    """The peer may use the session already that this end has answered with."""
+    wire = LinkWire()
+    here, there = wire.pair()
+    changed = wire.ends[at]
+    here.end.sessions.renew(wire.now)
+    wire.carry(here, here.end.tick(wire.now))
+    wire.run(1.5 * wire.faults.seconds)  # the welcome is on its way
+    changed.end.change(OTHER_KEY, changed.settings, wire.now)
+    stream_on(wire, here, 300, per_second=10)
+    wire.run(1)
+    assert numbers(there) == [*range(300)]
+
+
+@pytest.mark.parametrize("rate", [0, 200], ids=["idle", "busy"])
+@pytest.mark.parametrize("at", [HERE, THERE], ids=["connecting", "listening"])
+def test_what_the_peer_has_to_know_of_other_settings_it_is_told_at_once(at: UdpEnd, rate: int) -> None:
+    """And nothing is lost for it, nor held back for what nobody keeps."""
+    wire = LinkWire(overtakes=0.1)
+    here, there = wire.pair()
+    changed, other = (here, there) if at == HERE else (there, here)
+    wire.run(10)
+    stream_on(wire, changed, rate, per_second=200)
+    changed.end.change(KEY, changed.settings._replace(repair_seconds=0.75), wire.now)
+    stream_on(wire, changed, rate, first=rate, per_second=200)
+    wire.run(1.5)
+    assert here.end.sessions.handshakes == there.end.sessions.handshakes == 2
+    assert sorted(numbers(other)) == [*range(2 * rate)]
+    stream_on(wire, other, 300, per_second=100)
+    assert other.end.sessions.current.peer.repair_seconds == 0.75
+    wire.faults.loss = 0.05
+    stream_on(wire, other, 500, first=300, per_second=100)
+    wire.faults.loss = 0.0
+    wire.run(2)
+    assert sorted(numbers(changed)) == [*range(800)]
+    assert changed.end.counts.repaired > 10
+    assert here.end.sessions.handshakes == 2
+
+
+def test_other_settings_of_this_end_alone_hold_at_once_and_cost_nothing() -> None:
+    wire = LinkWire()
+    here, there = wire.pair(keepalive_seconds=100.0)
+    assert here.end.path.size == 1472
+    here.end.change(KEY, here.settings._replace(likely_bytes=(1272,), keepalive_seconds=3.0), wire.now)
+    stream_on(wire, here, 100, per_second=100)
+    assert here.end.path.size == 1272
+    wire.run(5)
+    sent = len(wire.sent)
+    wire.run(12)
+    assert len(wire.sent) == sent + 2 * 4  # questions and answers
+    here.end.limit(TokenBucket(80_000).take)
+    stream_on(wire, here, 1000, first=100, per_second=100)
+    here.end.limit(None)
+    stream_on(wire, here, 100, first=1100, per_second=100)
+    wire.run(1)
+    unsent = here.end.counts.unsent
+    assert {*unsent} == {step.BEYOND_RATE}
+    assert unsent[step.BEYOND_RATE] > 800
+    assert numbers(there)[:100] + numbers(there)[-100:] == [*range(100), *range(1100, 1200)]
+    assert here.end.sessions.handshakes == 1
 
 
 def test_what_was_not_asked_for_is_dropped() -> None:

@@ -63,3 +63,31 @@ def test_of_many_groups_that_cannot_be_joined_some_are_told(monkeypatch: pytest.
     assert [*joins.joined] == [(7, groups[0])]
     told = [one.split(" on ")[0] for one in network.troubles]
     assert told == [*(f"cannot join {group}" for group in groups[1:4]), "and 996 more groups"]
+
+
+def test_what_is_taken_is_said_once_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before, and not what there is no tap for: who sends now and sees it said loses nothing."""
+    seen: list[int] = []
+
+    class Tap(NoTap):
+        def __init__(self, interface: Interface, version: int, *_: object, **__: object) -> None:
+            if version == 6:
+                raise LinkError("cannot take packets on lan", "no room")
+            super().__init__()
+
+        def follow(self, groups: Any) -> None:
+            seen.append(len(network.taken()))
+
+    monkeypatch.setattr(interface_network, "PacketTap", Tap)
+    there = {7: LAN}
+    network = InterfaceNetwork("lan", FakeJoins(), lambda: Host(there, 0.0))
+    prefix = GroupWant(ip_network("239.9.0.0/16"), ANY_SOURCE, 2)
+    of_6 = GroupWant(ip_network("ff15::/32"), ANY_SOURCE, 1)
+    network.follow([prefix, of_6], 1.0)
+    assert network.taken() == (prefix,)
+    network.follow([*wants(2), of_6], 2.0)
+    assert network.taken() == tuple(wants(2))
+    assert seen == [0, 1]
+    there.clear()
+    network.network_changed(3.0)
+    assert network.taken() == ()

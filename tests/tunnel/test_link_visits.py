@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from ipaddress import ip_address
 from typing import Any
 
@@ -25,9 +27,16 @@ from mcastd.tunnel.link.links import ANEW_SECONDS, Links
 from mcastd.tunnel.link.local import LocalNetwork, NetworkCounts, TakenDatagrams
 from mcastd.tunnel.link.plan import LinkPlan
 from mcastd.tunnel.link.running import RunningLink
+from mcastd.tunnel.link.step import EndSettings
 
 IDLE = 300
 PEER = ip_address("192.0.2.9"), 9466
+
+
+def done(result: Any) -> Future[Any]:
+    found = Future[Any]()
+    found.set_result(result)
+    return found
 
 
 class MadeUpSocket:
@@ -38,6 +47,7 @@ class MadeUpSocket:
     def __init__(self, version: int, address: Address | None = None, port: int = 0) -> None:
         self.version = version
         self.come: list[bytes] = []
+        self.sent: list[bytes] = []
         self._bell = Bell()
 
     def fileno(self) -> int:
@@ -48,6 +58,7 @@ class MadeUpSocket:
         self._bell.ring()
 
     def send(self, messages: Sequence[bytes], to: object) -> SentMessages:
+        self.sent += messages
         return SentMessages(len(messages), "", 0, {})
 
     def receive(self) -> list[Any]:
@@ -91,6 +102,9 @@ class QuietNetwork:
 
     def joined(self) -> dict[Any, Any]:
         return {}
+
+    def taken(self) -> Sequence[GroupWant]:
+        return ()
 
     def network_changed(self, now: float) -> None: ...
 
@@ -202,6 +216,86 @@ def test_links_that_are_due_are_visited_and_no_others(house: House) -> None:
         assert house.turn() == (connecting if is_due else set())
         hellos += is_due
         assert house.links.running["connects-1"].end.sessions.tries == hellos
+
+
+def test_other_settings_change_a_link_in_place_and_another_way_begins_anew(house: House) -> None:
+    house.link("one", interface="lan")
+    house.turn()
+    link, sock = house.links.running["one"], house.socket("one")
+    others: dict[str, Any] = {
+        "keepalive_seconds": 3.0,
+        "repair_seconds": 0.5,
+        "mtu": 1300,
+        "rate": 8_000_000,
+        "transit": True,
+        "key": bytes(range(32)),
+        "interface": "dmz",
+    }
+    for count in range(1, len(others) + 1):
+        house.link("one", **{"interface": "lan", **dict([*others.items()][:count])})
+        house.turn()
+        assert house.links.running["one"] is link
+    assert link.socket is sock
+    assert link.end.path._largest == 1300 - 28
+    assert link.end._datagrams.allow is not None
+    assert [network.is_closed for network in house.networks] == [True, False]
+    assert house.links.network("dmz") is house.networks[1]
+    house.link("one", interface="dmz", listen=(ip_address("0.0.0.0"), 9467))
+    house.turn()
+    assert house.links.running["one"] is not link
+
+
+def test_a_network_by_another_name_is_the_same_one(house: House) -> None:
+    house.names = {"10.1.1.1": "eth0"}
+    for name in ("eth0", "10.1.1.1", "eth0"):
+        house.link("one", interface=name)
+        house.turn()
+    (network,) = house.networks
+    assert not network.is_closed
+
+
+def test_a_link_that_is_up_is_not_looked_for_elsewhere_while_keys_differ(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer has another key already, or not yet: it answers no hello, and is there all the same."""
+    second = ip_address("192.0.2.10")
+    asked: list[str] = []
+
+    def asks(_: object, name: str) -> Future[Any]:
+        asked.append(name)
+        return done([PEER[0], second])
+
+    monkeypatch.setattr(peer_search, "begin", asks)
+    peer = LinkEnd(bytes(32), 7, EndSettings(connects=False), house.now, wall_ns=time.time_ns)
+    house.link("one", connect=("hub.example.net", 9466))
+    house.turn()
+    link, sock = house.links.running["one"], house.socket("one")
+
+    def pass_a_second() -> None:
+        house.now += 1.0
+        house.turn()
+        while sock.sent:
+            came, sock.sent = sock.sent, []
+            step = peer.take(listed(came), PEER, house.now)
+            for burst in step.bursts:
+                for message in burst.messages:
+                    sock.bring(message)
+            house.turn()
+
+    pass_a_second()
+    assert link.end.is_up
+    house.link("one", connect=("hub.example.net", 9466), key=bytes(range(32)), keepalive_seconds=1.0)
+    for _ in range(40):
+        pass_a_second()
+        assert link.end.peer == PEER
+        assert link.end.is_up
+    assert (link.end.counts.roamed, len(asked)) == (0, 1)
+    assert link.end.sessions.tries > peer_search.TRIES_EACH
+    peer = LinkEnd(bytes(32), 8, EndSettings(connects=False), house.now, wall_ns=time.time_ns)
+    for _ in range(20):  # it has begun anew, and cannot be met by this key
+        pass_a_second()
+    assert not link.end.is_up
+    assert link.end.peer == (second, 9466)
 
 
 def test_a_link_that_fails_begins_anew_and_the_others_go_on(

@@ -27,11 +27,11 @@ class LinkDatagrams:
 
     def __init__(self, own_wants: OwnWants, counts: LinkCounters, allow: MayGo | None) -> None:
         """``allow``: which may go; None: all."""
+        self.allow = allow
         self.outgoing = OutgoingStreams()
         self.incoming = IncomingStreams()
         self._own_wants = own_wants
         self._counts = counts
-        self._allow = allow
         self._parts = PartAssembly()
         self._dropped_before = (0, 0)  # of incoming and _parts, as far as it is counted
 
@@ -57,7 +57,7 @@ class LinkDatagrams:
         for run in runs:
             sizes = [*map(len, run.payloads)]
             count = len(sizes)
-            if self._allow is not None and (count := self._allow(sizes, now)) < len(sizes):
+            if self.allow is not None and (count := self.allow(sizes, now)) < len(sizes):
                 counts.unsent[BEYOND_RATE] += len(sizes) - count
                 if not count:
                     continue

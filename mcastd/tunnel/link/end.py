@@ -103,7 +103,6 @@ class LinkEnd:
         self.peer_wants = PeerWants()
         self.last_report: LinkReport | None = None  # of the peer
         self._settings = settings
-        self._allow = allow
         self._own_wants = OwnWants(frame_room(BASE_BYTES))
         self._datagrams = LinkDatagrams(self._own_wants, self.counts, allow)
         self._peer_end: int | None = None
@@ -150,6 +149,22 @@ class LinkEnd:
     def meet(self, peer: UdpEnd | None) -> None:
         """Where the peer is, for an end that connects; None: that is not known."""
         self.peer = peer
+
+    def change(self, key: bytes, settings: EndSettings, now: float) -> None:
+        """Go by another key and other settings, of which ``connects`` and ``plain`` are as they were.
+
+        What of these the peer has to know holds from the next handshake on, which is made now.
+        """
+        before, self._settings = self._settings, settings
+        self.heartbeat.keep_alive(settings.keepalive_seconds, now)
+        if settings.likely_bytes != before.likely_bytes:
+            self.path = PathMtu(settings.likely_bytes, now)
+        if self.sessions.change(key, settings.repair_seconds, now):
+            self.heartbeat.doubt(now)  # a report has the peer call
+
+    def limit(self, allow: MayGo | None) -> None:
+        """Send what this says from now on; None: all."""
+        self._datagrams.allow = allow
 
     def want(self, wants: Iterable[GroupWant], now: float) -> LinkStep:
         """Want this of the peer from now on, and nothing else; what matters most stands first."""
@@ -227,6 +242,7 @@ class LinkEnd:
         report = self.heartbeat.report(
             now,
             asks=asks,
+            calls=self.sessions.is_outdated,
             wants_serial=self.peer_wants.serial,
             next_counter=session.next_counter,
             expected=session.reception.top,
@@ -333,7 +349,7 @@ class LinkEnd:
         if isinstance(control, LinkClosed):
             self._left(step, now)
         elif isinstance(control, RecordsMissing):
-            again = session.sent.again(control.ranges, now, self._allow)
+            again = session.sent.again(control.ranges, now, self._datagrams.allow)
             if again and self.peer is not None:
                 step.bursts.append(MessageBurst(again, self.peer))
         else:
@@ -349,6 +365,8 @@ class LinkEnd:
                 self.heartbeat.took(report, now)
                 self._own_wants.known(report.wants_serial, now)
                 self.last_report = report
+                if report.calls and session is self.sessions.current:
+                    self.sessions.renew(now)
                 revealed = session.reception.reveal(report.next_counter, now)
                 step.runs += self._datagrams.take(revealed, now)
                 if report.asks:

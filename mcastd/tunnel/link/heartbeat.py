@@ -61,6 +61,13 @@ class Heartbeat:
         """When :meth:`due` says something, in monotonic seconds; ``inf``: never."""
         return min(self._ask_at, self._tail_at)
 
+    def keep_alive(self, seconds: float, now: float) -> None:
+        """Say so often from now on that this end is there, if it connects."""
+        if self._connects and seconds != self._idle_seconds:
+            self._idle_seconds = seconds
+            if self.is_running:
+                self._ask_at = min(self._ask_at, now + seconds)
+
     def begin(self, now: float) -> None:
         """A session begins: the peer is to see that it does, and answer."""
         self.is_running = True
@@ -112,11 +119,20 @@ class Heartbeat:
         return None
 
     def report(
-        self, now: float, *, asks: bool, wants_serial: int, next_counter: int, expected: int, received: int
+        self,
+        now: float,
+        *,
+        asks: bool,
+        calls: bool,
+        wants_serial: int,
+        next_counter: int,
+        expected: int,
+        received: int,
     ) -> LinkReport:
         delay = now - self._echo_came if self._echo_us else 0.0
         return LinkReport(
             asks=asks,
+            calls=calls,
             wants_serial=wants_serial,
             sent_us=_microseconds(now),
             echo_us=self._echo_us,

@@ -89,6 +89,7 @@ class InterfaceNetwork:
         self._interface: Interface | None = None
         self._senders: ForeignSenders | None = None
         self._wanted = WantedSources()
+        self._taken: tuple[GroupWant, ...] = ()  # of that; replaced, never changed
         self._joined: dict[Address, SourceFilter] = {}
         self._memory: PacketMemory | None = None
         self._taps: dict[int, PacketTap] = {}  # by IP version
@@ -139,6 +140,9 @@ class InterfaceNetwork:
 
     def joined(self) -> Mapping[Address, SourceFilter]:
         return self._joined.copy()
+
+    def taken(self) -> Sequence[GroupWant]:
+        return self._taken
 
     def network_changed(self, now: float) -> None:
         self._settle(now)
@@ -262,6 +266,7 @@ class InterfaceNetwork:
             self._members.close()
             self._members = None
         self._joined, self._taps, self._senders, self._interface = {}, {}, None, None
+        self._taken = ()
         self._overflow = {}
 
     def _count_overflow(self, version: int, tap: PacketTap) -> None:
@@ -296,7 +301,8 @@ class InterfaceNetwork:
 
     def _tap(self, interface: Interface) -> Iterator[str]:
         """Have the packets that are wanted. Yields what cannot be had, and why."""
-        versions: set[int] = {want.groups.version for want in self._wanted.wants}
+        wants, taken = self._wanted.wants, list[GroupWant]()
+        versions: set[int] = {want.groups.version for want in wants}
         if self._asks:  # reports go to groups of their own, and older ones to any
             versions |= interface.versions
         for version in [version for version in self._taps if version not in versions]:
@@ -305,9 +311,10 @@ class InterfaceNetwork:
             del self._overflow[version]
             unwanted.close()
         for version in sorted(versions):
-            of_version = [want.groups for want in self._wanted.wants if want.groups.version == version]
-            alone = {groups.network_address for groups in of_version if groups.num_addresses == 1}
-            has_prefixes = any(groups.num_addresses > 1 for groups in of_version)
+            of_version = [want for want in wants if want.groups.version == version]
+            groups = [want.groups for want in of_version]
+            alone = {one.network_address for one in groups if one.num_addresses == 1}
+            has_prefixes = any(one.num_addresses > 1 for one in groups)
             try:
                 with ExitStack() as undo:
                     if (tap := self._taps.get(version)) is None:
@@ -316,8 +323,10 @@ class InterfaceNetwork:
                     tap.follow(None if has_prefixes or self._asks else alone)
                     undo.pop_all()
                 self._taps[version] = tap
+                taken += of_version
             except LinkError as error:
                 yield error.trouble
+        self._taken = tuple(taken)
 
     def _open_tap(self, interface: Interface, version: int) -> PacketTap:
         if self._memory is None:

@@ -25,11 +25,11 @@ from mcastd.tunnel.link.exchange import Exchange
 from mcastd.tunnel.link.local import LocalNetwork
 from mcastd.tunnel.link.networks import LocalNetworks, NameOf, OpenNetwork
 from mcastd.tunnel.link.peer_search import PeerSearch
-from mcastd.tunnel.link.plan import LinkPlan, likely_bytes, way_of
+from mcastd.tunnel.link.plan import LinkPlan, settings_of, way_of
 from mcastd.tunnel.link.running import RunningLink
 from mcastd.tunnel.link.site import LinkSite, SiteLink
 from mcastd.tunnel.link.standby import Standbys
-from mcastd.tunnel.link.step import EndSettings
+from mcastd.tunnel.link.step import MayGo
 from mcastd.tunnel.watched import WatchedDescriptors
 from mcastd.tunnel.woken_thread import WokenThread
 
@@ -285,35 +285,36 @@ class Links:
             and way_of(before.plan) == way_of(plan)
             and (counters is None or counters is before.end.counts)
         ):
-            before.plan, before.on_news = plan, on_news
-            self._touch(before)
-            self._standbys.links_changed()
-            before.end.sessions.use(plan.key)  # by and by: see sessions.py
-            rests = self.site.links[name].rests
-            self.site.links[name] = SiteLink(before.end, plan.send, plan.transit, rests)
-            self._exchange.wants_changed = True
+            before.on_news = on_news
+            self._change(before, plan, now)
             return
         if before is not None:
             self._end(name, now)
-        settings = EndSettings(
-            connects=plan.connect is not None,
-            repair_seconds=plan.repair_seconds,
-            keepalive_seconds=plan.keepalive_seconds,
-            likely_bytes=likely_bytes(plan),
-            plain=plan.plain,
-        )
-        allow = None if plan.rate is None else TokenBucket(plan.rate).take
         end = LinkEnd(
             plan.key,
             self.site.origin,
-            settings,
+            settings_of(plan),
             now,
             wall_ns=time.time_ns,
-            allow=allow,
+            allow=_allowed(plan),
             counts=counters,
         )
         self.running[name] = link = RunningLink(name, plan, end, on_news)
         self.site.links[name] = SiteLink(end, plan.send, plan.transit)
+        self._follow_plan(link, now)
+
+    def _change(self, link: RunningLink, plan: LinkPlan, now: float) -> None:
+        """Have a link go over to another plan of the same way: what goes by it goes on."""
+        before, link.plan = link.plan, plan
+        if plan.rate != before.rate:
+            link.end.limit(_allowed(plan))
+        link.end.change(plan.key, settings_of(plan), now)
+        rests = self.site.links[link.name].rests
+        self.site.links[link.name] = SiteLink(link.end, plan.send, plan.transit, rests)
+        self._follow_plan(link, now)
+
+    def _follow_plan(self, link: RunningLink, now: float) -> None:
+        """Have all that depends on the plan of a link be as that says."""
         self._touch(link)
         self._standbys.links_changed()
         self._keep_networks(now)
@@ -344,3 +345,8 @@ class Links:
         self._search.attend(link, now)
         if link.end.deadline <= now:
             self._exchange.after(link, link.end.tick(now), now)
+
+
+def _allowed(plan: LinkPlan) -> MayGo | None:
+    """What says how many datagrams may go; None: all."""
+    return None if plan.rate is None else TokenBucket(plan.rate).take

@@ -56,6 +56,9 @@ class LocalNetwork(Protocol):
     def joined(self) -> Mapping[Address, SourceFilter]:
         """The groups that are joined for peers. For any thread."""
 
+    def taken(self) -> Sequence[GroupWant]:
+        """What is taken for peers by now, of what :meth:`follow` says. For any thread."""
+
     def filenos(self) -> list[int]:
         """To wait on: readable when there is something for :meth:`take`."""
 

@@ -39,13 +39,14 @@ class LocalNetworks:
 
     def keep(self, interfaces: Collection[str], now: float) -> None:
         """Have the networks of these interfaces, and no others."""
-        for interface in [interface for interface in self.by_interface if interface not in interfaces]:
-            self._drop(interface)
         waiting = self._reopen_at.items()
         self._reopen_at = {one: at for one, at in waiting if one in interfaces and at > now}
         for interface in interfaces:
             if interface not in self.by_interface and interface not in self._reopen_at:
                 self._open(interface)
+        # Afterwards: what has another name now is the same network, and goes on
+        for interface in [interface for interface in self.by_interface if interface not in interfaces]:
+            self._drop(interface)
 
     def look_again(self) -> None:
         """Interfaces or addresses are others: close what a name does not mean any more, to be opened by

@@ -40,7 +40,7 @@ class PeerSearch:
         """Do what is due: see :attr:`RunningLink.deadline`."""
         if link.resolving is not None and link.resolving.done():
             self._resolved(link, link.resolving, now)
-        elif link.untried and link.end.sessions.unanswered(now) >= TRIES_EACH:
+        elif link.untried and not link.end.is_up and link.end.sessions.unanswered(now) >= TRIES_EACH:
             self._meet_next(link, now)
         elif link.is_to_look and now >= link.look_at:
             link.look_at = now + LOOK_SECONDS

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from mcastd.ip import Address, Prefix
 from mcastd.protocols.link_control import GroupWant
+from mcastd.tunnel.link.step import EndSettings
 
 # What IP and UDP have before a message, and sizes of packets that many paths take: tunnels, and Ethernet.
 _HEADERS_BYTES = {4: 28, 6: 48}
@@ -38,9 +39,9 @@ class LinkPlan(NamedTuple):
         return f"<LinkPlan {self.connect or self.listen}>"
 
 
-def way_of(plan: LinkPlan) -> LinkPlan:
-    """What of a plan another one must have in common if its link is to go over to it without a break."""
-    return plan._replace(key=b"", send=(), want=(), members=False, transit=False, standby_of="")
+def way_of(plan: LinkPlan) -> tuple[object, ...]:
+    """The way to the peer: a link goes over to another plan without a break if that has the same one."""
+    return plan.connect, plan.listen, plan.plain
 
 
 def version_of(plan: LinkPlan) -> int:
@@ -56,3 +57,14 @@ def likely_bytes(plan: LinkPlan) -> tuple[int, ...]:
     """Sizes of messages that the path may well have."""
     mtus: Sequence[int] = LIKELY_MTUS if plan.mtu is None else (plan.mtu,)
     return tuple(mtu - _HEADERS_BYTES[version_of(plan)] for mtu in mtus)
+
+
+def settings_of(plan: LinkPlan) -> EndSettings:
+    """How this end is to behave."""
+    return EndSettings(
+        connects=plan.connect is not None,
+        repair_seconds=plan.repair_seconds,
+        keepalive_seconds=plan.keepalive_seconds,
+        likely_bytes=likely_bytes(plan),
+        plain=plan.plain,
+    )

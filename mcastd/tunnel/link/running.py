@@ -58,10 +58,13 @@ class RunningLink:
 
     @property
     def is_to_look(self) -> bool:
-        """Return True if a socket is missing, or the peer's address: again, too, if nobody answers there."""
+        """Return True if a socket is missing, or the peer's address: again, too, if nobody answers there.
+
+        A peer that is there may well answer no hello: that has another key already, or not yet.
+        """
         if self.resolving is not None:
             return False
-        is_met = self.end.peer is not None and self.end.sessions.tries < TRIES_MAX
+        is_met = self.end.is_up or (self.end.peer is not None and self.end.sessions.tries < TRIES_MAX)
         return self.socket is None or (self.plan.connect is not None and not is_met)
 
     @property

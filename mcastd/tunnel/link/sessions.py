@@ -129,6 +129,7 @@ class LinkSessions:
         self._hello_heard_ns = 0  # the time in the peer's last hello
         self._newest_ns = 0  # the time in the newest hello that was made with the key
         self._for_new, self._for_old = _Budget(), _Budget()
+        self._changed = -math.inf  # monotonic seconds when the key, or what the peer has to know, was changed
 
     # -- what is seen of it
 
@@ -145,6 +146,11 @@ class LinkSessions:
         return [one for one in (self.current, self._former, self._next) if one is not None]
 
     @property
+    def is_outdated(self) -> bool:
+        """Return True if the current session was made by what does not hold any more."""
+        return self.current is not None and self.current.began < self._changed
+
+    @property
     def deadline(self) -> float:
         """When :meth:`expire` or :meth:`hello` is due, in monotonic seconds; ``inf``: never."""
         times = [self._hello_at, *(session.began + EXPIRY_SECONDS for session in self.all)]
@@ -156,13 +162,16 @@ class LinkSessions:
 
     # -- changes
 
-    def use(self, key: bytes) -> None:
-        """Make the next handshake with another key. What there is goes on until then."""
-        if key != self._key:
-            self._key, self._mac_key = key, mac_key(key)
-            self._pending = None
-            self._next = None
-            self.renew(0.0)
+    def change(self, key: bytes, repair_seconds: float, now: float) -> bool:
+        """Make the next handshake with these, and soon. What there is goes on until then. Returns True if one
+        of them is another one."""
+        if (key, repair_seconds) == (self._key, self._repair_seconds):
+            return False
+        self._key, self._mac_key, self._repair_seconds = key, mac_key(key), repair_seconds
+        self._changed = now
+        self._pending = None  # but a session that the peer may have begun already is its current one
+        self.renew(now)
+        return True
 
     def renew(self, now: float) -> None:
         """Have a hello sent ``now``, if this end connects and none waits for its welcome."""
