@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import ip_address
 
 from mcastd import log
@@ -44,6 +44,14 @@ class Gateways:
             for gateway in self.served.values():
                 gateway.limit(rate)
         self.rate, self.max_unreachable, self.query_seconds = rate, max_unreachable, query_seconds
+
+    def listen(self, names: Collection[UdpEnd]) -> None:
+        """Be asked at these addresses and ports, and no others, by which tunnels end. Raises LinkError."""
+        self.sockets.listen(names)
+        asked_at = {**self._asked_at, **{end: gateway.sock.name for end, gateway in self.served.items()}}
+        for end, name in asked_at.items():
+            if name not in names:
+                self.relay.forget(end)
 
     def takers(self, group: Address, source: Address) -> Sequence[ServedGateway]:
         """Those that want what a sender sends to a group."""

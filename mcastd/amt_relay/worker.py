@@ -59,7 +59,6 @@ class AmtRelayWorker:
         self._lengths = TunnelLengths(host)
         self._upstream: Upstream | None = None
         self._gateways: Gateways | None = None
-        self._serves: AmtRelaySettings | None = None  # the settings that its sockets were opened by
         self._icmp = IcmpSender()
         self._fan_out = FanOut(self.counters, self._takers, SenderNotices(self._icmp.send))
         self._overflow = 0  # of the runs before
@@ -183,15 +182,14 @@ class AmtRelayWorker:
     def _follow(self, context: Context) -> None:
         """Go by the settings and the interfaces that there are now. Raises LinkError: see :meth:`run`."""
         config, now = self._config, clock.monotonic()
-        if self._serves is None or self._serves.listen != config.listen:
-            self._listen(config, context, now)
-        gateways = self._gateways
-        assert gateways is not None
+        if (gateways := self._gateways) is None:
+            gateways = self._listen(config, context, now)
+        else:
+            gateways.listen(config.listen)
         gateways.relay.advertise(config.advertised)
         gateways.relay.limit(_limits(config))
         gateways.sockets.set_dscp(config.dscp)
         gateways.limit(config.rate, config.max_unreachable, config.query_interval)
-        self._serves = config
         addresses = [address for address, _ in config.listen]
         if self._lengths.follow(config.mtu, addresses):
             gateways.fit(now)
@@ -201,18 +199,17 @@ class AmtRelayWorker:
         self._tell(context)
         context.taken_over()
 
-    def _listen(self, config: AmtRelaySettings, context: Context, now: float) -> None:
-        """Open the sockets anew: gateways have to come again. Raises LinkError."""
-        self._stop_listening(context)
+    def _listen(self, config: AmtRelaySettings, context: Context, now: float) -> Gateways:
+        """Open the sockets. Raises LinkError."""
         relay = AmtRelay(config.advertised, _limits(config), now)
         relay.ignored = self.counters.ignored
-        self._gateways = Gateways(
-            relay, RelaySockets(config.listen, config.dscp), self._lengths.to, self.name
-        )
-        context.watch(self._gateways.sockets.fileno(), select.POLLIN)
+        sockets = RelaySockets(config.listen, config.dscp)
+        self._gateways = Gateways(relay, sockets, self._lengths.to, self.name)
+        context.watch(sockets.fileno(), select.POLLIN)
+        return self._gateways
 
     def _stop_listening(self, context: Context) -> None:
-        gateways, self._gateways, self._serves = self._gateways, None, None
+        gateways, self._gateways = self._gateways, None
         if gateways is not None:
             context.unwatch(gateways.sockets.fileno())
             gateways.close()

@@ -47,7 +47,7 @@ from mcastd.config.types import (
     SourceAddress,
     Switch,
 )
-from mcastd.config.via import AUTO_RELAY, VIAS, AmtFallbackVia, AmtSettings, AmtVia, NativeVia, Via
+from mcastd.config.via import AUTO_RELAY, VIAS, AmtSettings, AmtVia, NativeVia, Via
 from mcastd.config.words import choose, show
 from mcastd.ip import Address, Interfaces
 
@@ -187,13 +187,11 @@ class InboundSubscription(GroupSettings):
 
     def receives_as(self, other: InboundSubscription) -> bool:
         """Return True if it receives the same stream as ``other``, by the same ways."""
-        keys = ["group", "port", "legs", "merge", "fec", "via"]
-        if isinstance(self.via, AmtFallbackVia):
-            keys.append("expect_every")
+        keys = ("group", "port", "legs", "merge", "fec")
+        if not self.via.leads_as(other.via) or any(getattr(self, key) != getattr(other, key) for key in keys):
+            return False
         is_found_by_sources = isinstance(self.via, AmtSettings) and self.via.relay == AUTO_RELAY
-        return all(getattr(self, key) == getattr(other, key) for key in keys) and not (
-            is_found_by_sources and self.sources != other.sources
-        )
+        return not is_found_by_sources or self.sources == other.sources
 
     def by_leg(self) -> Sequence[InboundSubscription]:
         if not self.legs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -41,6 +42,15 @@ class AmtSettings(Model):
 class Via(OfKind):
     """What every way has."""
 
+    def leads_as(self, other: Via) -> bool:
+        """Return True if it is the same way as ``other``, whose other settings hold without another one."""
+        return self == other
+
+    @property
+    def refresh_seconds(self) -> float:
+        """How often whoever sends by a tunnel is asked again; ``inf``: there is no tunnel."""
+        return math.inf
+
 
 class NativeVia(Via):
     """Multicast, as the network has it."""
@@ -48,7 +58,19 @@ class NativeVia(Via):
     kind: Literal["native"] = Field("native", description='"native": multicast, as the network has it.')
 
 
-class AmtVia(AmtSettings, Via):
+class _TunnelVia(AmtSettings, Via):
+    """A way by AMT relays."""
+
+    def leads_as(self, other: Via) -> bool:
+        refresh = {"refresh": self.refresh}
+        return isinstance(other, _TunnelVia) and self == other.model_copy(update=refresh)
+
+    @property
+    def refresh_seconds(self) -> float:
+        return self.refresh
+
+
+class AmtVia(_TunnelVia):
     """A tunnel from an AMT relay (RFC 7450)."""
 
     kind: Literal["amt"] = Field(
@@ -56,7 +78,7 @@ class AmtVia(AmtSettings, Via):
     )
 
 
-class AmtFallbackVia(AmtSettings, Via):
+class AmtFallbackVia(_TunnelVia):
     """Multicast as the network has it, and a tunnel while nothing comes by that."""
 
     kind: Literal["amt-fallback"] = Field(

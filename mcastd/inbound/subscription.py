@@ -6,6 +6,7 @@ others see of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -258,6 +259,8 @@ class Subscription:
             if config.receive_buffer != applied.receive_buffer:
                 link.set_receive_buffer(config.receive_buffer)
                 self._condition.forget_overflow(self._overflow())
+            if (config.expect_every, config.via) != (applied.expect_every, applied.via):
+                link.set_patience(config.expect_every or math.inf, config.via.refresh_seconds)
             if config.interface != applied.interface:
                 link.set_interface(config.interface)
                 listing = self._listing

@@ -61,6 +61,7 @@ class FakeReceiver:
         self.on_lost: Callable[[], None] = lambda: None
         self.interface: str | tuple[str, ...] | None = None
         self.receive_buffer = 4 << 20
+        self.patience: tuple[float, float] | None = None
         self._waiting: deque[tuple[bytes, Origin]] = deque()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
 
@@ -108,6 +109,9 @@ class FakeReceiver:
 
     def set_receive_buffer(self, size: int) -> None:
         self.receive_buffer = size
+
+    def set_patience(self, silence_seconds: float, refresh_seconds: float) -> None:
+        self.patience = silence_seconds, refresh_seconds
 
     def set_coalesce(self, wanted: bool) -> None:
         self.coalesce = wanted

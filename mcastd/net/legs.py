@@ -281,6 +281,9 @@ class ReceivingLegs:
     def set_receive_buffer(self, size: int) -> None:
         self._tell("receive_buffer", lambda link: link.set_receive_buffer(size))
 
+    def set_patience(self, silence_seconds: float, refresh_seconds: float) -> None:
+        self._tell("patience", lambda link: link.set_patience(silence_seconds, refresh_seconds))
+
     def set_coalesce(self, wanted: bool) -> None:
         self._tell("coalesce", lambda link: link.set_coalesce(wanted))
         self._wait_on_links()

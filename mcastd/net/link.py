@@ -209,6 +209,12 @@ class Receiver(Protocol):
     def set_receive_buffer(self, size: int) -> None:
         """Have another receive buffer, in bytes; what has come stays in it."""
 
+    def set_patience(self, silence_seconds: float, refresh_seconds: float) -> None:
+        """Change after how long a silence there is another way, and how often the relay of a tunnel is asked.
+
+        What has neither ignores it.
+        """
+
     def set_coalesce(self, wanted: bool) -> None:
         """Let the kernel hand over datagrams in one piece, or no more: then a few may be missed in between.
 

@@ -224,6 +224,9 @@ class SocketReceiver:
             sock.set_receive_buffer(size)
         self._note_change()
 
+    def set_patience(self, silence_seconds: float, refresh_seconds: float) -> None:
+        pass
+
     def set_metadata(self, wanted: bool) -> None:
         self.idle()
         self._metadata = wanted

@@ -219,9 +219,7 @@ class RelaySockets:
         self._sockets: dict[int, ListeningSocket | GatewaySocket] = {}  # by descriptor
         with contextlib.ExitStack() as undo:
             self._epoll = undo.enter_context(select.epoll())
-            undo.callback(lambda: [sock.close() for sock in self._sockets.values()])
-            for name in names:
-                self._add(ListeningSocket(name, dscp))
+            self.listen(names)
             undo.pop_all()
         self._pool = pools["relay",]
         self._arena = self._pool.lease(Senders())
@@ -229,6 +227,20 @@ class RelaySockets:
     def fileno(self) -> int:
         """Readable when messages have come, or errors."""
         return self._epoll.fileno()
+
+    def listen(self, names: Iterable[RelayEnd]) -> None:
+        """Listen at these addresses and ports, and no others. Raises LinkError: then all is as it was."""
+        gone = {sock.name: sock for sock in self._sockets.values() if isinstance(sock, ListeningSocket)}
+        with contextlib.ExitStack() as undo:
+            for name in names:
+                if gone.pop(name, None) is None:
+                    sock = ListeningSocket(name, self._dscp)
+                    undo.callback(sock.close)
+                    self._add(sock)
+                    undo.callback(self._remove, sock)
+            undo.pop_all()
+        for sock in gone.values():
+            self.disconnect(sock)
 
     def set_dscp(self, dscp: int) -> None:
         """Have all send with this DSCP from now on. Raises OSError."""
@@ -255,10 +267,13 @@ class RelaySockets:
             raise
         return sock
 
-    def disconnect(self, sock: GatewaySocket) -> None:
+    def disconnect(self, sock: ListeningSocket | GatewaySocket) -> None:
+        self._remove(sock)
+        sock.close()
+
+    def _remove(self, sock: ListeningSocket | GatewaySocket) -> None:
         self._epoll.unregister(sock.fileno())
         del self._sockets[sock.fileno()]
-        sock.close()
 
     def _add(self, sock: ListeningSocket | GatewaySocket) -> None:
         self._epoll.register(sock.fileno(), select.EPOLLIN)

@@ -123,6 +123,10 @@ class FallbackReceiver(ReceivingLegs):
     def set_interface(self, setting: Interfaces | None) -> None:
         self._tell("interface", lambda link: link.set_interface(setting))
 
+    def set_patience(self, silence_seconds: float, refresh_seconds: float) -> None:
+        self._patience = silence_seconds
+        super().set_patience(silence_seconds, refresh_seconds)
+
     def by_leg(self) -> tuple[LegLink, ...]:
         return ()
 

@@ -155,6 +155,10 @@ class TunnelReceiver:
     def set_receive_buffer(self, size: int) -> None:
         self._receive_buffer = size
 
+    def set_patience(self, silence_seconds: float, refresh_seconds: float) -> None:
+        self.refresh_seconds = refresh_seconds
+        self._tunnel.changed(self)
+
     def set_coalesce(self, wanted: bool) -> None:
         pass
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import signal
 import socket
@@ -213,6 +214,13 @@ def test_other_settings_hold_at_once_and_cost_a_tunnel_nothing(start: Start) -> 
 
             relay.wait(are_marked, "packets")
         assert marks == {32 << 2}
+        here, there = RELAYS[4], f"{RELAYS[4]}:4268"
+        for listen in ([there, here], [here]):  # at one address more, and one less
+            relay.reload(CONFIG.replace(f'listen = "{here}"', f"listen = {json.dumps(listen)}"))
+            relay.wait(lambda listen=listen: relay.status["listen"] == listen, "the addresses")
+            count = len(member.datagrams)
+            relay.wait(lambda count=count: len(member.datagrams) > count + 20, "datagrams")
+            assert relay.status["tunnels"] == 2
         relay.reload(CONFIG.replace(', "239.1.0.0/16"', ""))
         relay.wait(lambda: relay.status["tunnels"] == 1, "the end of what is no longer served")
         relay.wait(lambda: [one["group"] for one in relay.status["joins"]] == [str(SSM)], "the leave")

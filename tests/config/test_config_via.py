@@ -46,9 +46,20 @@ def test_a_fallback_is_an_ordinary_subscription_as_well(loaded: Loaded) -> None:
     tv = loaded(TV + keys).inbound["tv"]
     assert not tv.is_tunnelled
     assert [*tv.ways()], "changes of its interface concern it"
-    assert not tv.receives_as(loaded(TV + keys.replace("= 5", "= 6")).inbound["tv"]), (
-        "its patience is another"
-    )
+    assert tv.receives_as(loaded(TV + keys.replace("= 5", "= 6")).inbound["tv"])
+    for other in ('via = "amt"\n', "expect_every = 5\n"):
+        assert not tv.receives_as(loaded(TV + other).inbound["tv"])
+
+
+@pytest.mark.parametrize("kind", ["amt", "amt-fallback"])
+@pytest.mark.parametrize(
+    ("other", "is_same"),
+    [("refresh = '5s'", True), ("relay = '192.0.2.9'", False), ("local_port = 2270", False)],
+)
+def test_another_refresh_is_the_same_way(loaded: Loaded, kind: str, other: str, is_same: bool) -> None:
+    keys = f'via = "{kind}"\nexpect_every = 5\n'
+    one, two = (loaded(f"[amt]\n{amt}\n{TV}{keys}").inbound["tv"] for amt in ("", other))
+    assert one.receives_as(two) is two.receives_as(one) is is_same
 
 
 def test_a_relay_that_is_looked_for_may_be_another_for_other_senders(loaded: Loaded) -> None:

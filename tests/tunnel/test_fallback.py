@@ -24,6 +24,7 @@ from support.wait import wait_for
 from mcastd.errors import LinkError
 from mcastd.ip import SourceFilter
 from mcastd.net.fake import FakeReceiver
+from mcastd.protocols.membership import RecordKind
 from mcastd.tunnel.fallback import FallbackReceiver
 
 GROUP, PORT, RELAY = "239.1.1.1", 5004, "10.9.0.2"  # the last of three hosts in a row
@@ -112,6 +113,21 @@ def test_the_tunnel_is_opened_after_silence_and_not_before(ways: Ways) -> None:
     assert len(ways.tunnels) == 1
     link.close()
     assert tunnel.closed
+
+
+def test_another_patience_holds_for_the_ways_that_there_are(ways: Ways) -> None:
+    """A tunnel that brings what does not come natively goes on."""
+    link = ways.open()
+    link.set_patience(6.0, 30.0)
+    ways.wait(link, 5.9)
+    assert not ways.tunnels
+    ways.wait(link, 0.2)
+    assert [one.patience for one in (*ways.natives, *ways.tunnels)] == [(6.0, 30.0)] * 2
+    link.set_patience(1.0, 5.0)
+    ways.tunnels[0].deliver(b"by the tunnel")
+    assert received(link) == [b"by the tunnel"]
+    assert (len(ways.natives), len(ways.tunnels), ways.tunnels[0].patience) == (1, 1, (1.0, 5.0))
+    link.close()
 
 
 def test_what_comes_natively_for_a_while_ends_the_tunnel_and_is_had_once(ways: Ways) -> None:
@@ -252,6 +268,15 @@ def test_a_stream_that_fails_natively_goes_on_by_a_tunnel_and_comes_back(
             link = daemon.worker("inbound/news")["status"]["link"]
             assert (link["interfaces"], link["tunnel"]["phase"]) == (["eth0", "amt"], "open")
             assert "amt" in daemon.ctl("status", "inbound/news").stdout
+            # Another patience, and another refresh, cost nothing of what the tunnel brings
+            told = len(relay.reports)
+            daemon.write(config.replace("expect_every = 1", "expect_every = 2"))
+            assert daemon.call("Reload")["changed"] == ["inbound/news"]
+            daemon.write(config.replace(RELAY, f'{RELAY}"\nrefresh = "5s'))
+            assert daemon.call("Reload")["changed"] == ["inbound/news"]
+            link = daemon.worker("inbound/news")["status"]["link"]
+            assert (link["interfaces"], link["tunnel"]["phase"]) == (["eth0", "amt"], "open")
+            assert all(kind is RecordKind.IS_EXCLUDE for kind, *_ in relay.reports[told:])
             before = lines("native")
             with Stream(talker):
                 wait_for(lambda: lines("native") > before + 100, "what comes natively again")

@@ -347,6 +347,14 @@ def test_another_refresh_is_the_same_tunnel_and_the_shortest_holds(
     assert {kind for kind, *_ in relay.reports} == {RecordKind.IS_EXCLUDE}, "it was never left"
 
 
+def test_another_refresh_holds_for_a_tunnel_that_there_is(relay: SmallRelay, open_link: Open) -> None:
+    receiver = open_link(refresh=60.0)
+    wait_for(lambda: relay.gateways, "the tunnel")
+    receiver.set_patience(math.inf, 1.0)
+    wait_for(lambda: len([one for one in relay.heard if isinstance(one, amt.TunnelRequest)]) > 1, "a refresh")
+    assert {kind for kind, *_ in relay.reports} == {RecordKind.IS_EXCLUDE}, "it was never left"
+
+
 def test_one_relay_by_two_names_is_one_to_the_relay(
     relay: SmallRelay, open_link: Open, names: dict[str, str]
 ) -> None:
