@@ -201,13 +201,15 @@ sock_extended_err = struct.Struct("=IBBBxII")  # errno, origin, type, code, info
 SO_EE_ORIGIN_LOCAL = 1
 cmsghdr = struct.Struct("@Lii0L")  # cmsg_len, cmsg_level, cmsg_type
 _cmsg_align = struct.calcsize("L")
-StructLetter = Literal["i", "I", "l", "L"]  # struct's letters for C's int and long
+StructLetter = Literal["i", "I", "l", "L", "Q"]  # struct's letters for C's int, long, and 64 bits
 # By level and type: what the data holds, as names with format and offset
 _CONTROL_FIELDS: dict[tuple[int, int], tuple[tuple[str, StructLetter, int], ...]] = {
     (socket.SOL_SOCKET, SO_TIMESTAMPNS): (("seconds", "l", 0), ("nanoseconds", "l", struct.calcsize("l"))),
     (SOL_UDP, UDP_GRO): (("segment", "i", 0),),
     (socket.IPPROTO_IP, socket.IP_TTL): (("ttl", "i", 0),),
     (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT): (("ttl", "i", 0),),
+    (socket.IPPROTO_IP, IP_PKTINFO): (("local", "I", 4),),  # ipi_spec_dst
+    (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO): (("local", "Q", 0), ("local_low", "Q", 8)),
 }
 _group_req_head = struct.Struct("@I0L")  # gr_interface, and the padding before a sockaddr_storage
 SOCKADDR_STORAGE_SIZE = 128

@@ -32,6 +32,7 @@ class Origin(NamedTuple):
     port: int  # the sender's port
     ifindex: int  # arrival interface; 0 if unknown
     ttl: int  # IPv4 TTL or IPv6 hop limit left; -1 if unknown
+    local: str = ""  # the address of this host that they came to, if the socket tells it
 
 
 class DatagramFlow(NamedTuple):

@@ -11,6 +11,7 @@ import errno
 import math
 import socket
 import struct
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
@@ -34,8 +35,13 @@ RECEIVE_BUFFER_BYTES = 8 << 20
 SEGMENTS_MIN = 2
 # What origins are asked for with: which interface a link comes by tells nothing.
 _SOME_INTERFACE = 1
+# What the kernel says where this host has an address no more.
+_NO_SUCH_SOURCE = frozenset({errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH})
 _LEVELS = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}
 _uint16 = struct.Struct("=H")
+# So many peers are answered from the address that they have sent to.
+ANSWERED_MAX = 1024
+_TELL_LOCAL = {4: _abi.IP_PKTINFO, 6: socket.IPV6_RECVPKTINFO}
 _MTU_DISCOVER = {4: _abi.IP_MTU_DISCOVER, 6: _abi.IPV6_MTU_DISCOVER}
 
 PeerName = tuple[Address, int]
@@ -55,7 +61,11 @@ class LinkSocket:
     """For one thread, but for ``overflow``."""
 
     def __init__(self, version: int, address: Address | None = None, port: int = 0) -> None:
-        """Bound to an address and port; None: to any address, 0: to any port. Raises LinkError."""
+        """Bound to an address and port; None: to any address, 0: to any port. Raises LinkError.
+
+        At a port of any address it answers from the address that a peer has sent to: this host may have
+        several, and no firewall or NAT on the way lets an answer through that comes from another one.
+        """
         self.version = version
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         where = f"at {'any address' if address is None else address}, UDP port {port or 'of any number'}"
@@ -72,6 +82,8 @@ class LinkSocket:
                 sock.setsockopt(socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS, 1)
                 with contextlib.suppress(OSError):  # a kernel before 5.0
                     sock.setsockopt(socket.IPPROTO_UDP, _abi.UDP_GRO, 1)
+                if answers := bool(port) and (address is None or address.is_unspecified):
+                    sock.setsockopt(_LEVELS[version], _TELL_LOCAL[version], 1)
                 sock.bind(("" if address is None else str(address), port))
             except OSError as error:
                 raise LinkError(
@@ -81,7 +93,8 @@ class LinkSocket:
         self.port = int(sock.getsockname()[1])
         self._offload = Offload()
         self._offload_until = math.inf  # monotonic seconds; infinity: nothing was refused
-        self._pool = pools[version, "link"]
+        self._locals = OrderedDict[PeerName, Address]()  # where peers have sent to, the last one last
+        self._pool = pools[version, "link", answers]
         self._arena = self._pool.lease(Senders())
 
     def fileno(self) -> int:
@@ -89,7 +102,7 @@ class LinkSocket:
 
     def send(self, messages: Sequence[bytes], to: PeerName) -> SentMessages:
         """Send messages in order. One that is too large for the interface is left out."""
-        name = str(to[0]), to[1]
+        name, source = (str(to[0]), to[1]), self._source(to)
         sizes = [*map(len, messages)]
         at = sent = too_large = 0
         refused: dict[str, int] = {}
@@ -99,11 +112,18 @@ class LinkSocket:
             try:
                 if count < SEGMENTS_MIN:
                     count = 1
-                    self._sock.sendto(messages[at], name)
+                    if source:
+                        self._sock.sendmsg(messages[at : at + 1], source, 0, name)
+                    else:
+                        self._sock.sendto(messages[at], name)
                 else:
-                    ancillary = [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size))]
+                    ancillary = [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size)), *source]
                     self._sock.sendmsg(messages[at : at + count], ancillary, 0, name)
             except OSError as error:
+                if source and error.errno in _NO_SUCH_SOURCE:  # this host has that address no more
+                    del self._locals[to]
+                    source = []
+                    continue
                 if count > 1 and self._goes_alone(error, size):
                     continue
                 number = error.errno or 0
@@ -128,10 +148,10 @@ class LinkSocket:
             return []
         origins = batch.origins
         if origins.count(origins[0]) == number:
-            return [(_name(origins[0]), batch.rows)]
+            return [(self._met(origins[0]), batch.rows)]
         pairs = zip(origins, batch.payloads, strict=True)
         return [
-            (_name(origin), listed(payload for _, payload in together))
+            (self._met(origin), listed(payload for _, payload in together))
             for origin, together in groupby(pairs, lambda pair: pair[0])
         ]
 
@@ -143,6 +163,25 @@ class LinkSocket:
     def close(self) -> None:
         self._pool.give_back(self._arena)
         self._sock.close()
+
+    def _met(self, origin: Origin) -> PeerName:
+        """Who has sent messages: note where to."""
+        name = _name(origin)
+        if origin.local and self._locals.get(name) != (local := _address(origin.local)):
+            self._locals[name] = local
+            self._locals.move_to_end(name)
+            if len(self._locals) > ANSWERED_MAX:
+                self._locals.popitem(last=False)
+        return name
+
+    def _source(self, to: PeerName) -> list[tuple[int, int, bytes]]:
+        """What has the kernel send from the address that a peer has sent to; nothing: it chooses one."""
+        if (local := self._locals.get(to)) is None:
+            return []
+        if local.version == 4:
+            data = _abi.in_pktinfo.pack(0, local.packed, bytes(4))
+            return [(socket.IPPROTO_IP, _abi.IP_PKTINFO, data)]
+        return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _abi.in6_pktinfo.pack(local.packed, 0))]
 
     def _together(self, sizes: Sequence[int], at: int) -> int:
         """How many messages go in one call: those of one size, and one that is shorter."""
@@ -165,6 +204,9 @@ class LinkSocket:
         assert offload is not None, "these are refusals that it knows"
         self._offload, self._offload_until = offload, clock.monotonic() + OFFLOAD_SECONDS
         return True
+
+
+_address = lru_cache(maxsize=1024)(ip_address)
 
 
 @lru_cache(maxsize=1024)

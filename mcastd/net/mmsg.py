@@ -52,6 +52,9 @@ REMEMBERED = 1024
 
 T = TypeVar("T")
 
+Local = tuple[int, ...]
+"""The address of this host that a packet came to: its words as they lie in memory, of 32 or 64 bits each."""
+
 Layout = dict[str, "memoryview[int]"]
 """Fields of control messages by name, each as a column: its value for packet 0, 1, ..."""
 
@@ -92,7 +95,7 @@ class MmsgArena:
         self._from_lengths = _column(self._from, _libc.iovec.iov_len.offset + low, "I")
         self._layouts: dict[int, Layout] = {}
         self._addresses: dict[bytes, str] = {}
-        self._origins: dict[tuple[bytes, int, int], Origin] = {}
+        self._origins: dict[tuple[bytes, int, int, Local], Origin] = {}
 
     def _naming(self, named: Sequence[int]) -> bytes:
         """The headers, fresh, with room for the names of the senders of some packets."""
@@ -185,14 +188,22 @@ class MmsgArena:
             address = self._addresses[key] = _abi.parse_sockaddr(name)[0]
         return address
 
-    def origin(self, name: bytes, ifindex: int, ttl: int) -> Origin:
-        key = (name, ifindex, ttl)
+    def origin(self, name: bytes, ifindex: int, ttl: int, local: Local = ()) -> Origin:
+        key = (name, ifindex, ttl, local)
         origin = self._origins.get(key)
         if origin is None:
             if len(self._origins) >= REMEMBERED:
                 self._origins.clear()
-            origin = self._origins[key] = Origin(*_abi.parse_sockaddr(name), ifindex, ttl)
+            origin = Origin(*_abi.parse_sockaddr(name), ifindex, ttl, _local_text(local))
+            self._origins[key] = origin
         return origin
+
+
+def _local_text(local: Local) -> str:
+    if not local:
+        return ""
+    family, size = (socket.AF_INET, 4) if len(local) == 1 else (socket.AF_INET6, 8)
+    return socket.inet_ntop(family, b"".join(word.to_bytes(size, sys.byteorder) for word in local))
 
 
 def _column(array: Any, offset: int, kind: _abi.StructLetter) -> memoryview[int]:
@@ -337,12 +348,24 @@ class MmsgBatch:
         if not self._ifindex:
             return ()
         count, origin, names = self._count, self._arena.origin, self._arena.names(self._count)
-        ifindex, ttls = self._ifindex, self._field("ttl", -1)
-        if len(names) == 1 and ttls.count(ttls[0]) == count:
-            return [origin(names[0], ifindex, ttls[0])] * self._datagrams
+        ifindex, ttls, locals_ = self._ifindex, self._field("ttl", -1), self._locals
+        if len(names) == 1 and ttls.count(ttls[0]) == count and locals_.count(locals_[0]) == len(locals_):
+            return [origin(names[0], ifindex, ttls[0], locals_[0])] * self._datagrams
         if len(names) == 1:
             names *= count
-        return self._each([origin(name, ifindex, ttl) for name, ttl in zip(names, ttls, strict=True)])
+        if len(locals_) == 1:
+            locals_ *= count
+        packets = zip(names, ttls, locals_, strict=True)
+        return self._each([origin(name, ifindex, ttl, local) for name, ttl, local in packets])
+
+    @property
+    def _locals(self) -> list[Local]:
+        """Where each packet came to, or one for all where that is not told."""
+        if not any("local" in layout for layout in self._layouts):
+            return [()]
+        if not any("local_low" in layout for layout in self._layouts):
+            return [(word,) for word in self._field("local", 0)]
+        return [*zip(self._field("local", 0), self._field("local_low", 0), strict=True)]
 
     @property
     def times(self) -> Sequence[int]:

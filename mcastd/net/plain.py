@@ -66,10 +66,14 @@ def _time(control: Control) -> int:
 
 
 def _origin(address: object, ifindex: int, control: Control) -> Origin:
-    ttl = -1
+    ttl, local = -1, ""
     for key, data in control.items():
         if key in ((socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)):
             ttl = int.from_bytes(data[:4], sys.byteorder)
+        elif key == (socket.IPPROTO_IP, _abi.IP_PKTINFO):
+            local = socket.inet_ntop(socket.AF_INET, data[4:8])
+        elif key == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+            local = socket.inet_ntop(socket.AF_INET6, data[:16])
     if not isinstance(address, tuple):  # of a socket at a path, which has none of IP
         return Origin("", 0, ifindex, ttl)
-    return Origin(address[0].partition("%")[0], address[1], ifindex, ttl)
+    return Origin(address[0].partition("%")[0], address[1], ifindex, ttl, local)

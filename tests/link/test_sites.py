@@ -296,6 +296,23 @@ def test_a_site_behind_a_nat_whose_address_changes(tmp_path: Path) -> None:
         assert hub.status("spoke")["counters"]["roamed"] == 1
 
 
+def test_a_hub_of_several_addresses_answers_from_the_one_that_was_asked(tmp_path: Path) -> None:
+    """As one has of two providers, or shares with another host: firewalls pass answers from there alone."""
+    with sites(2, tmp_path) as (hub, spoke):
+        hub.gateway.ip("addr add 198.51.100.77/24 dev wan")
+        rules = 'iifname "wan" meta l4proto udp ct state != { established, related } drop'
+        nft(spoke.gateway, f"table inet fw {{ chain in {{ type filter hook input priority 0; {rules}; }}; }}")
+        hub.start(table("spoke", 'listen = "0.0.0.0"', hub.key("key")))
+        spoke.start(table("hub", 'connect = "198.51.100.77"', spoke.key("key")))
+        spoke.wait_up("hub")
+        spoke.listen()
+        hub.wait_taken("spoke", GROUPS[4])
+        heard = Heard(spoke)
+        stream(hub.talker(), range(50), heard)
+        assert heard.wait(50) == [*range(50)]
+        assert spoke.status("hub")["peer"] == "198.51.100.77:9466"
+
+
 def test_what_keeps_a_link_down_is_said(tmp_path: Path) -> None:
     with sites(2, tmp_path) as (one, two):
         one.start(table("two", 'listen = "0.0.0.0"', one.key("key")))

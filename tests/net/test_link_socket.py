@@ -16,6 +16,7 @@ from support.wait import wait_for
 from mcastd.errors import LinkError
 from mcastd.net import link_socket
 from mcastd.net.link_socket import LinkSocket, PeerName
+from mcastd.net.plain import PlainArena
 
 pytestmark = pytest.mark.root
 
@@ -25,7 +26,7 @@ LARGEST = {4: 1500 - 28, 6: 1500 - 48}
 
 class Pair:
     def __init__(self, version: int, left: Host, right: Host) -> None:
-        self.version, self.left = version, left
+        self.version, self.left, self.right = version, left, right
         here, there = map(ip_address, ADDRESSES[version])
         with inside(left):
             self.here = LinkSocket(version, here)
@@ -86,6 +87,40 @@ def test_an_answer_goes_where_the_question_came_from(pair: Pair) -> None:
     ((source, rows),) = answers
     assert source == pair.to_there
     assert bytes(rows[0].row(0)) == b"answer"
+
+
+@pytest.mark.parametrize("reads_by", ["recvmmsg", "recvmsg"])
+def test_an_answer_comes_from_the_address_that_was_asked(pair: Pair, reads_by: str) -> None:
+    """Which may be another one than the kernel would choose: no firewall lets that through."""
+    if reads_by == "recvmsg":
+        pair.there._arena = PlainArena()
+    second = ip_address({4: "10.9.0.77", 6: "2001:db8:9::77"}[pair.version])
+    length, more = (24, "") if pair.version == 4 else (64, "nodad")
+    pair.right.ip(f"addr add {second}/{length} dev eth0 {more}")
+
+    def asked(to: Any) -> list[PeerName]:
+        """Where answers come from, one alone, and many together."""
+        pair.here.send([b"question"] * 3, (to, 9466))
+        pair.receive(3)
+        pair.there.send([b"answer", *[b"many answers"] * 3], pair.from_here)
+        found: list[PeerName] = []
+
+        def take() -> bool:
+            for source, rows in pair.here.receive():
+                found.extend([source] * sum(map(len, rows)))
+            return len(found) == 4
+
+        wait_for(take)
+        return found
+
+    first = pair.to_there[0]
+    for to in (second, first, second):
+        assert asked(to) == [(to, 9466)] * 4
+    pair.right.ip(f"addr del {second}/{length} dev eth0")
+    pair.there.send([b"an answer"], pair.from_here)
+    found: list[Any] = []
+    wait_for(lambda: found.extend(pair.here.receive()) or found)
+    assert [source for source, _ in found] == [(first, 9466)], "where it has that address no more"
 
 
 def test_messages_of_several_are_told_apart(pair: Pair) -> None:

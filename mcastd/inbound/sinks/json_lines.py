@@ -79,7 +79,7 @@ class JsonLines(Format):
 
     def _sender(self, origin: Origin) -> bytes:
         """The middle of a record, from its source up to its length."""
-        source, port, ifindex, ttl = origin
+        source, port, ifindex, ttl, _ = origin
         interface = quote(self.stream.interface_name(ifindex)) if ifindex else "null"
         text = (
             f'"source":{quote(source)},"source_port":{port},"port":{port},"group":{quote(self.stream.group())},'
