@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from mcastd.errors import CannotAskError, LinkError, first_told
 from mcastd.ip import Address, Interfaces, SourceFilter
 from mcastd.net.interfaces import Host, Interface, absence
 from mcastd.net.joins import JoinsGroups
 from mcastd.net.packet_memory import PacketMemory
-from mcastd.net.packet_tap import PacketTap
+from mcastd.net.packet_tap import PacketTap, obstacles
 
 _Place = tuple[int, Address]  # index of the interface, group
 
@@ -65,7 +65,7 @@ class Upstream:
             for interface in found:
                 meant[interface.index] = interface
                 places[interface.index, group] = source_filter
-        troubles += [*first_told(nowhere, "groups"), *_obstacles(host, meant.values())]
+        troubles += [*first_told(nowhere, "groups"), *obstacles(host, meant.values())]
         self._join(host, places, meant)
         troubles += self._tap(meant, receive_buffer)
         troubles += first_told((error.trouble for error in self.refused.values()), "groups")
@@ -145,15 +145,3 @@ class Upstream:
             self._close(key)
         self._joins.close()
         self.joined, self.refused, self.names, self.troubles = {}, {}, {}, ()
-
-
-def _obstacles(host: Host, meant: Iterable[Interface]) -> Iterator[str]:
-    """What keeps packets from coming, as far as interfaces show it."""
-    for interface in meant:
-        if (taker := host.taken_by(interface)) is not None:
-            yield (
-                f"{interface.name} is a port of {taker.name}, which takes all that arrives there:"
-                f' set interface = "{taker.name}"'
-            )
-        elif not interface.up:
-            yield f"{interface.name} is down: nothing comes from there"

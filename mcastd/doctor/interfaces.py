@@ -10,14 +10,14 @@ from mcastd.config import GroupSettings, InboundSubscription, Interfaces, Outbou
 from mcastd.config.addresses import interfaces_in
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
-from mcastd.doctor.quoting import command, toml
+from mcastd.doctor.local_networks import NETLINK, line_of, state_of, those_of
+from mcastd.doctor.quoting import command
 from mcastd.doctor.subject import Subject
 from mcastd.ip import stays_on_link
 from mcastd.net.interfaces import ALL, Host, Interface, as_address
 from mcastd.status import ChannelStatus
 
 BROKEN, WARNING, HINT = Severity.BROKEN, Severity.WARNING, Severity.HINT
-NETLINK = "rtnetlink, as `ip address` shows it"
 
 
 def interface(subject: Subject[GroupSettings], evidence: Evidence) -> Iterator[Said]:
@@ -31,7 +31,7 @@ def interface(subject: Subject[GroupSettings], evidence: Evidence) -> Iterator[S
         yield from _of_several(subject, ways, host)
         ways = [way for way in ways if way.carrier]
     for way in ways:
-        yield from _state(way)
+        yield from state_of(way)
         yield from _version(subject, way)
         yield from _carried(subject, way, evidence, BROKEN if len(ways) == 1 else WARNING)
         yield from _port(subject, way, evidence)
@@ -60,34 +60,23 @@ def _of_several(subject: Subject[GroupSettings], ways: list[Interface], host: Ho
             "interface-missing",
             WARNING,
             f"there is no interface {name}; it is received on {', '.join(way.name for way in ways)}",
-            (_written(subject), _there(host)),
+            (_written(subject), those_of(host)),
             f"leave it out of interface in {subject.table}; if it is to come, wait: mcastd does",
         )
     for way in ways:
         if way.name in interfaces_in(subject.settings.interface):
-            yield from _state(way, WARNING)
+            yield from state_of(way, WARNING)
 
 
 def _written(subject: Subject[GroupSettings]) -> str:
     """The setting, and where it is."""
     setting = subject.settings.interface
-    return f"{_line(setting)} ({subject.table})" if setting is not None else "no interface is configured"
-
-
-def _line(setting: Interfaces) -> str:
-    """``interface = ["eth0", "wg*"]``."""
-    value = f"[{', '.join(map(toml, setting))}]" if isinstance(setting, tuple) else toml(setting)
-    return f"interface = {value}"
-
-
-def _there(host: Host) -> str:
-    have = ", ".join(sorted(_described(one) for one in host.interfaces.values())) or "none"
-    return f"interfaces: {have} ({NETLINK})"
+    return f"{line_of(setting)} ({subject.table})" if setting is not None else "no interface is configured"
 
 
 def _no_interface(subject: Subject[GroupSettings], evidence: Evidence) -> Iterator[Finding]:
     settings, host = subject.settings, evidence.host
-    there = _there(host)
+    there = those_of(host)
     if settings.interface is None:
         links = [one for one in host.interfaces.values() if not one.loopback and not host.taken_by(one)]
         able = [one for one in links if settings.group.version in one.versions]
@@ -97,7 +86,7 @@ def _no_interface(subject: Subject[GroupSettings], evidence: Evidence) -> Iterat
         usable = next((one.name for one in able if one.up), "eth0")
         family = "" if settings.group.version == 4 else "-6 "
         every = "224.0.0.0/4" if settings.group.version == 4 else "ff00::/8 table local"
-        line = _line(usable)
+        line = line_of(usable)
         why = f"this host has no route to {settings.group}"
         read = f"no route to {settings.group}"
         if refusal := evidence.route_to(settings.group).refusal:  # a narrower one has to go before it
@@ -129,30 +118,6 @@ def _no_interface(subject: Subject[GroupSettings], evidence: Evidence) -> Iterat
         what = f"there is no interface {settings.interface}"
         fix = f"name one that there is as interface in {subject.table}; if it is to come, wait: mcastd does"
     yield Finding("interface-missing", BROKEN, what, (there,), fix)
-
-
-def _described(interface: Interface) -> str:
-    return interface.name if interface.up else f"{interface.name} (down)"
-
-
-def _state(way: Interface, severity: Severity = BROKEN) -> Iterator[Said]:
-    if not way.up:
-        yield Finding(
-            "interface-down",
-            severity,
-            f"{way.name} is down",
-            (f"flags of {way.name} have no UP ({NETLINK})",),
-            command("ip", "link", "set", way.name, "up"),
-            ways=(Way(command=command("ip", "link", "set", way.name, "up")),),
-        )
-    elif not way.carrier:
-        yield Finding(
-            "no-carrier",
-            severity,
-            f"{way.name} has no carrier: nothing is at the other end of its cable",
-            (f"flags of {way.name} have UP, but no RUNNING ({NETLINK})",),
-            "plug the cable in, or turn on what it leads to",
-        )
 
 
 def _version(subject: Subject[GroupSettings], way: Interface) -> Iterator[Finding]:
@@ -203,8 +168,8 @@ def _port(subject: Subject[GroupSettings], way: Interface, evidence: Evidence) -
         if sends
         else f"{way.name} is a port of {taker.name}, which takes all that arrives there",
         (f"master of {way.name}: {taker.name}, a {taker.kind} (rtnetlink, as `ip -details link` shows it)",),
-        f"{_line(taker.name)} in {subject.table}",
-        ways=(Way(table=subject.table, lines=(_line(taker.name),)),),
+        f"{line_of(taker.name)} in {subject.table}",
+        ways=(Way(table=subject.table, lines=(line_of(taker.name),)),),
     )
 
 
@@ -286,8 +251,8 @@ def _source(
             f"address: {source} (status), by {asked}",
             f"{way.name} has {_listed(way, source.version)} ({NETLINK})",
         ),
-        f"{_line(str(better[0]))} in {subject.table}" if better else fix,
-        ways=(Way(table=subject.table, lines=(_line(str(better[0])),)) if better else Way(command=fix),),
+        f"{line_of(str(better[0]))} in {subject.table}" if better else fix,
+        ways=(Way(table=subject.table, lines=(line_of(str(better[0])),)) if better else Way(command=fix),),
     )
 
 
@@ -334,8 +299,8 @@ def _shared(subject: Subject[GroupSettings], ways: list[Interface], evidence: Ev
                 f"{address} is on {' and '.join(links)}: "
                 + (f"it sends on {ways[0].name} alone" if sends else "it receives on each"),
                 (_written(subject), f"{address} is on {', '.join(links)} ({NETLINK})"),
-                f"{_line(ways[0].name)} in {subject.table}",
-                ways=(Way(table=subject.table, lines=(_line(ways[0].name),)),),
+                f"{line_of(ways[0].name)} in {subject.table}",
+                ways=(Way(table=subject.table, lines=(line_of(ways[0].name),)),),
             )
 
 
@@ -380,4 +345,4 @@ def _routed(
 
 def setting_with(setting: Interfaces | None, name: str) -> str:
     """The line that sets ``interface`` to ``name``; if it may mean several, to these and ``name``."""
-    return _line((*interfaces_in(setting), name) if means_several(setting) else name)
+    return line_of((*interfaces_in(setting), name) if means_several(setting) else name)

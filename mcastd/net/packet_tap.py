@@ -31,7 +31,7 @@ from mcastd.net.bpf import (
     Instruction,
     attach,
 )
-from mcastd.net.interfaces import Interface
+from mcastd.net.interfaces import Host, Interface
 from mcastd.net.packet_memory import HEADER_AT, PacketMemory
 from mcastd.net.receive_buffer import dropped, enlarge
 from mcastd.net.slots import STRIDE
@@ -227,3 +227,17 @@ def program(
             instructions += [(LD_WORD, 0, 0, NETWORK_HEADER + at), (JUMP_EQUAL, 0, 2 * left + 1, operand)]
         instructions.append(ACCEPT)
     return [*instructions, REJECT]
+
+
+def obstacles(host: Host, interfaces: Iterable[Interface]) -> Iterator[str]:
+    """What keeps packets from coming by these interfaces, as far as they show it."""
+    for interface in interfaces:
+        if (taker := host.taken_by(interface)) is not None:
+            yield (
+                f"{interface.name} is a port of {taker.name}, which takes all that arrives there:"
+                f' set interface = "{taker.name}"'
+            )
+        elif not interface.up:
+            yield f"{interface.name} is down: nothing comes from there"
+        elif not interface.carrier:
+            yield f"{interface.name} has no carrier: nothing comes from there"

@@ -39,7 +39,7 @@ class FakeTap:
 
 class Net:
     def __init__(self) -> None:
-        flags = _abi.IFF_UP | _abi.IFF_MULTICAST
+        flags = _abi.IFF_UP | _abi.IFF_RUNNING | _abi.IFF_MULTICAST
         self.host = Host({1: Interface(1, "eth1", flags, 1)}, 0.0)
         self.joins = FakeJoins()
         self.taps: list[FakeTap] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -91,3 +92,23 @@ def test_what_is_taken_is_said_once_it_is(monkeypatch: pytest.MonkeyPatch) -> No
     there.clear()
     network.network_changed(3.0)
     assert network.taken() == ()
+
+
+def test_an_interface_by_which_nothing_comes_is_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interface_network, "PacketTap", NoTap)
+    bridge = Interface(8, "br0", 0x1043, 0, kind="bridge")
+    there = {7: LAN, 8: bridge}
+    network = InterfaceNetwork("lan", FakeJoins(), lambda: Host(there, 0.0))
+    for lan, trouble in (
+        (LAN, ()),
+        (replace(LAN, flags=0x1002), ("lan is down: nothing comes from there",)),
+        (replace(LAN, flags=0x1003), ("lan has no carrier: nothing comes from there",)),
+        (
+            replace(LAN, master=8, port_of="bridge"),
+            ('lan is a port of br0, which takes all that arrives there: set interface = "br0"',),
+        ),
+        (LAN, ()),
+    ):
+        there[7] = lan
+        network.network_changed(1.0)
+        assert network.troubles == trouble

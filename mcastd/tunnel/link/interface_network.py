@@ -18,7 +18,7 @@ from mcastd.net.foreign_senders import ForeignSenders
 from mcastd.net.interfaces import Host, Interface, absence
 from mcastd.net.joins import JoinsGroups
 from mcastd.net.packet_memory import PacketMemory
-from mcastd.net.packet_tap import PacketTap
+from mcastd.net.packet_tap import PacketTap, obstacles
 from mcastd.protocols.link_control import GroupWant
 from mcastd.protocols.packet_rows import ROOM_BYTES, PacketRows
 from mcastd.tunnel.alike import packets_alike
@@ -223,11 +223,11 @@ class InterfaceNetwork:
         """Join and take what is wanted, on the interface as it is now."""
         self._retry_at = math.inf
         try:
-            interfaces = self._host().interfaces.values()
+            host = self._host()
         except CannotAskError as error:  # what works is kept
             self._again(now, str(error))
             return
-        found = next((interface for interface in interfaces if interface.is_meant_by(self.name)), None)
+        found = next((one for one in host.interfaces.values() if one.is_meant_by(self.name)), None)
         if found is None:
             self._leave()
             self._again(now, f"{absence(self.name)}; waiting for it")
@@ -243,7 +243,7 @@ class InterfaceNetwork:
             self._members.move(found, now)
         elif self._asks:
             self._members = InterfaceMembers(found, now)
-        troubles = [*self._join(found), *self._tap(found)]
+        troubles = [*obstacles(host, [found]), *self._join(found), *self._tap(found)]
         self._troubles = ()
         if troubles:
             self._again(now, *troubles)

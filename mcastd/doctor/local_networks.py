@@ -1,0 +1,82 @@
+"""The interfaces that links and AMT relays take packets from: there, up, with a carrier, no bridge's port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mcastd.config import AmtRelaySettings, Interfaces, LinkSettings
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding, Said, Severity, Way
+from mcastd.doctor.quoting import command, toml
+from mcastd.doctor.subject import Subject
+from mcastd.net.interfaces import Host, Interface, absence, named_in
+
+BROKEN, WARNING = Severity.BROKEN, Severity.WARNING
+NETLINK = "rtnetlink, as `ip address` shows it"
+
+
+def network(subject: Subject[LinkSettings] | Subject[AmtRelaySettings], evidence: Evidence) -> Iterator[Said]:
+    """Check that what is to be taken comes to the interfaces that are named, if some are."""
+    setting, host = subject.settings.interface, evidence.host
+    if setting is None or not host.interfaces:
+        return
+    ways = [one for one in host.interfaces.values() if one.is_meant_by(setting)]
+    severity = WARNING if any(way.carrier for way in ways) else BROKEN
+    for name in named_in(setting):
+        if not any(way.is_meant_by(name) for way in ways):
+            yield Finding(
+                "interface-missing",
+                severity,
+                absence(name),
+                (f"{line_of(setting)} ({subject.table})", those_of(host)),
+                f"name one that there is as interface in {subject.table}; if it comes later, mcastd takes it",
+            )
+    for way in ways:
+        yield from state_of(way, severity)
+        if (taker := host.taken_by(way)) is not None:
+            line = line_of(taker.name)
+            yield Finding(
+                "port-of-bridge",
+                BROKEN,
+                f"{way.name} is a port of {taker.name}, which takes all that arrives there",
+                (f"master of {way.name}: {taker.name}, a {taker.kind} ({NETLINK})",),
+                f"{line} in {subject.table}",
+                ways=(Way(table=subject.table, lines=(line,)),),
+            )
+
+
+def line_of(setting: Interfaces) -> str:
+    """``interface = ["eth0", "wg*"]``."""
+    value = f"[{', '.join(map(toml, setting))}]" if isinstance(setting, tuple) else toml(setting)
+    return f"interface = {value}"
+
+
+def those_of(host: Host) -> str:
+    """All interfaces of a host, as evidence."""
+    have = ", ".join(sorted(_described(one) for one in host.interfaces.values())) or "none"
+    return f"interfaces: {have} ({NETLINK})"
+
+
+def _described(interface: Interface) -> str:
+    return interface.name if interface.up else f"{interface.name} (down)"
+
+
+def state_of(way: Interface, severity: Severity = BROKEN) -> Iterator[Said]:
+    """Check that an interface is up, and has a carrier."""
+    if not way.up:
+        yield Finding(
+            "interface-down",
+            severity,
+            f"{way.name} is down",
+            (f"flags of {way.name} have no UP ({NETLINK})",),
+            command("ip", "link", "set", way.name, "up"),
+            ways=(Way(command=command("ip", "link", "set", way.name, "up")),),
+        )
+    elif not way.carrier:
+        yield Finding(
+            "no-carrier",
+            severity,
+            f"{way.name} has no carrier: nothing is at the other end of its cable",
+            (f"flags of {way.name} have UP, but no RUNNING ({NETLINK})",),
+            "plug the cable in, or turn on what it leads to",
+        )

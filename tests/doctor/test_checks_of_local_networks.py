@@ -1,0 +1,50 @@
+"""The interfaces of links and AMT relays, as the doctor sees them: made-up hosts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mcastd.config import AmtRelaySettings, LinkSettings, WorkerSettings
+from mcastd.doctor import local_networks
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding
+from mcastd.doctor.subject import Subject
+from mcastd.net.interfaces import Host, Interface
+
+ETH1, ETH2 = Interface(3, "eth1", 0x1043, 0), Interface(4, "eth2", 0x1043, 0)
+BRIDGE = Interface(5, "br0", 0x1043, 0, kind="bridge")
+DOWN, IDLE = replace(ETH1, flags=0x1002), replace(ETH1, flags=0x1003)
+PORT = replace(ETH1, master=5, port_of="bridge")
+LINK = LinkSettings.model_validate(
+    {"listen": "0.0.0.0", "key": "/etc/mcastd/key", "send": ["239.0.0.0/8"], "interface": "eth1"}
+)
+RELAY = AmtRelaySettings.model_validate({"listen": "192.0.2.1", "interface": ["eth1", "wg*"]})
+BOTH = AmtRelaySettings.model_validate({"listen": "192.0.2.1", "interface": ["eth1", "eth2"]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "interfaces", "causes"),
+    [
+        (LINK, (ETH1,), []),
+        (LINK, (ETH2,), [("interface-missing", "broken")]),
+        (LINK, (DOWN,), [("interface-down", "broken")]),
+        (LINK, (IDLE, ETH2), [("no-carrier", "broken")]),
+        (LINK, (PORT, BRIDGE), [("port-of-bridge", "broken")]),
+        (RELAY, (ETH1,), []),
+        (RELAY, (DOWN,), [("interface-down", "broken")]),
+        (BOTH, (DOWN, ETH2), [("interface-down", "warning")]),
+        (BOTH, (ETH2,), [("interface-missing", "warning")]),
+        (BOTH, (BRIDGE,), [("interface-missing", "broken"), ("interface-missing", "broken")]),
+        (AmtRelaySettings.model_validate({"listen": "192.0.2.1"}), (DOWN,), []),
+    ],
+)
+def test_what_keeps_packets_from_coming(
+    settings: WorkerSettings, interfaces: tuple[Interface, ...], causes: list[tuple[str, str]]
+) -> None:
+    host = Host({one.index: one for one in interfaces}, 0.0)
+    said = list(local_networks.network(Subject("x/y", settings, "active"), Evidence(look=lambda: host)))
+    found = [one for one in said if isinstance(one, Finding)]
+    assert [(one.cause, one.severity) for one in found] == causes
+    assert all("eth1" in f"{one.what} {one.evidence}" for one in found)
