@@ -296,6 +296,28 @@ def test_a_site_behind_a_nat_whose_address_changes(tmp_path: Path) -> None:
         assert hub.status("spoke")["counters"]["roamed"] == 1
 
 
+@pytest.mark.parametrize("moves", ["listening", "connecting"])
+def test_a_site_that_gets_another_address_is_found_there_at_once(moves: str, tmp_path: Path) -> None:
+    """The kernel tells: neither waits until it would say that it is there, which is long after this test."""
+    with sites(2, tmp_path) as (one, two):
+        one.start(table("two", 'listen = "0.0.0.0"', one.key("key")))
+        two.start(table("one", 'connect = "198.51.100.1"', two.key("key"), keepalive='"2min"'))
+        two.wait_up("one")
+        two.listen()
+        one.wait_taken("two", GROUPS[4])
+        site, name, other, peer = (
+            (one, "two", two, "one") if moves == "listening" else (two, "one", one, "two")
+        )
+        site.gateway.ip(f"addr del 198.51.100.{site.number}/24 dev wan")
+        site.gateway.ip("addr add 198.51.100.77/24 dev wan")
+        wait_for(lambda: other.status(peer)["peer"].startswith("198.51.100.77:"), "the other address")
+        assert site.status(name)["up"]
+        heard = Heard(two)
+        stream(one.talker(), range(50), heard)
+        assert heard.wait(50) == [*range(50)]
+        assert one.status("two")["counters"]["handshakes"] == 1
+
+
 def test_a_hub_of_several_addresses_answers_from_the_one_that_was_asked(tmp_path: Path) -> None:
     """As one has of two providers, or shares with another host: firewalls pass answers from there alone."""
     with sites(2, tmp_path) as (hub, spoke):

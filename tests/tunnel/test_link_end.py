@@ -303,6 +303,28 @@ def test_a_nat_that_forgets_is_followed() -> None:
     assert numbers(here) == [9]
 
 
+@pytest.mark.parametrize("moved", [HERE, THERE], ids=["connecting", "listening"])
+def test_an_end_with_another_address_is_found_there_soon(moved: UdpEnd) -> None:
+    """It knows that the way is another one, and its peer learns it long before it would speak by itself."""
+    wire = LinkWire()
+    here, there = wire.pair()
+    mover, other = (here, there) if moved == HERE else (there, here)
+    elsewhere = ip_address("203.0.113.77"), 4711
+    wire.run(7)
+    wire.ends[elsewhere] = wire.ends.pop(moved)
+    mover.address = elsewhere
+    for _ in range(50):  # of many changes in a row, one costs a message
+        mover.end.doubt(wire.now)
+        wire.run(0.01)
+    before = len(wire.sent)
+    wire.run(1)
+    assert len(wire.sent) <= before + 3
+    assert other.end.peer == elsewhere
+    stream_on(wire, other, 20)
+    wire.run(1)
+    assert numbers(mover) == [*range(20)]
+
+
 def test_a_listening_end_notices_in_a_while_that_its_peer_is_gone_though_nothing_is_sent() -> None:
     wire = LinkWire()
     _, there = wire.pair()

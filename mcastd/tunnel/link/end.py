@@ -195,6 +195,10 @@ class LinkEnd:
         self.heartbeat.stop()
         return step
 
+    def doubt(self, now: float) -> None:
+        """The way to the peer may be another one: ask soon whether it is there, so that it sees where we are."""
+        self.heartbeat.doubt(now)
+
     def too_large(self, size: int, now: float) -> None:
         """The kernel refused a message of this size."""
         self.path.too_large(size, now)
