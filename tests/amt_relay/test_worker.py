@@ -226,6 +226,8 @@ def test_other_settings_hold_at_once_and_cost_a_tunnel_nothing(start: Start) -> 
         relay.wait(lambda: [one["group"] for one in relay.status["joins"]] == [str(SSM)], "the leave")
         count = len(member.datagrams)
         relay.wait(lambda: len(member.datagrams) > count + 20, "datagrams")
+        relay.reload(CONFIG.replace(here, there))
+        relay.wait(lambda: relay.status["tunnels"] == 0, "the end of what came by an address that is gone")
     assert is_whole(member.numbers)
     assert is_whole(other.numbers)
 

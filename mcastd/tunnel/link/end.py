@@ -196,7 +196,7 @@ class LinkEnd:
         return step
 
     def doubt(self, now: float) -> None:
-        """The way to the peer may be another one: ask soon whether it is there, so that it sees where we are."""
+        """Ask the peer soon whether it is there, so that it sees where we are: the way may be another one."""
         self.heartbeat.doubt(now)
 
     def too_large(self, size: int, now: float) -> None:
