@@ -314,7 +314,7 @@ def test_an_end_with_another_address_is_found_there_soon(moved: UdpEnd) -> None:
     wire.ends[elsewhere] = wire.ends.pop(moved)
     mover.address = elsewhere
     for _ in range(50):  # of many changes in a row, one costs a message
-        mover.end.doubt(wire.now)
+        mover.end.heartbeat.doubt(wire.now)
         wire.run(0.01)
     before = len(wire.sent)
     wire.run(1)

@@ -158,7 +158,7 @@ class LinkEnd:
         before, self._settings = self._settings, settings
         self.heartbeat.keep_alive(settings.keepalive_seconds, now)
         if settings.likely_bytes != before.likely_bytes:
-            self.path = PathMtu(settings.likely_bytes, now)
+            self._look_at_path(now)
         if self.sessions.change(key, settings.repair_seconds, now):
             self.heartbeat.doubt(now)  # a report has the peer call
 
@@ -194,10 +194,6 @@ class LinkEnd:
         self.sessions.forget()
         self.heartbeat.stop()
         return step
-
-    def doubt(self, now: float) -> None:
-        """Ask the peer soon whether it is there, so that it sees where we are: the way may be another one."""
-        self.heartbeat.doubt(now)
 
     def too_large(self, size: int, now: float) -> None:
         """The kernel refused a message of this size."""
@@ -317,6 +313,7 @@ class LinkEnd:
         if opened.advances and session is self.sessions.current and source != self.peer:
             self.peer = source
             self.counts.roamed += 1
+        was_lost = self.heartbeat.is_lost
         self.heartbeat.heard(now)
         if records.kind == MessageKind.RECORD:
             self.heartbeat.carried(now, sent=False)
@@ -326,6 +323,12 @@ class LinkEnd:
         else:
             for frame in opened.frames:
                 self._take_control(step, session, frame, now)
+        if was_lost and not self.heartbeat.is_lost:
+            self._look_at_path(now)
+
+    def _look_at_path(self, now: float) -> None:
+        """The path may be another one: find out anew what it takes."""
+        self.path = PathMtu(self._settings.likely_bytes, now)
 
     def _begin(self, step: LinkStep, session: LinkSession, source: UdpEnd, now: float) -> None:
         """A session is the current one now."""
@@ -333,14 +336,14 @@ class LinkEnd:
         self.heartbeat.repairs = session.peer.repair_seconds > 0
         if not self._settings.connects and self.peer != source:
             self.peer = source
-        if self.heartbeat.is_lost or not self.heartbeat.is_running:  # the path may be another one
-            self.path = PathMtu(self._settings.likely_bytes, now)
+        if self.heartbeat.is_lost or not self.heartbeat.is_running:
+            self._look_at_path(now)
         if session.peer.end != self._peer_end:  # the peer has begun anew, and knows nothing of us
             self._peer_end = session.peer.end
             self._datagrams.begin_anew()
             step.wants_changed |= self.peer_wants.forget()
             self._own_wants.tell_again(now)
-            self.path = PathMtu(self._settings.likely_bytes, now)
+            self._look_at_path(now)
         self.heartbeat.begin(now)
 
     # -- what is inside

@@ -88,7 +88,7 @@ class Heartbeat:
             self._ask_at = now + self._idle_seconds
 
     def doubt(self, now: float) -> None:
-        """Somebody else may be the peer now: ask soon whether the one that is known is there."""
+        """The way to the peer, or the peer itself, may be another one: ask soon whether it is there."""
         if self.is_running and self._asked is None:
             self._ask_at = min(self._ask_at, now + ACTIVE_SECONDS)
 

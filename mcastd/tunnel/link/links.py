@@ -258,7 +258,7 @@ class Links:
         for network in dict.fromkeys(self._networks.by_interface.values()):
             self._guard_network(network, lambda one, at: one.network_changed(at), now)
         for link in self.running.values():
-            link.end.doubt(now)  # its address, or its peer's way to it, may be another one
+            link.end.heartbeat.doubt(now)  # so that the peer sees where it is now
             self._touch(link)
             if link.socket is None and not link.crashed:
                 link.look_at = now
