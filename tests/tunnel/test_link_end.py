@@ -325,6 +325,73 @@ def test_an_end_with_another_address_is_found_there_soon(moved: UdpEnd) -> None:
     assert numbers(mover) == [*range(20)]
 
 
+def test_what_comes_late_of_the_keys_before_moves_nobody() -> None:
+    """The peer has moved, and made new keys: of the old ones, a straggler comes from where it was."""
+    wire = LinkWire()
+    here, there = wire.pair()
+    stragglers = here.end.sessions.current.seal([b"whatever"], wire.now)
+    moved = ip_address("203.0.113.77"), 61_000
+    wire.ends[moved] = wire.ends.pop(HERE)
+    here.address = moved
+    here.end.sessions.renew(wire.now)
+    wire.run(1)
+    assert there.end.peer == moved
+    wire.inject(stragglers[0], HERE, THERE)
+    wire.run(1)
+    assert there.end.peer == moved
+    assert there.end.counts.roamed == 0, "the handshake has told it"
+
+
+def test_a_way_that_is_another_one_after_a_cut_is_looked_at_anew() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    assert here.end.path.size == 1472
+    wire.faults.cut = True
+    stream_on(wire, here, 60, per_second=1)
+    assert not here.end.is_up
+    wire.faults.cut, wire.faults.largest = False, 1300
+    while not here.end.is_up or not there.end.is_up:
+        wire.run(0.1)
+    there.runs.clear()
+    stream_on(wire, here, 20, first=100)
+    wire.run(1)
+    assert numbers(there) == [*range(100, 120)]
+
+
+def test_a_very_slow_way_is_one() -> None:
+    """Six seconds there and back, as by a modem with long queues: nobody is taken for lost."""
+    wire = LinkWire(seconds=3.0)
+    here, there = wire.add(HERE, THERE), wire.add(THERE)
+    wire.want_all(here, there)
+    wire.run(30)
+    for second in range(150):
+        stream_on(wire, here, second % 20 == 0)
+        wire.run(1)
+        assert here.end.is_up
+        assert there.end.is_up
+
+
+def test_wants_that_were_overtaken_by_newer_ones_are_void() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    kept: list[bytes] = []
+
+    def keep(message: bytes, source: UdpEnd, to: UdpEnd) -> bool:
+        kept.append(message)
+        return False
+
+    narrow = GroupWant(ip_network("239.7.0.0/16"), ANY_SOURCE, 0)
+    wire.tap = keep
+    wire.carry(there, there.end.want([narrow], wire.now))
+    wire.tap = lambda message, source, to: True
+    wire.carry(there, there.end.want([narrow._replace(groups=ip_network("239.8.0.0/16"))], wire.now))
+    wire.run(0.1)
+    for message in kept:
+        wire.inject(message, THERE, HERE)
+    wire.run(0.1)
+    assert [str(want.groups) for want in here.end.peer_wants.wants] == ["239.8.0.0/16"]
+
+
 def test_a_listening_end_notices_in_a_while_that_its_peer_is_gone_though_nothing_is_sent() -> None:
     wire = LinkWire()
     _, there = wire.pair()

@@ -118,6 +118,7 @@ def test_what_is_missing_is_asked_for_until_it_is_given_up() -> None:
     assert reception.take([1], [b"1"], 10.6) == [b"1"]
     assert (reception.lost, reception.repaired, reception.late) == (1, 1, 1)
     assert reception.deadline == math.inf
+    assert not reception._asked, "what was given up takes no memory"
 
 
 def test_what_only_was_overtaken_is_not_asked_for() -> None:
@@ -305,6 +306,14 @@ def test_streams_keep_their_numbers_until_others_take_their_place() -> None:
     outgoing.number(STREAM._replace(port=50_000))
     assert outgoing.asked([number, others[0], number, 77_777], 1.0) == [(number, STREAM)]
     assert outgoing.number(STREAM._replace(port=5)) not in {number, *others}
+
+
+def test_streams_that_lost_their_place_are_not_announced_again() -> None:
+    outgoing = OutgoingStreams()
+    every = [STREAM._replace(port=1 + n) for n in range(streams.STREAMS_MAX + 3)]
+    for stream in every:
+        outgoing.to_announce([outgoing.number(stream)], 1.0)
+    assert [stream for _, stream in outgoing.due(2.0)] == every[3:]
 
 
 def test_a_stream_is_announced_twice_and_when_it_is_asked_for() -> None:

@@ -48,6 +48,7 @@ class MadeUpSocket:
         self.version = version
         self.come: list[bytes] = []
         self.sent: list[bytes] = []
+        self.sent_to: list[Any] = []
         self._bell = Bell()
 
     def fileno(self) -> int:
@@ -59,6 +60,7 @@ class MadeUpSocket:
 
     def send(self, messages: Sequence[bytes], to: object) -> SentMessages:
         self.sent += messages
+        self.sent_to += [to] * len(messages)
         return SentMessages(len(messages), "", 0, {})
 
     def receive(self) -> list[Any]:
@@ -252,6 +254,22 @@ def test_a_network_by_another_name_is_the_same_one(house: House) -> None:
         house.turn()
     (network,) = house.networks
     assert not network.is_closed
+
+
+def test_each_address_of_a_peer_has_its_tries(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as are bearable: a name server may well say a hundred."""
+    addresses = [ip_address(f"192.0.2.{number}") for number in range(1, 100)]
+    monkeypatch.setattr(peer_search, "begin", lambda *_: done(addresses))
+    house.link("one", connect=("hub.example.net", 9466))
+    house.turn()
+    sock = house.socket("one")
+    for _ in range(3 * peer_search.ADDRESSES_MAX + 1):
+        house.now += 1.0
+        house.turn()
+    tried = [address for address, _ in sock.sent_to]
+    each = addresses[: peer_search.ADDRESSES_MAX]
+    assert tried[: 2 * len(each)] == [address for address in each for _ in range(peer_search.TRIES_EACH)]
+    assert {*tried} == {*each}
 
 
 def test_a_link_that_is_up_is_not_looked_for_elsewhere_while_keys_differ(
