@@ -130,7 +130,8 @@ class FanOut:
     ) -> None:
         """``takers`` returns the gateways that want what a sender sends to a group."""
         self.last: float | None = None  # monotonic seconds when something came
-        self.heard: OrderedDict[Address, float] = OrderedDict()  # groups, and when something of them came
+        # Groups, and when something of them came: that of which it came last at the end
+        self.heard: OrderedDict[Address, float] = OrderedDict()
         self._counters = counters
         self._find = takers
         self._notices = notices
@@ -152,6 +153,7 @@ class FanOut:
                 flow = self._learn(key)
             takers = flow.takers
             self.heard[flow.group] = now
+            self.heard.move_to_end(flow.group)
             if not takers:
                 counters.dropped[UNWANTED] += len(messages)
             elif takers in bundles:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.amt_relay import datagram
 
+from mcastd.amt_relay import fan_out as fan_out_module
 from mcastd.amt_relay.fan_out import FanOut, ServedGateway
 from mcastd.amt_relay.notices import SenderNotices
 from mcastd.counters import AmtRelayCounters
@@ -58,6 +60,32 @@ def test_one_gateway_or_several_get_the_same() -> None:
     read = [read_ip(message[len(DATA_HEADER) :]) for message in alone.messages]
     assert [inner.destination for inner in read if inner is not None] == [G1] * 10 + [G2] * 10
     assert (counters.received, counters.forwarded, counters.sent) == (20, 20, 60)
+
+
+def test_what_is_remembered_is_bounded_and_an_mtu_is_asked_for_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever sends what is too long, or to ever new groups, costs no more than others."""
+    now, asked = 1000.0, list[float]()
+    monkeypatch.setattr("mcastd.clock.monotonic", lambda: now)
+    monkeypatch.setattr(fan_out_module, "FLOWS_KEPT", 8)
+
+    def mtu_to(_: object) -> int:
+        asked.append(now)
+        return 600
+
+    sock: Any = NoSocket(4)
+    served = ServedGateway((ip_address("192.0.2.1"), 1), sock, None, mtu_to)
+    fan_out = FanOut(AmtRelayCounters(), lambda *_: [served], SenderNotices(lambda *_: ""))
+    memory = RowMemory(memoryview(bytearray(24 + STRIDE * ROWS)))
+    for _ in range(4):
+        packets = [datagram(bytes(900), ip_address(f"232.1.1.{number}")) for number in range(1, ROWS)]
+        for rows in rows_of(packets, memory, STRIDE, 4):
+            fan_out.take(rows)
+        now += 0.6
+    assert asked == [1000.0, pytest.approx(1001.2)]
+    assert [str(group) for group in fan_out.heard] == [f"232.1.1.{number}" for number in range(12, 20)]
+    assert len(fan_out._flows) <= 8
 
 
 @given(

@@ -252,6 +252,41 @@ def test_it_asks_again_when_the_relay_says_or_sooner_for_a_nat() -> None:
         assert len({*nonces}) == 5, "a new one for each"
 
 
+def test_a_relay_that_wants_to_be_asked_all_the_time_is_asked_once_a_second() -> None:
+    net = Net()
+    net.relay.asks = {"interval_seconds": 0.0}
+    net.want({GROUP: ANY_SOURCE})
+    net.run(60)
+    assert 55 <= len([one for one in net.relay.heard if isinstance(one, amt.TunnelRequest)]) <= 61
+
+
+def test_what_comes_again_ends_the_patience_with_silence() -> None:
+    """After a pause it is soon asked about once more; and who waits for an answer does not ask twice."""
+    net = Net()
+    net.want({GROUP: ANY_SOURCE})
+    net.run(0)
+
+    def requests_within(seconds: float) -> int:
+        before = len(net.relay.heard)
+        net.run(seconds)
+        return len([one for one in net.relay.heard[before:] if isinstance(one, amt.TunnelRequest)])
+
+    for _ in range(2):
+        assert net.gateway.note_data((RELAY, amt.PORT), net.now)
+        assert requests_within(1.9) == 0
+        assert requests_within(0.2) == 1
+        net.run(40)
+    net.gateway.note_data((RELAY, amt.PORT), net.now)
+    net.relay.is_up = False
+    sent = len(net.sent)
+    net.run(2.5)
+    assert len(net.sent) == sent + 1
+    (cycle,) = (one for one in net.gateway._cycles.values() if one.wanted)
+    due = cycle.deadline
+    cycle.renew(net.now)
+    assert cycle.deadline == due
+
+
 def test_silence_is_bridged_with_patience_and_a_relay_that_comes_back_is_found() -> None:
     net = Net()
     net.relay.is_up = False

@@ -196,6 +196,32 @@ def test_a_teardown_ends_the_tunnel_and_its_last_update_cannot_be_sent_again() -
     assert relay.tunnels
 
 
+def test_teardowns_without_end_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the last ones no update can be sent again; each of them had a host that has proved its address."""
+    monkeypatch.setattr("mcastd.tunnel.relay.TORN_DOWN_KEPT", 2)
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL, teardown=True), 1000.0)
+    said: dict[UdpEnd, bytes] = {}
+    for number in range(1, 5):
+        end = ip_address(f"192.0.2.{number}"), 2268
+        query = asked(relay, end)
+        said[end] = update(query, GroupRecord(RecordKind.TO_EXCLUDE, GROUP))
+        relay.take(said[end], end, 1000.0)
+        relay.take(amt.build(amt.TunnelTeardown(query.nonce, query.mac, query.gateway)), end, 1000.0)
+    assert relay.tunnels == {}
+    for end, message in said.items():
+        relay.take(message, end, 1001.0)
+    assert [*relay.tunnels] == [*said][:2]
+
+
+def test_more_groups_may_be_begun_at_once_where_more_are_allowed() -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL, max_groups=1, max_per_address=1), 1000.0)
+    relay.limit(RelayLimits(ALL, max_groups=9, max_per_address=1))
+    groups = [ip_address(f"233.252.0.{number}") for number in range(1, 10)]
+    records = [GroupRecord(RecordKind.TO_EXCLUDE, group) for group in groups]
+    relay.take(update(asked(relay), *records), HOST, 1000.0)
+    assert {*relay.wanted()} == {*groups}
+
+
 def test_who_reports_no_more_is_forgotten() -> None:
     net = Net()
     net.want({GROUP: include(S1), GROUP_6: ANY_SOURCE})
