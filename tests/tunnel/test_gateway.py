@@ -275,6 +275,8 @@ def test_what_comes_again_ends_the_patience_with_silence() -> None:
         assert net.gateway.note_data((RELAY, amt.PORT), net.now)
         assert requests_within(1.9) == 0
         assert requests_within(0.2) == 1
+        assert requests_within(3.7) == 0
+        assert requests_within(0.5) == 1
         net.run(40)
     net.gateway.note_data((RELAY, amt.PORT), net.now)
     net.relay.is_up = False
