@@ -12,7 +12,7 @@ import math
 import socket
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 from itertools import groupby
@@ -39,6 +39,8 @@ _SOME_INTERFACE = 1
 _NO_SUCH_SOURCE = frozenset({errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH})
 _LEVELS = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}
 _uint16 = struct.Struct("=H")
+# Of what has come so much is given on at once: what one packet has at most.
+PART_BYTES = 1 << 16
 # So many peers are answered from the address that they have sent to.
 ANSWERED_MAX = 1024
 _TELL_LOCAL = {4: _abi.IP_PKTINFO, 6: socket.IPV6_RECVPKTINFO}
@@ -94,6 +96,8 @@ class LinkSocket:
         self._offload = Offload()
         self._offload_until = math.inf  # monotonic seconds; infinity: nothing was refused
         self._locals = OrderedDict[PeerName, Address]()  # where peers have sent to, the last one last
+        self._to: PeerName | None = None  # whom the last messages went to, and its name as a socket has it
+        self._name = "", 0
         self._pool = pools[version, "link", answers]
         self._arena = self._pool.lease(Senders())
 
@@ -102,7 +106,9 @@ class LinkSocket:
 
     def send(self, messages: Sequence[bytes], to: PeerName) -> SentMessages:
         """Send messages in order. One that is too large for the interface is left out."""
-        name, source = (str(to[0]), to[1]), self._source(to)
+        if to is not self._to:  # as a rule it is the same one; its address takes long to write
+            self._to, self._name = to, (str(to[0]), to[1])
+        name, source = self._name, self._source(to) if self._locals else []
         sizes = [*map(len, messages)]
         at = sent = too_large = 0
         refused: dict[str, int] = {}
@@ -141,14 +147,16 @@ class LinkSocket:
     def receive(self) -> list[tuple[PeerName, Sequence[Rows]]]:
         """Messages that have come, in order, by whom they came from; none if there are none.
 
-        They are valid until the next call. Raises OSError.
+        They are valid until the next call. There may be several parts of one peer: whoever is through with
+        each before the next finds all that it made of that in the processor's cache. Raises OSError.
         """
         batch = self._arena.receive(self._sock, _SOME_INTERFACE)
         if not (number := len(batch)):
             return []
         origins = batch.origins
         if origins.count(origins[0]) == number:
-            return [(self._met(origins[0]), batch.rows)]
+            name = self._met(origins[0])
+            return [(name, part) for part in _in_parts(batch.rows)]
         pairs = zip(origins, batch.payloads, strict=True)
         return [
             (self._met(origin), listed(payload for _, payload in together))
@@ -207,6 +215,17 @@ class LinkSocket:
 
 
 _address = lru_cache(maxsize=1024)(ip_address)
+
+
+def _in_parts(rows: Sequence[Rows]) -> Iterator[Sequence[Rows]]:
+    """The same in order, as many together as have PART_BYTES; what the kernel has put together stays so."""
+    start = size = 0
+    for at, each in enumerate(rows):
+        if size and size + len(each) * each.size > PART_BYTES:
+            yield rows[start:at]
+            start, size = at, 0
+        size += len(each) * each.size
+    yield rows[start:]
 
 
 @lru_cache(maxsize=1024)

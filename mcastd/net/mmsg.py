@@ -361,9 +361,10 @@ class MmsgBatch:
     @property
     def _locals(self) -> list[Local]:
         """Where each packet came to, or one for all where that is not told."""
-        if not any("local" in layout for layout in self._layouts):
+        first = self._layouts[0]
+        if "local" not in first:
             return [()]
-        if not any("local_low" in layout for layout in self._layouts):
+        if "local_low" not in first:
             return [(word,) for word in self._field("local", 0)]
         return [*zip(self._field("local", 0), self._field("local_low", 0), strict=True)]
 

@@ -38,7 +38,7 @@ def split_heads(heads: bytes) -> tuple[bytes, ...]:
 def ascending_heads(first: bytes, count: int) -> tuple[bytes, ...]:
     """``count`` heads, each one more than the one before: what counts must have room for all of them."""
     ones, steps = _pattern(count)
-    return split_heads((int.from_bytes(first) * ones + steps).to_bytes(count * HEAD_BYTES))
+    return _cells(count).unpack((int.from_bytes(first) * ones + steps).to_bytes(count * HEAD_BYTES))
 
 
 def are_ascending(heads: bytes) -> bool:

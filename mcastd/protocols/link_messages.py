@@ -67,7 +67,7 @@ class MessageKind(IntEnum):
 
 
 _LOWER = {kind & 0x0F for kind in MessageKind}
-_SEALED = {MessageKind.RECORD, MessageKind.ASIDE}
+_SEALED = {int(kind): kind for kind in (MessageKind.RECORD, MessageKind.ASIDE)}
 
 
 def is_other_version(message: bytes | memoryview) -> bool:
@@ -174,7 +174,7 @@ def read_messages(rows: Rows) -> Iterator[SealedRecords | list[bytes]]:
     kind, session, first = _RECORD.unpack_from(cells)
     if kind in _SEALED and first <= COUNTERS - count and are_ascending(cells):
         counted, tails = range(first, first + count), rows.tails(RECORD_HEADER_BYTES, 0, count)
-        yield SealedRecords(MessageKind(kind), session, counted, split_heads(cells), tails)
+        yield SealedRecords(_SEALED[kind], session, counted, split_heads(cells), tails)
         return
     fields = _headers(count).unpack(cells)
     addresses, counters = fields[::2], fields[1::2]
@@ -190,7 +190,7 @@ def read_messages(rows: Rows) -> Iterator[SealedRecords | list[bytes]]:
             yield [bytes(rows.row(index)) for index in range(start, stop)]
         else:
             yield SealedRecords(
-                MessageKind(kind),
+                _SEALED[kind],
                 address & INDEX_MAX,
                 counters[start:stop],
                 split_heads(cells)[start:stop],

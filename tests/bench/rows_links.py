@@ -1,4 +1,5 @@
-"""A row on links: what it costs to seal and send a datagram, and to receive and open it; beside VXLAN."""
+"""A row on links: what it costs to seal and send a datagram, and to receive and open it; beside VXLAN, and
+beside the least that Python can do of it."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from support.host import Host, connect
 from support.inside import inside, join
 
 from bench.context import Bench
+from bench.least_link import LeastLink, Sizes
 from bench.measure import Samples, middle, ratio
 from bench.report import Check, Result, at_least, at_most
 from mcastd.ip import ANY_SOURCE
@@ -186,14 +188,19 @@ def links(bench: Bench) -> list[Result]:
     with _hosts() as (here, there), contextlib.ExitStack() as undo:
         pairs = {name: _LinkPair(here, there, repair) for name, repair in (("link", 0.0), ("repair", 0.2))}
         vxlan = _Vxlan(here, there)
-        for one in (*pairs.values(), vxlan):
+        least = LeastLink(here, there, (str(HERE), str(THERE)), Sizes(PAYLOAD_BYTES, BATCH))
+        for one in (*pairs.values(), vxlan, least):
             undo.callback(one.close)
         for _ in range(100):  # ARP through the tunnel is none, but the group has to be joined there
             vxlan.send()
             if select.select([vxlan], [], [], 0.1)[0]:
                 break
         contestants = {name: partial(_cost, one.send, one.receive, one.turn) for name, one in pairs.items()}
-        contestants |= {"vxlan": partial(_cost, vxlan.send, vxlan.receive, lambda: None), "cipher": _cipher}
+        contestants |= {
+            name: partial(_cost, one.send, one.receive, lambda: None)
+            for name, one in (("least Python", least), ("vxlan", vxlan))
+        }
+        contestants["cipher"] = _cipher
         samples: Samples = bench.interleave("links", contestants)
     checks: list[Check] = [
         at_least("arrived of what was sent", middle(samples, "link", "arrived"), 0.99),
@@ -205,8 +212,9 @@ def links(bench: Bench) -> list[Result]:
         ),
     ]
     notes = [
-        f"of VXLAN {ratio(samples, 'link', 'vxlan', way):.2f} to {way}, with repair"
-        f" {middle(samples, 'repair', way):,.0f} ns"
+        f"to {way}, {ratio(samples, 'link', 'least Python', way):.2f} times the least that Python can do"
+        f" ({middle(samples, 'least Python', way):,.0f} ns), {ratio(samples, 'link', 'vxlan', way):.2f} times"
+        f" VXLAN; with repair {middle(samples, 'repair', way):,.0f} ns"
         for way in ("send", "receive")
     ]
     return [Result("Links", samples, checks, cpu=middle(samples, "link", "send"), notes=notes)]

@@ -17,6 +17,7 @@ from mcastd.errors import LinkError
 from mcastd.net import link_socket
 from mcastd.net.link_socket import LinkSocket, PeerName
 from mcastd.net.plain import PlainArena
+from mcastd.rows import listed
 
 pytestmark = pytest.mark.root
 
@@ -76,6 +77,16 @@ def test_what_does_not_fit_the_interface_is_left_out_and_told(pair: Pair) -> Non
     messages = [b"a" * largest, b"b" * (largest + 1), b"c" * 100, *[b"d" * (largest + 9)] * 5, b"e" * 100]
     assert pair.here.send(messages, pair.to_there) == (3, "", largest + 1, {"EMSGSIZE": 6})
     assert pair.receive(3) == [messages[0], messages[2], messages[-1]]
+
+
+def test_what_comes_is_given_on_in_parts() -> None:
+    """In order, and none of them longer than a packet, so that each stays in the processor's cache."""
+    sizes = [1400] * 40 + [100] * 3 + [9000] * 20 + [60_000] * 2 + [7]
+    rows = listed(bytes([at % 251]) * size for at, size in enumerate(sizes))
+    parts = [*link_socket._in_parts(rows)]
+    assert [each for part in parts for each in part] == rows
+    assert [sum(map(len, part)) for part in parts] == [43, 20, 2, 1]
+    assert [*link_socket._in_parts(rows[:1])] == [rows[:1]]
 
 
 def test_an_answer_goes_where_the_question_came_from(pair: Pair) -> None:

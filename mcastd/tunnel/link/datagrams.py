@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mcastd.counters import LinkCounters
-from mcastd.protocols.link_control import StreamsAnnounced
+from mcastd.protocols.link_control import CarriedStream, StreamsAnnounced
 from mcastd.protocols.link_frames import DatagramPart, DatagramRun, build_frames, read_frames
 from mcastd.tunnel.link.parts import PartAssembly
 from mcastd.tunnel.link.step import (
@@ -19,7 +19,7 @@ from mcastd.tunnel.link.step import (
     MayGo,
 )
 from mcastd.tunnel.link.streams import IncomingStreams, OutgoingStreams
-from mcastd.tunnel.link.wants import OwnWants
+from mcastd.tunnel.link.wants import OwnWants, WantedSources
 
 
 class LinkDatagrams:
@@ -33,6 +33,9 @@ class LinkDatagrams:
         self._own_wants = own_wants
         self._counts = counts
         self._parts = PartAssembly()
+        # The stream that was wanted last, and by which wants
+        self._last_wanted: CarriedStream | None = None
+        self._last_wants: WantedSources | None = None
         self._dropped_before = (0, 0)  # of incoming and _parts, as far as it is counted
 
     @property
@@ -97,12 +100,20 @@ class LinkDatagrams:
         count = len(run.payloads)
         self._counts.received += count
         self._counts.received_bytes += sum(map(len, run.payloads))
-        if self._own_wants.wanted.distance(stream.group, stream.source) is None:
+        if not self._is_wanted(stream):
             # It was not asked for, or is no more: a peer does not decide what there is on the network here
             self._counts.dropped[UNWANTED] += count
             return
         hops = min(run.hops, HOPS_MAX)
         given.append(CarriedRun(stream, run.sequence, hops, run.ttl, run.payloads))
+
+    def _is_wanted(self, stream: CarriedStream) -> bool:
+        wanted = self._own_wants.wanted
+        if stream is not self._last_wanted or wanted is not self._last_wants:  # as a rule they are the same
+            if wanted.distance(stream.group, stream.source) is None:
+                return False
+            self._last_wanted, self._last_wants = stream, wanted
+        return True
 
     def account(self) -> None:
         """Count what was dropped since this was called last."""

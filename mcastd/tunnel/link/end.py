@@ -37,6 +37,7 @@ from mcastd.protocols.link_control import (
     read_control,
 )
 from mcastd.protocols.link_messages import (
+    RECORD_OVERHEAD_BYTES,
     MessageKind,
     SealedRecords,
     is_other_version,
@@ -177,13 +178,12 @@ class LinkEnd:
         if session is None or peer is None or self.heartbeat.is_lost:
             self.counts.unsent[DOWN] += sum(len(run.payloads) for run in runs)
             return LinkStep()
-        room = frame_room(self.path.size)
+        room = self.path.size - RECORD_OVERHEAD_BYTES
         frames, numbers = self._datagrams.build(runs, room, now)
         if not frames:
             return LinkStep()
-        messages: list[bytes] = []
-        if new := self._datagrams.outgoing.to_announce(numbers, now):
-            messages += session.seal_asides(build_streams(new, room))
+        new = self._datagrams.outgoing.to_announce(numbers, now)
+        messages = session.seal_asides(build_streams(new, room)) if new else []
         self.heartbeat.carried(now, sent=True)
         return LinkStep([MessageBurst(messages + session.seal(frames, now), peer)])
 

@@ -58,7 +58,7 @@ class OutgoingStreams:
     def to_announce(self, numbers: Iterable[int], now: float) -> list[tuple[int, CarriedStream]]:
         """Those of ``numbers``, which are used now, that the peer has not been told."""
         new = [number for number in dict.fromkeys(numbers) if number not in self._announced]
-        return self._announce(new, now)
+        return self._announce(new, now) if new else []
 
     def due(self, now: float) -> list[tuple[int, CarriedStream]]:
         """Those that are to be announced once more."""
