@@ -46,8 +46,7 @@ def _down(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]:
             Severity.BROKEN,
             trouble,
             (seen, f"{'hindrance' if now.hindrance else 'refusal'}: {trouble} (status)"),
-            f"see what this host knows of the way ({command('ip', 'route')}, {command('ip', 'address')}), or"
-            f" name another address or port in {subject.table}",
+            f"{_where_to_look(subject.settings)}; or name another address or port in {subject.table}",
         )
     elif "own" in reasons:
         yield Finding(
@@ -90,8 +89,9 @@ def _down(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]:
             Severity.BROKEN,
             f"nobody answers at {now.connect}",
             (seen, f"local_port: {now.local_port} (status)"),
-            "see whether mcastd runs there with listen, whether firewalls pass UDP to it, and whether it says"
-            f" wrong-key: mcastctl status there; {command('ping', end[0])}",
+            "see whether mcastd runs there with listen, not with connect as here, for this IP version;"
+            " whether firewalls pass UDP to it; and whether it says wrong-key: mcastctl status there;"
+            f" {command('ping', end[0])}",
         )
     else:
         yield Finding(
@@ -100,9 +100,28 @@ def _down(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]:
             f"nobody connects to {now.listen}, not even with another key",
             (seen, f"local_port: {now.local_port} (status)"),
             "see whether mcastd runs at the other site with connect (if it has listen, too, one has to"
-            f" connect), and whether firewalls let UDP port {now.local_port} in; the other end may say more:"
-            " mcastctl doctor there",
+            f" connect){_by_one_version(subject.settings)}, and whether firewalls let UDP port"
+            f" {now.local_port} in; the other end may say more: mcastctl doctor there",
         )
+
+
+def _where_to_look(settings: LinkSettings) -> str:
+    """For why there is no socket, or no way."""
+    address = command("ip", "address")
+    if settings.listen is None:
+        return f"see what this host knows of the way ({command('ip', 'route')}, {address})"
+    return (
+        f"see which program has the port ({command('ss', '-lunp')}), and which addresses are here ({address})"
+    )
+
+
+def _by_one_version(settings: LinkSettings) -> str:
+    """That "[::]" stands for addresses of IPv6 alone: of some programs it stands for those of IPv4, too."""
+    if settings.listen is None or not settings.listen[0].is_unspecified:
+        return ""
+    version = settings.listen[0].version
+    other = "0.0.0.0" if version == 6 else "[::]"
+    return f' by IPv{version} (for IPv{10 - version} it is listen = "{other}")'
 
 
 def _carrying(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]:

@@ -61,6 +61,26 @@ def test_what_keeps_it_down(settings: LinkSettings, status: dict[str, Any], caus
     assert one.evidence[0].startswith("down for 77 s; ")
 
 
+@pytest.mark.parametrize(
+    ("listen", "hint"),
+    [
+        ("0.0.0.0", 'connect) by IPv4 (for IPv6 it is listen = "[::]"), and'),
+        ("[::]:9467", 'connect) by IPv6 (for IPv4 it is listen = "0.0.0.0"), and'),
+        ("192.0.2.1", "connect), and"),
+    ],
+)
+def test_what_a_peer_of_the_other_ip_version_lacks_is_named(listen: str, hint: str) -> None:
+    (one,) = found(LinkSettings.model_validate({"listen": listen, **KEYS}))
+    assert hint in one.fix
+
+
+def test_where_to_look_for_a_port_or_a_way() -> None:
+    (one,) = found(LISTENS, hindrance="address already in use")
+    assert "ss -lunp" in one.fix
+    (one,) = found(CONNECTS, hindrance="no such name")
+    assert "ip route" in one.fix
+
+
 def test_how_often_messages_were_ignored() -> None:
     earlier = {"counters": {"ignored": {"wrong-key": 7}}}
     counters = {"ignored": {"wrong-key": 10}}
