@@ -11,6 +11,7 @@ from mcastd import clock
 from mcastd.build import ALONE, Parts, build
 from mcastd.config import Config, OpenFiles
 from mcastd.inbound.reader import Reader
+from mcastd.ip import Concerned
 from mcastd.later import Later, Once
 from mcastd.net.membership import Memberships
 from mcastd.net.watch import NetworkWatch
@@ -49,7 +50,7 @@ class Runtime:
         self._woken = 0  # workers that a change of the network concerned, lately
         self._woken_at = 0.0  # monotonic seconds
         self.supervisor = Supervisor(lambda name, settings: build(name, settings, self._parts), on_change)
-        self.network = NetworkWatch(lambda change: self.supervisor.network_changed(change, self.wakes))
+        self.network = NetworkWatch(self._network_changed)
         self._reader, self._sender, self._watcher = Reader(), SharedSender(), Watcher()
         self._announcer = SessionAnnouncer(self.network.host)
         memberships = Memberships()
@@ -71,6 +72,11 @@ class Runtime:
             config=config,
             files=OpenFiles(config),
         )
+
+    def _network_changed(self, concerned: Concerned) -> None:
+        if (links := self._links.made) is not None:
+            links.host_changed()
+        self.supervisor.network_changed(concerned, self.wakes)
 
     def wakes(self, workers: int) -> None:
         """Set the switch interval for ``workers`` that start, or look at the network, all at once."""

@@ -30,7 +30,6 @@ from mcastd.protocols.link_messages import REPAIR_MAX_SECONDS
 
 # Stands for all groups, where none is named.
 ANY_GROUP = IPv4Address("239.0.0.0")
-ANY_INTERFACE = "*"
 # Most firewalls forget what went through them after 30 s.
 DEFAULT_KEEPALIVE_SECONDS = 25.0
 KEEPALIVE_MIN_SECONDS, KEEPALIVE_MAX_SECONDS = 1.0, 120.0
@@ -195,8 +194,6 @@ class LinkSettings(WorkerSettings):
                 yield self.interface, group
             if self.listen is not None and not self.listen[0].is_unspecified:
                 yield str(self.listen[0]), group
-            else:  # by whichever one the peer is reached, which may get another address
-                yield ANY_INTERFACE, group
 
 
 def listening_twice(links: Mapping[str, LinkSettings]) -> Iterator[tuple[str, str]]:

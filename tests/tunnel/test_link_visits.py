@@ -345,6 +345,38 @@ def test_a_link_that_fails_begins_anew_and_the_others_go_on(
     assert house.turn() == {"bad"}
 
 
+def test_after_a_change_of_the_host_a_peer_is_asked_once_whether_it_is_there(house: House) -> None:
+    """However many changes there are, and of however many links nobody is there."""
+    peer = LinkEnd(bytes(32), 7, EndSettings(connects=False), house.now, wall_ns=time.time_ns)
+    house.link("up", connect=("192.0.2.9", 9466))
+    for number in range(IDLE):
+        house.link(f"waits-{number}")
+    house.turn()
+    sock = house.socket("up")
+
+    def answer() -> None:
+        while sock.sent:
+            came, sock.sent = sock.sent, []
+            for burst in peer.take(listed(came), PEER, house.now).bursts:
+                for message in burst.messages:
+                    sock.bring(message)
+            house.turn()
+
+    answer()
+    house.now += 5.0
+    house.turn()
+    answer()
+    for _ in range(3):
+        for _ in range(20):
+            house.links.host_changed()
+        assert house.turn() <= {"up"}
+    house.links.host_changed()
+    assert house.turn() == set()
+    house.now += 1.1
+    assert house.turn() == {"up"}
+    assert len(sock.sent) == 1
+
+
 def test_what_a_network_lacks_is_told_to_its_links(house: House) -> None:
     house.link("one", interface="lan")
     house.link("alone", transit=True)

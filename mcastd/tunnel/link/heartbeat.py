@@ -87,10 +87,13 @@ class Heartbeat:
         if self.is_running and not self._connects and not is_soon:
             self._ask_at = now + self._idle_seconds
 
-    def doubt(self, now: float) -> None:
-        """The way to the peer, or the peer itself, may be another one: ask soon whether it is there."""
-        if self.is_running and self._asked is None:
-            self._ask_at = min(self._ask_at, now + ACTIVE_SECONDS)
+    def doubt(self, now: float) -> bool:
+        """The way to the peer, or the peer itself, may be another one: ask soon whether it is there. Returns
+        True if that is sooner than before."""
+        if not self.is_running or self._asked is not None or self._ask_at <= now + ACTIVE_SECONDS:
+            return False
+        self._ask_at = now + ACTIVE_SECONDS
+        return True
 
     def carried(self, now: float, *, sent: bool) -> None:
         """Datagrams came, or were ``sent``."""

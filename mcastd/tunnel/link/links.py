@@ -61,7 +61,7 @@ class Links:
         self._touched_links: dict[RunningLink, None] = {}
         self._touched_networks: dict[LocalNetwork, None] = {}
         self._troubles: dict[LocalNetwork, tuple[str, ...]] = {}  # as links were told
-        self._is_to_look = False  # a command to look at the network waits
+        self._is_to_doubt = False  # a command to do so waits
         self._commands: deque[Callable[[float], None]] = deque()
         self._thread = WokenThread("links", self._run)
         self._log = log.get_logger()
@@ -88,9 +88,14 @@ class Links:
 
     def network_changed(self) -> None:
         """Interfaces or addresses of this host are others: look at them."""
-        if self._thread.has_begun and not self._is_to_look:  # once, for however many links are told
-            self._is_to_look = True
+        if self._thread.has_begun:
             self._command(self._look_again)
+
+    def host_changed(self) -> None:
+        """Something of this host's network is another one, if only an address by which peers are reached."""
+        if self._thread.has_begun and not self._is_to_doubt:
+            self._is_to_doubt = True
+            self._command(self._doubt)
 
     def network(self, interface: str) -> LocalNetwork | None:
         """The network here that links with this interface are for; None: there is none now."""
@@ -252,16 +257,21 @@ class Links:
 
     def _look_again(self, now: float) -> None:
         """The network is another one."""
-        self._is_to_look = False
         self._networks.look_again()
         self._keep_networks(now)
         for network in dict.fromkeys(self._networks.by_interface.values()):
             self._guard_network(network, lambda one, at: one.network_changed(at), now)
         for link in self.running.values():
-            link.end.heartbeat.doubt(now)  # so that the peer sees where it is now
-            self._touch(link)
             if link.socket is None and not link.crashed:
                 link.look_at = now
+                self._touch(link)
+
+    def _doubt(self, now: float) -> None:
+        """The ways to peers may be others: ask whether they are there, and so show them where we are."""
+        self._is_to_doubt = False
+        for link in self.running.values():
+            if link.end.heartbeat.doubt(now):
+                self._touch(link)
 
     def _keep_networks(self, now: float) -> None:
         """Have the networks that links are for."""
