@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from ipaddress import ip_network
 
 from mcastd import log
@@ -11,6 +12,7 @@ from mcastd.config import LinkSettings, label_of
 from mcastd.config.addresses import end_of
 from mcastd.counters import LinkCounters, losses
 from mcastd.delivery.keys import KeyFileError, read_key
+from mcastd.errors import CannotAskError
 from mcastd.ip import Address, SourceFilter
 from mcastd.keytext import GroupKey
 from mcastd.link.listing import status_of
@@ -38,13 +40,20 @@ class LinkWorker:
     """Has a link to another site: a :class:`mcastd.worker.Worker`."""
 
     def __init__(
-        self, name: str, config: LinkSettings, links: Links, subscribed: Subscribed = lambda _: ()
+        self,
+        name: str,
+        config: LinkSettings,
+        links: Links,
+        subscribed: Subscribed = lambda _: (),
+        look: Callable[[], object] = lambda: None,
     ) -> None:
+        """``look`` looks at the host's network: of what somebody has looked at, changes are told."""
         self.name = name
         self.counters = LinkCounters()
         self._config = config
         self._links = links
         self._subscribed = subscribed
+        self._look = look
         self._key: bytes | None = None
         self._key_trouble = ""  # why another key could not be read; the one before is in use
         self._is_to_read = True  # the key, and what this process may do
@@ -60,6 +69,8 @@ class LinkWorker:
     def run(self, context: Context) -> None:
         """Raises KeyFileError, MissingLibraryError, and LinkError if it may not take or send packets."""
         self._is_to_read = True
+        with suppress(CannotAskError):
+            self._look()
         try:
             self._follow(context)
             while not context.stopping:
