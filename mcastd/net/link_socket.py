@@ -48,6 +48,8 @@ _MTU_DISCOVER = {4: _abi.IP_MTU_DISCOVER, 6: _abi.IPV6_MTU_DISCOVER}
 
 PeerName = tuple[Address, int]
 """An address, and a port of UDP."""
+Ancillary = tuple[int, int, bytes]
+"""A control message of a socket: its level, type and data."""
 
 
 class SentMessages(NamedTuple):
@@ -96,8 +98,11 @@ class LinkSocket:
         self._offload = Offload()
         self._offload_until = math.inf  # monotonic seconds; infinity: nothing was refused
         self._locals = OrderedDict[PeerName, Address]()  # where peers have sent to, the last one last
-        self._to: PeerName | None = None  # whom the last messages went to, and its name as a socket has it
-        self._name = "", 0
+        # Whom the last messages went to, its name as a socket has it, and what they are sent from
+        self._to: PeerName | None = None
+        self._name, self._from = ("", 0), list[Ancillary]()
+        self._origin: Origin | None = None  # where the last ones came from, and whose that is
+        self._sender: PeerName | None = None
         self._pool = pools[version, "link", answers]
         self._arena = self._pool.lease(Senders())
 
@@ -107,8 +112,8 @@ class LinkSocket:
     def send(self, messages: Sequence[bytes], to: PeerName) -> SentMessages:
         """Send messages in order. One that is too large for the interface is left out."""
         if to is not self._to:  # as a rule it is the same one; its address takes long to write
-            self._to, self._name = to, (str(to[0]), to[1])
-        name, source = self._name, self._source(to) if self._locals else []
+            self._to, self._name, self._from = to, (str(to[0]), to[1]), self._source(to)
+        name, source = self._name, self._from
         sizes = [*map(len, messages)]
         at = sent = too_large = 0
         refused: dict[str, int] = {}
@@ -127,8 +132,8 @@ class LinkSocket:
                     self._sock.sendmsg(messages[at : at + count], ancillary, 0, name)
             except OSError as error:
                 if source and error.errno in _NO_SUCH_SOURCE:  # this host has that address no more
-                    del self._locals[to]
-                    source = []
+                    self._locals.pop(to, None)
+                    self._origin, self._from, source = None, [], []
                     continue
                 if count > 1 and self._goes_alone(error, size):
                     continue
@@ -174,15 +179,20 @@ class LinkSocket:
 
     def _met(self, origin: Origin) -> PeerName:
         """Who has sent messages: note where to."""
+        if origin is self._origin and self._sender is not None:
+            return self._sender
         name = _name(origin)
+        self._origin, self._sender = origin, name
         if origin.local and self._locals.get(name) != (local := _address(origin.local)):
             self._locals[name] = local
             self._locals.move_to_end(name)
             if len(self._locals) > ANSWERED_MAX:
                 self._locals.popitem(last=False)
+            if name == self._to:
+                self._to = None
         return name
 
-    def _source(self, to: PeerName) -> list[tuple[int, int, bytes]]:
+    def _source(self, to: PeerName) -> list[Ancillary]:
         """What has the kernel send from the address that a peer has sent to; nothing: it chooses one."""
         if (local := self._locals.get(to)) is None:
             return []

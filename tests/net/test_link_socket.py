@@ -15,6 +15,7 @@ from support.wait import wait_for
 
 from mcastd.errors import LinkError
 from mcastd.net import link_socket
+from mcastd.net.link import Origin
 from mcastd.net.link_socket import LinkSocket, PeerName
 from mcastd.net.plain import PlainArena
 from mcastd.rows import listed
@@ -127,6 +128,14 @@ def test_an_answer_comes_from_the_address_that_was_asked(pair: Pair, reads_by: s
     first = pair.to_there[0]
     for to in (second, first, second):
         assert asked(to) == [(to, 9466)] * 4
+    if reads_by == "recvmmsg":  # whatever strangers send, the one that is answered keeps its place
+        for number in range(2 * link_socket.ANSWERED_MAX):
+            pair.there._met(Origin(f"10.7.{number // 250}.{number % 250}", 4711, 1, -1, str(first)))
+        assert len(pair.there._locals) == link_socket.ANSWERED_MAX
+        pair.there.send([b"an answer"], pair.from_here)
+        came: list[Any] = []
+        wait_for(lambda: came.extend(pair.here.receive()) or came)
+        assert [source for source, _ in came] == [(second, 9466)]
     pair.right.ip(f"addr del {second}/{length} dev eth0")
     pair.there.send([b"an answer"], pair.from_here)
     found: list[Any] = []
