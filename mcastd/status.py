@@ -676,6 +676,7 @@ class LinkStatus(Status):
     peer_lost_percent: float | None  # of the records under these keys, what the peer lacks; None: not known
     held: int  # records that wait for lost ones before them
     key_age: float | None  # seconds since the last handshake; None: there is no session
+    keys_differ: bool  # the peer makes no new keys with this end: it may have another one, as after a change
     hindrance: str  # why the peer cannot be asked: its name has no address, a port is taken; "": it can
     refusal: str  # why the last messages could not be sent; "": they could
     not_given: str  # why the network here did not take the last datagrams; "": it did

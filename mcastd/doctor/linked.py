@@ -135,6 +135,15 @@ def _carrying(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]
             f"see that both ends are addresses of such a tunnel; else remove security from {subject.table},"
             " and set key (mcastd keygen makes one)",
         )
+    if now.keys_differ:
+        age = "not known" if now.key_age is None else f"{now.key_age:.0f} s"
+        yield Finding(
+            "link-key",
+            Severity.BROKEN,
+            "the peer makes no new keys with this end, as if it had another one: soon nothing goes any more",
+            (f"keys_differ: true; key_age: {age} (status)",),
+            f"have the same key at both ends ({subject.settings.key} here), and reload both: mcastctl reload",
+        )
     before = subject.before(LinkStatus).counters
     if (count := counted_more(now.counters.unsent, before.unsent, "ttl")) > 0:
         yield Finding(

@@ -27,6 +27,7 @@ from mcastd.tunnel.link.local import NetworkCounts
 from mcastd.tunnel.link.path_mtu import BASE_BYTES
 from mcastd.tunnel.link.plan import LinkPlan
 from mcastd.tunnel.link.running import LinkSight, RunningLink
+from mcastd.tunnel.link.sessions import EXPIRY_SECONDS
 from mcastd.worker import Books, Context, LinkBooks, Signal, Vitals, WorkerIdentity
 
 # Why a link is lost, if nothing else is known.
@@ -239,6 +240,11 @@ class LinkWorker:
         if sight is not None:
             ignored = why_ignored(sight.ignored, connects=self._config.connect is not None)
             found += [sight.hindrance, sight.refusal, *ignored, *sight.troubles]
+            if sight.keys_differ:
+                found.append(
+                    "the peer may have another key: what there is goes on by those of before, for"
+                    f" {EXPIRY_SECONDS / 60:.0f} minutes at most"
+                )
             if sight.is_too_narrow:
                 what = f"messages of {BASE_BYTES} bytes do not arrive at the peer"
                 found.append(f"{what}: a network on the way has an MTU below 1200")

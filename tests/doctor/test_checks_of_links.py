@@ -89,6 +89,13 @@ def test_how_often_messages_were_ignored() -> None:
     assert "/etc/mcastd/key" in one.fix
 
 
+def test_a_link_that_is_up_by_keys_of_before() -> None:
+    (one,) = found(up=True, keys_differ=True, key_age=77.0)
+    assert (one.cause, one.severity) == ("link-key", "broken")
+    assert one.evidence == ("keys_differ: true; key_age: 77 s (status)",)
+    assert "/etc/mcastd/key" in one.fix
+
+
 def test_a_way_that_is_too_narrow_for_a_link() -> None:
     (one,) = found(up=True, message_bytes=1152, sizes_tried=True, too_narrow=True)
     assert (one.cause, one.severity) == ("link-mtu", "broken")

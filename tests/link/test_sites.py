@@ -90,11 +90,14 @@ def test_a_key_that_changes_is_read_at_a_reload(tmp_path: Path) -> None:
         assert two.daemon.call("Reload")["unchanged"] == ["link/one"]
         stream(talker, range(100, 200), heard)
         wait_for(lambda: one.status("two")["counters"]["ignored"].get("wrong-key"))
+        wait_for(lambda: "the peer may have another key" in two.worker("one")["detail"])
+        assert (two.worker("one")["troubled"], one.worker("two")["troubled"]) == (True, False)
         one.key("key", 77)
         one.daemon.call("Reload")
         wait_for(lambda: two.status("one")["counters"]["handshakes"] == 2)
         stream(talker, range(200, 300), heard)
         assert heard.wait(300) == [*range(300)]
+        wait_for(lambda: not two.worker("one")["troubled"])
         for site, link in ((one, "two"), (two, "one")):
             assert site.worker(link)["restarts"] == 0
             assert_accounted(site, link)

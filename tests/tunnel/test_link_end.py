@@ -629,11 +629,32 @@ def test_a_key_is_changed_without_a_loss_if_both_ends_are_in_time() -> None:
     here.end.change(OTHER_KEY, here.settings, wire.now)
     stream_on(wire, here, 600, first=10, per_second=10)  # a minute with two keys
     assert there.end.sessions.ignored[sessions.WRONG_KEY] > 0
+    assert here.end.sessions.keys_differ
+    assert not there.end.sessions.keys_differ, "strangers may say the same"
     there.end.change(OTHER_KEY, there.settings, wire.now)
     stream_on(wire, here, 1500, first=610, per_second=10)
     wire.run(1)
     assert here.end.sessions.handshakes > 1
     assert numbers(there) == [*range(2110)]
+    assert not here.end.sessions.keys_differ
+
+
+def test_a_key_that_only_the_listening_end_has_changed_shows_there_soon() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    wire.run(20)
+    there.end.change(OTHER_KEY, there.settings, wire.now)
+    for _ in range(20):
+        wire.run(1)
+        assert here.end.is_up
+        assert there.end.is_up
+    assert there.end.sessions.keys_differ
+    assert here.end.sessions.keys_differ
+    here.end.change(OTHER_KEY, here.settings, wire.now)
+    wire.run(1)
+    assert not there.end.sessions.keys_differ
+    assert not here.end.sessions.keys_differ
+    assert here.end.sessions.handshakes == 2
 
 
 @pytest.mark.parametrize("at", [HERE, THERE], ids=["connecting", "listening"])

@@ -29,6 +29,7 @@ class LinkSight(NamedTuple):
     hindrance: str  # why it is not known where the peer is, or why there is no socket, in words
     refusal: str  # why the last messages could not be sent, in words; "" while it is up
     ignored: frozenset[str]  # why messages were ignored since it was up last; none while it is up
+    keys_differ: bool  # the peer may have another key: it goes on by what was agreed before
     is_too_narrow: bool  # what any path should take does not arrive at the peer
     left_out: int  # groups that are wanted, and for which there is no room among what the peer is asked for
     troubles: tuple[str, ...]  # of the network here
@@ -84,9 +85,17 @@ class RunningLink:
             before = self.ignored_before
             reasons = frozenset(reason for reason, count in ignored.items() if count > before[reason])
         refusal = "" if is_up else self.refusal
-        is_narrow, left_out = is_up and end.path.is_too_narrow, end.told.left_out
         sight = LinkSight(
-            is_up, rests, end.peer, self.hindrance, refusal, reasons, is_narrow, left_out, tuple(troubles)
+            is_up,
+            rests,
+            end.peer,
+            self.hindrance,
+            refusal,
+            reasons,
+            keys_differ=is_up and end.sessions.keys_differ,
+            is_too_narrow=is_up and end.path.is_too_narrow,
+            left_out=end.told.left_out,
+            troubles=tuple(troubles),
         )
         if self.told is not None and self.told.is_up != is_up:
             self.since = clock.monotonic()

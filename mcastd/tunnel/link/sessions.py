@@ -50,6 +50,8 @@ FORMER_SECONDS = 10.0
 NEXT_SECONDS = 10.0
 # A hello is sent again after so long without a welcome, and then after twice that.
 HELLO_SECONDS, HELLO_MAX_SECONDS = 1.0, 8.0
+# Handshakes in a row that come to nothing while a session goes on: the peer may have another key.
+REFUSED_MAX = 4
 # Handshakes that are computed, at a third of a millisecond each: so many at once, and so many a second. A
 # peer begins no more than one a second.
 COMPUTED_MAX, COMPUTED_PER_SECOND = 20, 10
@@ -129,6 +131,7 @@ class LinkSessions:
         self._hello_heard_ns = 0  # the time in the peer's last hello
         self._newest_ns = 0  # the time in the newest hello that was made with the key
         self._for_new, self._for_old = _Budget(), _Budget()
+        self._wrong_before = 0  # messages of another key, until then
         self._changed = -math.inf  # monotonic seconds when the key, or what the peer has to know, was changed
 
     # -- what is seen of it
@@ -151,6 +154,14 @@ class LinkSessions:
         return self.current is not None and self.current.began < self._changed
 
     @property
+    def keys_differ(self) -> bool:
+        """Return True if a session goes on by what was agreed before, and no other one comes about."""
+        if self.current is None:
+            return False
+        refused = self.ignored[WRONG_KEY] - self._wrong_before if self.is_outdated else 0
+        return max(self.tries, refused) >= REFUSED_MAX
+
+    @property
     def deadline(self) -> float:
         """When :meth:`expire` or :meth:`hello` is due, in monotonic seconds; ``inf``: never."""
         times = [self._hello_at, *(session.began + EXPIRY_SECONDS for session in self.all)]
@@ -168,7 +179,7 @@ class LinkSessions:
         if (key, repair_seconds) == (self._key, self._repair_seconds):
             return False
         self._key, self._mac_key, self._repair_seconds = key, mac_key(key), repair_seconds
-        self._changed = now
+        self._changed, self._wrong_before = now, self.ignored[WRONG_KEY]
         self._pending = None  # but a session that the peer may have begun already is its current one
         self.renew(now)
         return True
