@@ -22,7 +22,6 @@ import struct
 import sys
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, TypeVar
 
 from mcastd.clock import NANO
@@ -43,6 +42,8 @@ CONTROL_BYTES = 256
 # Slots whose sender is named, and those while only one sender is heard: a name costs time.
 ALL_SLOTS = range(SLOTS)
 SAMPLED_SLOTS = (*range(16), *range(16, SLOTS, 16))
+# By the number of packets: how many of the sampled slots these take.
+SAMPLES = [bisect_left(SAMPLED_SLOTS, count) for count in range(SLOTS + 1)]
 # A batch takes no more than this: what a core's own cache holds, with room to spare.
 BATCH_MAX_BYTES = 1 << 19
 # Up to this number of packets Python's writev is quicker than ours.
@@ -94,6 +95,8 @@ class MmsgArena:
         low = 0 if sys.byteorder == "little" else ctypes.sizeof(ctypes.c_size_t) - 4
         self._from_lengths = _column(self._from, _libc.iovec.iov_len.offset + low, "I")
         self._layouts: dict[int, Layout] = {}
+        # Of packets with control messages of one length each, by that
+        self._alike: dict[int, tuple[Sequence[Layout], bool]] = {}
         self._addresses: dict[bytes, str] = {}
         self._origins: dict[tuple[bytes, int, int, Local], Origin] = {}
 
@@ -124,15 +127,16 @@ class MmsgArena:
             lengths, controls = [self._lengths[0]], [self._control_lengths[0]]
         else:
             lengths, controls = self._lengths[:count].tolist(), self._control_lengths[:count].tolist()
-        named = ALL_SLOTS if every else SAMPLED_SLOTS
+        size = sum(lengths)
         batch: BareBatch | MmsgBatch
-        if controls.count(0) == count and max(lengths) <= SLOT:
-            batch = BareBatch(self, lengths, named)
+        if controls.count(0) == count and (size <= SLOT or max(lengths) <= SLOT):
+            batch = BareBatch(self, lengths, size)
         else:
-            batch = MmsgBatch(self, lengths, controls, ifindex, named)
-        if batch.size > LARGE_BATCH_BYTES:
+            batch = MmsgBatch(self, lengths, size, controls, ifindex)
+        if size > LARGE_BATCH_BYTES:
             self.slots.swollen = True
-        self._most = min(SLOTS, BATCH_MAX_BYTES * count // (batch.size + 1) + 1)
+        most = BATCH_MAX_BYTES * count // (size + 1) + 1
+        self._most = most if most < SLOTS else SLOTS
         return batch
 
     # -- what a batch is read from
@@ -142,12 +146,22 @@ class MmsgArena:
         self._from_lengths[:count] = self._lengths[:count]
         return _libc.writev(fd, self._from_at, count)
 
-    def layouts(self, lengths: list[int]) -> list[Layout]:
-        """What control messages of these lengths say; one for all if the kernel laid them out alike."""
-        if lengths.count(lengths[0]) == len(lengths):
-            lengths = lengths[:1]
+    def layouts(self, lengths: list[int]) -> tuple[Sequence[Layout], bool]:
+        """What control messages of these lengths say; one for all if the kernel laid them out alike.
+
+        And whether any says that its packet has segments.
+        """
+        first = lengths[0]
+        if lengths.count(first) == len(lengths):
+            if (alike := self._alike.get(first)) is None:
+                alike = self._alike[first] = self._layouts_of(lengths[:1])
+            return alike
+        return self._layouts_of(lengths)
+
+    def _layouts_of(self, lengths: list[int]) -> tuple[Sequence[Layout], bool]:
         known = self._layouts
-        return [known[n] if n in known else self._learn(index, n) for index, n in enumerate(lengths)]
+        layouts = [known[n] if n in known else self._learn(index, n) for index, n in enumerate(lengths)]
+        return layouts, any("segment" in layout for layout in layouts)
 
     def _learn(self, index: int, length: int) -> Layout:
         """Where the fields are in control messages of ``length`` bytes, as packet ``index`` has them."""
@@ -168,16 +182,27 @@ class MmsgArena:
             return [first]
         return [names[start : start + NAME_BYTES] for start in range(0, len(names), NAME_BYTES)]
 
-    def addresses(self, count: int) -> list[str]:
-        """Those of the first ``count`` names, or only the first. They are noted in ``senders``."""
-        names, senders = self.names(count), self.senders
-        if len(names) == 1 and names[0] == senders.last_name:
-            return [senders.last]
+    def sources(self, count: int, datagrams: int, numbers: Sequence[int]) -> list[tuple[str, int]]:
+        """The addresses of the first ``count`` packets' senders: see Batch.sources. They are noted.
+
+        ``numbers`` are how many datagrams each packet is, and ``datagrams`` their sum; none: one each. Of a
+        large batch by one sender only a sample is named: a name stands for those that follow, too.
+        """
+        named, senders = count if self._every else SAMPLES[count], self.senders
+        if bytes(self._raw_names[: named * NAME_BYTES]) == senders.last_name * named:  # as a rule
+            return [(senders.last, datagrams)]
+        names = self.names(named)
         addresses = [self.address(name) for name in names]
         if not senders.several:
             senders.several = len({*addresses, senders.last or addresses[0]}) > 1
         senders.last, senders.last_name = addresses[-1], names[-1]
-        return addresses
+        if len(addresses) == 1:
+            return [(addresses[0], datagrams)]
+        starts = (ALL_SLOTS if self._every else SAMPLED_SLOTS)[:named]
+        runs = zip(addresses, starts, (*starts[1:], count), strict=True)
+        if not numbers:
+            return [(address, end - start) for address, start, end in runs]
+        return [(address, sum(numbers[start:end])) for address, start, end in runs]
 
     def address(self, name: bytes) -> str:
         key = name[4:]  # without family and port
@@ -222,27 +247,22 @@ class BareBatch:
     truncated = 0
     origins = times = ()
 
-    def __init__(self, arena: MmsgArena, lengths: list[int], named: Sequence[int]) -> None:
-        self.size = sum(lengths)
+    def __init__(self, arena: MmsgArena, lengths: list[int], size: int) -> None:
+        """``size`` is the sum of ``lengths``."""
+        self.size = size
         self._arena = arena
         self._lengths = lengths
-        self._named = named
+        self._sources: Sequence[tuple[str, int]] = ()  # once they were asked for
 
     def __len__(self) -> int:
         return len(self._lengths)
 
     @property
     def sources(self) -> Sequence[tuple[str, int]]:
-        """Of a large batch by one sender only a sample is named: a name stands for those that follow, too."""
-        arena, count = self._arena, len(self._lengths)
-        if count == 1:
-            return [(arena.addresses(1)[0], 1)]
-        named = self._named[: bisect_left(self._named, count)]
-        addresses = arena.addresses(len(named))
-        if len(addresses) == 1:
-            return [(addresses[0], count)]
-        ends = (*named[1:], count)
-        return [(address, end - start) for address, start, end in zip(addresses, named, ends, strict=True)]
+        if not self._sources:
+            count = len(self._lengths)
+            self._sources = self._arena.sources(count, count, ())
+        return self._sources
 
     @property
     def payloads(self) -> Sequence[memoryview]:
@@ -264,31 +284,32 @@ class MmsgBatch:
     """What one recvmmsg has left in an arena."""
 
     def __init__(
-        self,
-        arena: MmsgArena,
-        lengths: list[int],
-        controls: list[int],
-        ifindex: int,
-        named: Sequence[int],
+        self, arena: MmsgArena, lengths: list[int], size: int, controls: list[int], ifindex: int
     ) -> None:
-        """``controls``: the lengths of the control messages; ``named``: packets whose senders are named."""
+        """``size`` is the sum of ``lengths``; ``controls``: the lengths of the control messages."""
         self._arena = arena
-        self._count = count = len(lengths)  # packets
+        self._count = len(lengths)  # packets
         self._ifindex = ifindex
-        self._named = named[: bisect_left(named, count)]
         self.truncated = 0
-        self.size = sum(lengths)
-        if self.size > SLOT and max(lengths) > SLOT:
+        if size > SLOT and max(lengths) > SLOT:
             self.truncated = sum(length > SLOT for length in lengths)
             lengths = [min(length, SLOT) for length in lengths]
-            self.size = sum(lengths)
+            size = sum(lengths)
+        self.size = size
         self._lengths = lengths
-        self._layouts = arena.layouts(controls)
-        self._datagrams = count
         self._sources: Sequence[tuple[str, int]] = ()  # once they were asked for
-        first, *others = self._layouts
-        self._coalesced = "segment" in first or any("segment" in other for other in others)
+        self._payloads: Sequence[memoryview] | None = None  # likewise
+        self._layouts, self._coalesced = arena.layouts(controls)
+        # If packets have segments: of what size each has them, 0 for none; and how many datagrams each is
+        self._sizes: Sequence[int] = ()
+        self._numbers: Sequence[int] = ()
+        self._datagrams = self._count
         if self._coalesced:
+            self._sizes = sizes = self._field("segment", 0)
+            self._numbers = [
+                -(-length // size) if 0 < size < length else 1
+                for length, size in zip(lengths, sizes, strict=True)
+            ]
             self._datagrams = sum(self._numbers)
 
     def _field(self, name: str, absent: int) -> list[int]:
@@ -299,49 +320,29 @@ class MmsgBatch:
             return [absent] * count if column is None else column[:count].tolist()
         return [layout[name][index] if name in layout else absent for index, layout in enumerate(layouts)]
 
-    @cached_property
-    def _sizes(self) -> list[int]:
-        """Of the segments of each packet; 0: it is a datagram by itself."""
-        return self._field("segment", 0)
-
-    @cached_property
-    def _numbers(self) -> list[int]:
-        """How many datagrams each packet is."""
-        return [
-            -(-length // size) if 0 < size < length else 1
-            for length, size in zip(self._lengths, self._sizes, strict=True)
-        ]
-
     def __len__(self) -> int:
         return self._datagrams
 
     @property
     def sources(self) -> Sequence[tuple[str, int]]:
-        """Of a large batch by one sender only a sample is named: a name stands for those that follow, too."""
         if not self._sources:
-            arena, named = self._arena, self._named
-            addresses = arena.addresses(len(named))
-            if len(addresses) == 1:
-                self._sources = [(addresses[0], self._datagrams)]
-                return self._sources
-            numbers = self._numbers
-            self._sources = [
-                (address, sum(numbers[start:end]))
-                for address, start, end in zip(addresses, named, (*named[1:], self._count), strict=True)
-            ]
+            self._sources = self._arena.sources(self._count, self._datagrams, self._numbers)
         return self._sources
 
-    @cached_property
+    @property
     def payloads(self) -> Sequence[memoryview]:
-        slots, lengths = self._arena.slots.views, self._lengths
-        if not self._coalesced:
-            return [slot[:length] for slot, length in zip(slots, lengths, strict=False)]
-        packets = zip(slots, lengths, self._sizes, strict=False)
-        return [segment for packet in packets for segment in segments(*packet)]
+        if self._payloads is None:
+            slots, lengths = self._arena.slots.views, self._lengths
+            if self._coalesced:
+                packets = zip(slots, lengths, self._sizes, strict=False)
+                self._payloads = [segment for packet in packets for segment in segments(*packet)]
+            else:
+                self._payloads = [slot[:length] for slot, length in zip(slots, lengths, strict=False)]
+        return self._payloads
 
     @property
     def rows(self) -> Sequence[Rows]:
-        return self._arena.slots.rows(self._lengths, self._sizes if self._coalesced else ())
+        return self._arena.slots.rows(self._lengths, self._sizes)
 
     @property
     def origins(self) -> Sequence[Origin]:
