@@ -18,7 +18,7 @@ class ReplaceableThread:
     """Two threads: one that takes the steps, and a deputy that has it replaced when a step hangs.
 
     ``work`` is the first one's main function. It sets ``steps`` and ``at`` before each step, and ``at`` to
-    None after it, with the lock held; it returns if :attr:`current` is another thread by then. If a step
+    None after it, with the lock held; it returns if :attr:`current` is not its thread by then. If a step
     takes longer than ``step_max_seconds``, the deputy calls ``on_hang`` once, with the lock held, which may
     :meth:`replace` the thread. If it does not, it is called again while the step hangs.
     """
@@ -32,7 +32,8 @@ class ReplaceableThread:
         step_max_seconds: float,
     ) -> None:
         self.lock = threading.Lock()  # for these attributes, and for what the owner's threads share
-        self.current: threading.Thread | None = None  # that takes the steps; None before the first begin()
+        # That takes the steps; None before the first begin(), and after close()
+        self.current: threading.Thread | None = None
         self.busy = threading.Event()  # set while a step may hang; the deputy sleeps otherwise
         self.closed = threading.Event()
         self.steps = 0  # begun so far
@@ -64,8 +65,10 @@ class ReplaceableThread:
     def replace(self, *arguments: object) -> None:
         """Start another thread in its place. The lock is held.
 
-        Raises RuntimeError if no thread can be had: then the old one stays.
+        Raises RuntimeError if no thread can be had, then the old one stays; or after close().
         """
+        if self.closed.is_set():
+            raise RuntimeError("closed")
         thread = Thread(target=self._work, args=arguments, name=self._name)
         before = self.current, self.at
         self.current, self.at = thread, None  # before it starts, which may begin a step at once
@@ -83,6 +86,7 @@ class ReplaceableThread:
         self.busy.set()
         with self.lock:
             threads = [thread for thread in (self.current, self._deputy) if thread is not None]
+            self.current = None
             wake()
         for thread in threads:
             thread.join(CLOSE_SECONDS)

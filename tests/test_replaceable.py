@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 from support.wait import wait_for
 
 from mcastd.replaceable import ReplaceableThread
@@ -39,3 +40,14 @@ def test_a_hang_is_reported_once_however_late_the_next_thread_gets_to_work() -> 
         assert looks.acquire(timeout=60)
     assert hung == ["the step that hangs"]
     thread.close(end.set)
+
+
+def test_after_it_is_closed_no_thread_begins() -> None:
+    thread = ReplaceableThread("tested", lambda: None, lambda: None, step_max_seconds=60)
+    with thread.lock:
+        thread.begin()
+    thread.close(lambda: None)
+    assert thread.current is None
+    with thread.lock, pytest.raises(RuntimeError, match="closed"):
+        thread.begin()
+    assert thread.current is None

@@ -25,6 +25,10 @@ VISIT_MAX_SECONDS = 0.1
 REVISIT_SECONDS = 0.001
 
 
+ReadyFd = tuple[int, int]
+"""An fd, and events of epoll(7)."""
+
+
 class Visited(Protocol):
     """A subscription as the shared reader sees it."""
 
@@ -45,6 +49,7 @@ class Reader:
             "reader", self._read, self._hand_back, step_max_seconds=VISIT_MAX_SECONDS
         )
         self._visited: dict[int, Visited] = {}  # by fd; changed with the thread's lock held
+        self._events_max = 1  # that can come at a time: of each of them, and of the bell
         self._gather: Gather | None = None  # for the strictest of all; made anew after a change
         self._poll = select.epoll()
         self._bell = Bell()  # rung once this is closed
@@ -61,7 +66,7 @@ class Reader:
             except RuntimeError:  # no more threads; the next one to come tries again
                 return False
             self._visited[fd] = visited
-            self._gather = None
+            self._note_change()
             self._poll.register(fd, select.EPOLLIN | select.EPOLLET)
         return True
 
@@ -70,7 +75,7 @@ class Reader:
         with self._thread.lock:
             if self._visited.get(fd) is visited:
                 del self._visited[fd]
-                self._gather = None
+                self._note_change()
                 with contextlib.suppress(OSError):  # closed, which ended its registration
                     self._poll.unregister(fd)
 
@@ -83,39 +88,43 @@ class Reader:
         self._poll.close()
         self._bell.close()
 
+    def _note_change(self) -> None:
+        """Others are to be visited from now on. The lock is held."""
+        self._events_max = len(self._visited) + 1
+        self._gather = None
+
     def _hand_back(self) -> None:
         """A visit takes long: have another thread read on for the others. The lock is held."""
         fd = self._thread.at
         if not isinstance(fd, int) or (stuck := self._visited.get(fd)) is None:  # it was removed meanwhile
             return
         try:  # edge-triggered: the old thread consumed these events, so visit all once
-            self._thread.replace([other for other in self._visited if other != fd])
+            self._thread.replace([(other, select.EPOLLIN) for other in self._visited if other != fd])
         except RuntimeError:  # no more threads: wait for the old one
             return
         del self._visited[fd]
-        self._gather = None
+        self._note_change()
         with contextlib.suppress(OSError):
             self._poll.unregister(fd)
         stuck.hand_back()
 
     # -- the thread
 
-    def _read(self, owed: list[int]) -> None:
-        """The thread's main function: visit the fds in ``owed``, then whatever turns readable."""
+    def _read(self, owed: list[ReadyFd]) -> None:
+        """The thread's main function: visit those of ``owed``, then whatever turns readable."""
         thread, me = self._thread, threading.current_thread()
         pause = 0.0
         since = clock.monotonic()
-        while not thread.closed.is_set():
+        while thread.current is me:
             if pause:
                 time.sleep(pause)
-            elif not owed:
+            if pause or owed:
+                ready = self._poll.poll(0, self._events_max)
+            else:
                 thread.busy.clear()
-            ready = self._poll.poll(0 if pause or owed else None, len(self._visited) + 1)
-            if not thread.busy.is_set():  # to set it anew costs more than to look
+                ready = self._poll.poll(None, self._events_max)
                 thread.busy.set()
-            taken, owed = self._visit_all(owed + [fd for fd, _ in ready], me)
-            if thread.current is not me:
-                return
+            taken, owed = self._visit_all(owed + ready, me)
             if (gather := self._gather) is None:
                 gather = self._make_gather()
             now = clock.monotonic()
@@ -130,12 +139,13 @@ class Reader:
             self._gather = gather = Gather(strictest)
         return gather
 
-    def _visit_all(self, fds: list[int], me: threading.Thread) -> tuple[int, list[int]]:
-        """Visit. Returns the number of datagrams taken, and the fds to be visited again."""
+    def _visit_all(self, events: list[ReadyFd], me: threading.Thread) -> tuple[int, list[ReadyFd]]:
+        """Visit. Returns the number of datagrams taken, and those that are to be visited again."""
         thread, taken, owed = self._thread, 0, []
-        for fd in fds:
+        for event in events:
+            fd = event[0]
             visited = self._visited.get(fd)
-            if visited is None:
+            if visited is None:  # it was removed, or this is the bell
                 continue
             thread.steps += 1
             thread.at = fd
@@ -145,7 +155,7 @@ class Reader:
                     break
                 thread.at = None
             if count is None:
-                owed.append(fd)
+                owed.append(event)
             else:
                 taken += count
         return taken, owed

@@ -229,7 +229,7 @@ class SharedSender:
         result: float | BurstPlan | None = None
         while True:
             with self._lock:
-                if thread.current is not me or thread.closed.is_set():
+                if thread.current is not me:
                     if visited is not None:
                         self._hanging.discard(visited.channel)
                     return

@@ -161,7 +161,7 @@ def test_one_that_is_replaced_just_when_its_visit_ends_does_not_hide_its_success
         @property
         def current(self) -> threading.Thread | None:  # type: ignore[override]
             current = self._current
-            if armed.is_set() and threading.current_thread() is current:
+            if armed.is_set() and self.at is not None and threading.current_thread() is current:
                 armed.clear()
                 with contextlib.suppress(AssertionError):
                     wait_for(lambda: victim.visits, timeout=1)
