@@ -29,7 +29,8 @@ class Gather:
 
         ``filled`` is the part of the receive buffer that they took, 0 to 1.
         """
-        self.follow(filled)
+        if filled > FILLED_MAX or self.limit < self.max_latency:
+            self.follow(filled)
         return self.limit if taken * self.limit > WORTHWHILE_DATAGRAMS * elapsed else 0.0
 
     def follow(self, filled: float) -> None:

@@ -272,6 +272,7 @@ def test_a_sink_accounts_for_each_datagram_whatever_is_asked_of_it(sink: Sink) -
     assert accounted(sink) == 6
     assert set(sink.counters.dropped) <= set(sink.reasons)
     assert not sink.blocked
+    assert not sink.may_block, "they drop, as is the default"
     assert sink.pending is None or sink.may_queue
     assert sink.counters.queued == 0 or sink.may_queue
     status = sink.status()

@@ -160,7 +160,7 @@ class Listener(Sink):
         self.printer: Printer | None = None  # from the time when there is a subscription
         self._make_printer = make_printer
         self._look_for_overflow: Callable[[], int] = int
-        self._counters = OutputCounters()
+        self.counters = OutputCounters()
         self.tally = Tally()
         self.tracker = Tracker()
         self.sources = SourceCounts()
@@ -174,10 +174,6 @@ class Listener(Sink):
             # The printer's thread must not look at the link: it gets what the subscription's thread has seen
             self.printer = self._make_printer(replace(stream, overflow=lambda: self.overflow))
         return self
-
-    @property
-    def counters(self) -> OutputCounters:
-        return self._counters
 
     @property
     def problem(self) -> str:

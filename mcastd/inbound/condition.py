@@ -122,7 +122,7 @@ class Condition:
         elif self._blocked_since is None:
             self._blocked_since = clock.monotonic()
         elif self._is_blocked_for_long():
-            troubles += [f"waits for the reader of {label}" for label in outputs.blocking()]
+            troubles += [f"waits for the reader of {label}" for label in outputs.blocked_labels()]
         if self.stale:
             troubles.append(f"stale: nothing for more than {config.expect_every:g} s")
         if ready or troubles != self.troubles:

@@ -53,9 +53,9 @@ class Intake:
 
     def take(self, link: Receiver) -> int:
         """Take what has come, BATCHES_AT_ONCE batches at most. Returns the number of datagrams."""
-        taken = 0
+        taken, outputs = 0, self._outputs
         for _ in range(BATCHES_AT_ONCE):
-            if self._outputs.blocked():
+            if outputs.blocking and outputs.blocked():
                 break
             taken += self._accept(link.receive())
             if link.emptied:

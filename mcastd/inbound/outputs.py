@@ -45,6 +45,7 @@ class Outputs:
         self.sinks = tuple(self._sinks.values())
         self.writing = [(sink, settings.label) for settings, sink in self._sinks.items()]
         self.queueing = [sink for sink in self.sinks if sink.may_queue]
+        self.blocking = [sink for sink in self.sinks if sink.may_block]
         self.identities = tuple(
             OutputIdentity(settings.label, sink.counters, (*sink.reasons, CRASHED), sink.objects, sink.engine)
             for settings, sink in self._sinks.items()
@@ -133,7 +134,7 @@ class Outputs:
 
     def blocked(self) -> bool:
         """Return True if an output has no room, and reception is to wait for it."""
-        for sink in self.queueing:  # noqa: SIM110 - asked for each batch, a generator would be felt
+        for sink in self.blocking:  # noqa: SIM110 - asked for each batch, a generator would be felt
             if sink.blocked:
                 return True
         return False
@@ -145,7 +146,17 @@ class Outputs:
                 return True
         return False
 
-    def blocking(self) -> list[str]:
+    def quiet_until(self, alarm: float) -> bool:
+        """Return True if no output queues datagrams, is in trouble, or has something to do before ``alarm``.
+
+        In monotonic seconds.
+        """
+        for sink in self.sinks:  # noqa: SIM110 - the same
+            if sink.counters.queued or sink.deadline < alarm or sink.problem:
+                return False
+        return True
+
+    def blocked_labels(self) -> list[str]:
         """The labels of the outputs that have no room."""
         return [settings.label for settings, sink in self._sinks.items() if sink.blocked]
 

@@ -159,15 +159,13 @@ class Turns:
                     and link.emptied
                     and link.deadline >= self._alarm
                     and not self._condition.stale
-                    and not self._outputs.queued()
+                    # So does one with an output in trouble, or with a deadline before the alarm waited for
+                    and self._outputs.quiet_until(self._alarm)
                 )
-                # So does one with an output in trouble, or with a deadline before the alarm waited for
                 if (protocol := self._intake.protocol) is not None:
                     quiet = quiet and protocol.deadline >= self._alarm
                 if keeper is not None:
                     quiet = quiet and keeper.deadline >= self._alarm
-                for sink in self._outputs.sinks:
-                    quiet = quiet and not sink.problem and sink.deadline >= self._alarm
             except Exception as error:
                 handover.end(context, error)
                 return 0

@@ -64,7 +64,8 @@ class Pool:
 
     def give_back(self, arena: Arena) -> None:
         """Let others have it."""
-        arena.slots.shrink()
+        if arena.slots.swollen:
+            arena.slots.shrink()
         if len(self._spare) < SPARE_ARENAS:
             self._spare.append(arena)
 

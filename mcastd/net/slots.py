@@ -75,9 +75,8 @@ class Slots:
 
     def shrink(self) -> None:
         """Give back to the kernel what a burst of large datagrams needed."""
-        if self.swollen:
-            self.swollen = False
-            self.memory.madvise(mmap.MADV_DONTNEED)
+        self.swollen = False
+        self.memory.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(slots=True)

@@ -167,7 +167,7 @@ class Queue:
     """A sink of a kind that nobody knows: it queues each batch until it is flushed or its time comes."""
 
     reasons = ()
-    slow = blocked = False
+    slow = may_block = blocked = False
     may_queue = True
     problem = ""
     objects = None

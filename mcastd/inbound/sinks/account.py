@@ -54,7 +54,10 @@ class Account:
         self._config = config
         self._log = log
         self._now = now
-        self._trouble: SinkError | None = None
+        # Any thread reads both: what keeps the output from being written; None: nothing does
+        self.trouble: SinkError | None = None
+        # The same in one line; "" if nothing does but a missing reader
+        self.problem = ""
         self._dropped = 0  # since output.recovered was last logged
         self._logged = ""  # the reason of the trouble that was logged last; "" after output.recovered
         self._logged_at: dict[str, float] = {}  # by reason: monotonic seconds
@@ -71,7 +74,8 @@ class Account:
     def drop(self, datagrams: int, error: OSError | SinkError) -> None:
         """Count datagrams as dropped for ``error``; with 0 of them, only note the trouble."""
         trouble = error if isinstance(error, SinkError) else self._translated(error)
-        self._trouble = trouble
+        self.trouble = trouble
+        self.problem = "" if trouble.reason in EXPECTED else f"{trouble.what}: {trouble.cause}"
         if datagrams:
             self.counters.dropped[trouble.reason] += datagrams
             self._dropped += datagrams
@@ -94,9 +98,9 @@ class Account:
 
     def recovered(self) -> None:
         """The last batch was taken whole: the trouble, if there was one, is over."""
-        if self._trouble is None:
+        if self.trouble is None:
             return
-        self._trouble = None
+        self.trouble, self.problem = None, ""
         if self._logged:
             self._log.info(
                 "output.recovered", **self._config.named, after=self._logged, dropped=self._dropped
@@ -104,19 +108,8 @@ class Account:
             self._logged = ""
             self._dropped = 0
 
-    @property
-    def trouble(self) -> SinkError | None:
-        """What keeps the output from being written; None: nothing does."""
-        return self._trouble
-
-    @property
-    def problem(self) -> str:
-        """What keeps the output from being written, in one line; "" if nothing does but a missing reader."""
-        trouble = self._trouble  # once: the worker's thread may recover meanwhile
-        return "" if trouble is None or trouble.reason in EXPECTED else f"{trouble.what}: {trouble.cause}"
-
     def status(self) -> OutputStatus:
-        trouble = self._trouble  # once: the worker's thread may recover meanwhile
+        trouble = self.trouble  # once: the worker's thread may recover meanwhile
         config = self._config
         return OutputStatus(
             kind=config.kind,

@@ -72,6 +72,7 @@ class FifoSink(Sink):
     ) -> None:
         super().__init__(account)
         self._config = config
+        self.may_block = config.when_full == "block"
         self._path = config.path
         self._format = format
         self._ends, self._files = means.ends, means.files
@@ -93,7 +94,7 @@ class FifoSink(Sink):
 
     @property
     def blocked(self) -> bool:
-        return self._config.when_full == "block" and self._queue.size >= self._config.queue
+        return self.may_block and self._queue.size >= self._config.queue
 
     def open(self) -> None:
         self._account.attempt(self._connect)
@@ -121,7 +122,8 @@ class FifoSink(Sink):
             else:
                 if written == size:
                     self._account.wrote(len(records), written)
-                    self._account.recovered()
+                    if self._account.trouble is not None:
+                        self._account.recovered()
                     return
         self._enqueue(made(records), written)
 

@@ -108,7 +108,8 @@ class FileSink(Sink):
             if not self._prepared:
                 self.deadline = self._now() + RETRY_SECONDS
         else:
-            self._account.recovered()
+            if self._account.trouble is not None:
+                self._account.recovered()
 
     def tick(self, now: float) -> None:
         """Try again what failed, or end a file whose period is over."""

@@ -81,6 +81,7 @@ class SendingSink(Sink, Generic[D]):
         super().__init__(account)
         self._returns = ReturnGuard(account, config.label) if may_return else None
         self._settings = config
+        self.may_block = config.when_full == "block"
         self._format = format
         self.destination: D | None = None  # None: there is no way yet, or any more
         self._retry_at = 0.0  # monotonic seconds
@@ -111,7 +112,7 @@ class SendingSink(Sink, Generic[D]):
     @property
     def blocked(self) -> bool:
         is_full = self._held_bytes >= self._settings.queue
-        return self._settings.when_full == "block" and self.destination is not None and is_full
+        return self.may_block and self.destination is not None and is_full
 
     def open(self) -> None:
         self._attempt()

@@ -30,8 +30,10 @@ class Sink(ABC):
     reasons: Sequence[str] = ()
     # True if each write may take long, as with fsync: then its subscription has a thread of its own.
     slow: bool = False
-    # False: it is never pending or blocked, and is not asked.
+    # False: it is never pending, and is not asked.
     may_queue: bool = False
+    # False: it is never blocked, and is not asked.
+    may_block: bool = False
     # What it counts of files, if it takes files.
     objects: ObjectBooks | None = None
     # What it has with a server, if it hands datagrams to one. For any thread.
@@ -41,10 +43,7 @@ class Sink(ABC):
 
     def __init__(self, account: Account) -> None:
         self._account = account
-
-    @property
-    def counters(self) -> OutputCounters:
-        return self._account.counters
+        self.counters: OutputCounters = account.counters
 
     def go_on_from(self, before: Sink) -> None:
         """Count on from where another sink of the same label ended."""

@@ -61,6 +61,7 @@ class StreamSink(Sink):
     def __init__(self, config: StreamingOutput, format: Format, account: Account) -> None:
         super().__init__(account)
         self._settings = config
+        self.may_block = config.when_full == "block"
         self._format = format
         self._has_lingered = False
         self._queue = RecordQueue()
@@ -121,7 +122,7 @@ class StreamSink(Sink):
     @property
     def blocked(self) -> bool:
         is_full = self._queue.size >= self._settings.queue
-        return self._settings.when_full == "block" and self._is_connected and is_full
+        return self.may_block and self._is_connected and is_full
 
     def open(self) -> None:
         self._attempt()
