@@ -100,6 +100,8 @@ class CircleGuard:
     """What of a stream is sent on, so that nothing goes in a circle for ever. Times are monotonic seconds."""
 
     def __init__(self) -> None:
+        # The one that is heard, so that nothing of it has to be sifted; "" if there are several, or none
+        self.only_sender = ""
         self._last_sender = self._other_sender = ""
         self._other_at = 0.0
         self._came: dict[int, _Payload] = {}  # by the hash of a payload
@@ -111,11 +113,6 @@ class CircleGuard:
         self._exempt: dict[str, float] = {}  # until when, by sender
         self._returning: dict[str, float] = {}  # senders that return what is sent on: when they last did
         self._sent = RecentPayloads()  # while there are such senders
-
-    @property
-    def only_sender(self) -> str:
-        """The one that is heard, so that nothing of it has to be sifted; "" if there are several, or none."""
-        return "" if self._other_sender else self._last_sender
 
     @property
     def returned_by(self) -> str:
@@ -150,6 +147,7 @@ class CircleGuard:
             if sender != self._last_sender:
                 self._other_sender, self._other_at = self._last_sender, now
                 self._last_sender = sender
+        self.only_sender = "" if self._other_sender else self._last_sender
         return bool(self._other_sender) and now - self._other_at < SEVERAL_SECONDS
 
     def _pass_time(self, now: float) -> None:

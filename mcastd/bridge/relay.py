@@ -18,7 +18,7 @@ from mcastd.errors import LinkError
 from mcastd.ip import Address
 from mcastd.net.interfaces import Interface
 from mcastd.net.link import FULL_ERRNOS, Receiver, Sender, runs_by_ttl
-from mcastd.net.payloads import ListPayloads
+from mcastd.net.payloads import ListPayloads, listed
 from mcastd.token_bucket import TokenBucket
 
 # Senders are kept for so many values of the TTL: those of a stream are few.
@@ -124,7 +124,7 @@ class Relay:
         self._counters.received += len(batch)
         self._counters.received_bytes += batch.size
         self._count_overflow(stream, stream.receiver.glance().overflow)
-        for ttl, payloads in runs_by_ttl(batch.origins, ListPayloads(batch.payloads)):
+        for ttl, payloads in runs_by_ttl(batch.origins, listed(batch.payloads)):
             self._send(stream, ttl, payloads)
         if stream.receiver.emptied:
             stream.receiver.idle()
@@ -156,7 +156,7 @@ class Relay:
             taken[way.interface.name], reason = self._send_by(way, stream, max(1, ttl - 1), payloads)
         went = max(taken.values(), default=0)
         counters.forwarded += went
-        counters.forwarded_bytes += sum(payloads.sizes[:went])
+        counters.forwarded_bytes += payloads.total(went)
         if went < len(payloads):
             counters.dropped[reason] += len(payloads) - went
         for name, count in taken.items():

@@ -130,7 +130,8 @@ class Burst:
 
     def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
         """See :meth:`mcastd.net.link.Sender.prepare`."""
-        self._forget_refusals()
+        if self._offload_until < math.inf:
+            self._forget_refusals()
         if count > 1 and (self._is_single() or count > self.offload.segments_of(size)):
             return None
         try:
@@ -171,13 +172,14 @@ class Burst:
         if left == 1 or (self._single_until and self._is_single()):
             return self.one(payloads[0])
         self.refused = 0
-        self._forget_refusals()
+        if self._offload_until < math.inf:
+            self._forget_refusals()
         size, alike = payloads.alike(SEGMENTS_MAX)
         self._size = size
         while True:
             if size != self._segment_size:
                 self._prepare(size)
-            count = min(alike, self._segments)
+            count = alike if alike < self._segments else self._segments
             if count < SEGMENTS_MIN and (count < left or count < 2):
                 break
             try:
@@ -212,7 +214,8 @@ class Burst:
         return True
 
     def _forget_refusals(self) -> None:
-        if self._offload_until < math.inf and self._now() >= self._offload_until:
+        """Do so if it is time."""
+        if self._now() >= self._offload_until:
             self._learn(Offload(), math.inf)
 
     def _learn(self, offload: Offload, until: float) -> None:

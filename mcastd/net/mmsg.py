@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from mcastd.clock import NANO
 from mcastd.net import _abi, _libc
 from mcastd.net.link import NOTHING, Batch, Origin
+from mcastd.net.payloads import AlikePayloads, ListPayloads
 from mcastd.net.slots import LARGE_BATCH_BYTES, SLOT, SLOTS, STRIDE, Senders, Slots, segments
 from mcastd.rows import Rows
 
@@ -238,6 +239,14 @@ def _column(array: Any, offset: int, kind: _abi.StructLetter) -> memoryview[int]
     return words[offset // size :: ctypes.sizeof(array._type_) // size]
 
 
+def _apart(slots: Sequence[memoryview], lengths: Sequence[int]) -> ListPayloads:
+    """What is in slots, from the first on: so many bytes in each."""
+    size, count = lengths[0], len(lengths)
+    if size and lengths.count(size) == count:
+        return AlikePayloads([slot[:size] for slot in slots[:count]], size)
+    return ListPayloads([slot[:length] for slot, length in zip(slots, lengths, strict=False)])
+
+
 class BareBatch:
     """Datagrams of which nothing is told but their lengths and senders: what a raw output gets, as a rule.
 
@@ -265,8 +274,8 @@ class BareBatch:
         return self._sources
 
     @property
-    def payloads(self) -> Sequence[memoryview]:
-        return [slot[:length] for slot, length in zip(self._arena.slots.views, self._lengths, strict=False)]
+    def payloads(self) -> Sequence[bytes | memoryview]:
+        return _apart(self._arena.slots.views, self._lengths)
 
     @property
     def rows(self) -> Sequence[Rows]:
@@ -276,7 +285,8 @@ class BareBatch:
         if len(self._lengths) == 1:
             return os.write(fd, self._arena.slots.views[0][: self.size])
         if len(self._lengths) <= FEW_PACKETS:
-            return os.writev(fd, self.payloads)
+            slots = zip(self._arena.slots.views, self._lengths, strict=False)
+            return os.writev(fd, [slot[:length] for slot, length in slots])
         return self._arena.write(fd, len(self._lengths))
 
 
@@ -298,7 +308,7 @@ class MmsgBatch:
         self.size = size
         self._lengths = lengths
         self._sources: Sequence[tuple[str, int]] = ()  # once they were asked for
-        self._payloads: Sequence[memoryview] | None = None  # likewise
+        self._payloads: Sequence[bytes | memoryview] | None = None  # likewise
         self._layouts, self._coalesced = arena.layouts(controls)
         # If packets have segments: of what size each has them, 0 for none; and how many datagrams each is
         self._sizes: Sequence[int] = ()
@@ -330,14 +340,14 @@ class MmsgBatch:
         return self._sources
 
     @property
-    def payloads(self) -> Sequence[memoryview]:
+    def payloads(self) -> Sequence[bytes | memoryview]:
         if self._payloads is None:
             slots, lengths = self._arena.slots.views, self._lengths
             if self._coalesced:
                 packets = zip(slots, lengths, self._sizes, strict=False)
                 self._payloads = [segment for packet in packets for segment in segments(*packet)]
             else:
-                self._payloads = [slot[:length] for slot, length in zip(slots, lengths, strict=False)]
+                self._payloads = _apart(slots, lengths)
         return self._payloads
 
     @property

@@ -65,6 +65,10 @@ class ListPayloads(list[bytes | memoryview]):
     def sizes(self) -> list[int]:
         return list(map(len, self))
 
+    def total(self, count: int) -> int:
+        """Bytes of the first ``count``."""
+        return sum(map(len, self[:count]))
+
     def part(self, start: int, stop: int) -> ListPayloads:
         return ListPayloads(self[start:stop])
 
@@ -95,11 +99,20 @@ class AlikePayloads(ListPayloads):
     def sizes(self) -> list[int]:
         return [self._size] * len(self)
 
+    def total(self, count: int) -> int:
+        return self._size * (count if count < len(self) else len(self))
+
     def part(self, start: int, stop: int) -> AlikePayloads:
         return AlikePayloads(self[start:stop], self._size)
 
     def alike(self, most: int) -> tuple[int, int]:
-        return self._size, min(most, len(self))
+        count = len(self)
+        return self._size, count if count < most else most
+
+
+def listed(payloads: Sequence[bytes | memoryview]) -> ListPayloads:
+    """The same, as payloads that can be sent."""
+    return payloads if isinstance(payloads, ListPayloads) else ListPayloads(payloads)
 
 
 class HeadedPayloads:

@@ -12,7 +12,7 @@ from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.returned import CIRCLE
 from mcastd.inbound.sinks.sending import REASONS_OF_PROGRAM, RecordRun, SendingSink
 from mcastd.net.link import Batch, Origin, runs_by_ttl
-from mcastd.net.payloads import ListPayloads
+from mcastd.net.payloads import ListPayloads, listed
 from mcastd.net.sender import SocketSender
 
 TTL_TOO_LOW = "ttl"
@@ -62,11 +62,14 @@ class GroupSink(SendingSink[SocketSender]):
         destination.set_ttl(alike)
 
     def runs(self, batch: Batch) -> Iterable[RecordRun]:
-        payloads = ListPayloads(self._format.records(batch).payloads)
-        ttl, own, senders = self._config.ttl, self._flows.addresses, batch.sources
-        if ttl is not None and senders and own.isdisjoint([address for address, _ in senders]):  # as a rule
-            yield ttl, payloads
-            return
+        payloads, senders = listed(self._format.records(batch).payloads), batch.sources
+        ttl = self._config.ttl
+        if ttl is not None and senders and self._flows.addresses.isdisjoint(dict(senders)):  # as a rule
+            return [(ttl, payloads)]
+        return self._runs_apart(batch, ttl, payloads)
+
+    def _runs_apart(self, batch: Batch, ttl: int | None, payloads: ListPayloads) -> Iterable[RecordRun]:
+        """As the TTL of each is."""
         origins = batch.origins or [UNKNOWN] * len(payloads)  # of what came before they were asked for
         if ttl is not None:
             yield from self._runs_with(ttl, origins, payloads)

@@ -29,7 +29,7 @@ from mcastd.inbound.sinks.records import Record
 from mcastd.inbound.sinks.returned import CIRCLE, ReturnGuard
 from mcastd.inbound.sinks.sink import LINGER_SECONDS, Sink
 from mcastd.net.link import FULL_ERRNOS, Batch
-from mcastd.net.payloads import ListPayloads, Payloads
+from mcastd.net.payloads import ListPayloads, Payloads, listed
 
 # Reasons to drop.
 FULL = "full"  # the network does not take them as fast as they come
@@ -84,6 +84,7 @@ class SendingSink(Sink, Generic[D]):
         self.may_block = config.when_full == "block"
         self._format = format
         self.destination: D | None = None  # None: there is no way yet, or any more
+        self._prepared: int | None = None  # what it was told last of a run; None: nothing yet
         self._retry_at = 0.0  # monotonic seconds
         self._pause = 0.0  # seconds
         self._again_at = 0.0  # monotonic seconds when what is held is tried again, whatever comes meanwhile
@@ -102,7 +103,7 @@ class SendingSink(Sink, Generic[D]):
 
     def runs(self, batch: Batch) -> Iterable[RecordRun]:
         """The records of a batch. Those that are not to be sent are counted as dropped."""
-        yield 0, ListPayloads(self._format.records(batch).payloads)
+        return [(0, listed(self._format.records(batch).payloads))]
 
     def look(self, now: float) -> None:
         """Look after what changes by itself, now and then."""
@@ -119,15 +120,17 @@ class SendingSink(Sink, Generic[D]):
         self._plan()
 
     def write(self, batch: Batch) -> None:
+        before = self.destination, self._account.trouble
         if self._returns is not None:
             batch = self._returns.sift(batch)
-        if not len(batch):
-            return
         for alike, payloads in self.runs(batch):
+            if not (count := len(payloads)):
+                continue
             done = 0 if self._held else self._send(alike, payloads)
-            if done < len(payloads):
+            if done < count:
                 self._hold(alike, payloads[done:])
-        self._plan()
+        if self._held or before != (self.destination, self._account.trouble):
+            self._plan()
 
     def flush(self) -> None:
         """Send what is held, as far as that goes."""
@@ -191,7 +194,7 @@ class SendingSink(Sink, Generic[D]):
     def disconnect(self) -> None:
         if self.destination is not None:
             self.destination.close()
-            self.destination = None
+            self.destination = self._prepared = None
 
     def trouble(self, cause: str, reason: str, way_out: str = "", *, waits: str = "") -> SinkError:
         what = f"cannot send to {self._settings.label}"
@@ -224,7 +227,7 @@ class SendingSink(Sink, Generic[D]):
         """Send a run. Returns how many were sent or dropped: fewer than all if there is no room."""
         done, count = 0, len(payloads)
         try:
-            way = self._way()
+            way = self.destination or self._way()
             if way is None:
                 now = clock.monotonic()
                 if self.holds_without_way or now >= self._retry_at:  # the way is not known yet
@@ -232,7 +235,9 @@ class SendingSink(Sink, Generic[D]):
                     return 0
                 self._account.drop(count, self._known_trouble())
                 return count
-            self.prepare(way, alike)
+            if alike != self._prepared:
+                self.prepare(way, alike)
+                self._prepared = alike
             while done < count:
                 done += self._send_some(way, payloads.part(done, count) if done else payloads)
         except (LinkError, SinkError) as error:
@@ -260,7 +265,7 @@ class SendingSink(Sink, Generic[D]):
             self._account.drop(1, self.trouble(f"{len(payloads[0])} bytes are too many", TOO_BIG, way_out))
             return 1
         if way.carrier:
-            self._account.wrote(sent, sum(payloads.sizes[:sent]))
+            self._account.wrote(sent, payloads.total(sent))
             self.sent()
         else:
             self._account.drop(sent, self.trouble("its interface has no carrier", NO_CARRIER))
