@@ -18,7 +18,7 @@ from mcastd.errors import LinkError
 from mcastd.ip import Address
 from mcastd.net.interfaces import Interface
 from mcastd.net.link import FULL_ERRNOS, Receiver, Sender, runs_by_ttl
-from mcastd.net.payloads import ListPayloads, listed
+from mcastd.net.payloads import Payloads, as_payloads
 from mcastd.token_bucket import TokenBucket
 
 # Senders are kept for so many values of the TTL: those of a stream are few.
@@ -124,7 +124,7 @@ class Relay:
         self._counters.received += len(batch)
         self._counters.received_bytes += batch.size
         self._count_overflow(stream, stream.receiver.glance().overflow)
-        for ttl, payloads in runs_by_ttl(batch.origins, listed(batch.payloads)):
+        for ttl, payloads in runs_by_ttl(batch.origins, as_payloads(batch.payloads)):
             self._send(stream, ttl, payloads)
         if stream.receiver.emptied:
             stream.receiver.idle()
@@ -138,7 +138,7 @@ class Relay:
         for stream in streams.values():
             self._end(stream)
 
-    def _send(self, stream: _Stream, ttl: int, payloads: ListPayloads) -> None:
+    def _send(self, stream: _Stream, ttl: int, payloads: Payloads) -> None:
         """Send what came with one TTL by each interface: one that fails keeps no other from it."""
         config, counters = self._config, self._counters
         assert config is not None
@@ -163,7 +163,7 @@ class Relay:
             if count < went:
                 counters.missed[name] += went - count
 
-    def _send_by(self, way: _WayOut, stream: _Stream, ttl: int, payloads: ListPayloads) -> tuple[int, str]:
+    def _send_by(self, way: _WayOut, stream: _Stream, ttl: int, payloads: Payloads) -> tuple[int, str]:
         """Returns how many went, and the reason for which others did not, if there are some."""
         name, now = way.interface.name, clock.monotonic()
         try:
@@ -210,7 +210,7 @@ def _rewritten(config: Bridge, group: Address, port: int) -> tuple[Address, int]
     return rewrite.group or group, rewrite.port or port
 
 
-def _sent(sender: Sender, payloads: ListPayloads) -> int:
+def _sent(sender: Sender, payloads: Payloads) -> int:
     """Send; returns how many the kernel took before it was full. Raises LinkError if it takes none at all."""
     taken = 0
     while taken < len(payloads):

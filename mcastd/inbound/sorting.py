@@ -38,7 +38,7 @@ class Sorting:
         """Payloads, origins, times and senders of the batch, made when they are first asked for."""
         if self._columns is None:
             batch = self.batch
-            self._columns = batch.payloads, batch.origins, batch.times, addresses_of(batch)
+            self._columns = [*batch.payloads], batch.origins, batch.times, addresses_of(batch)
         return self._columns
 
     def copy(self, index: int) -> ListBatch:

@@ -41,6 +41,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _pointer, _int, _uint = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint
 _libc.recvmmsg.argtypes = (_int, _pointer, _uint, _int, _pointer)
 _libc.sendmmsg.argtypes = (_int, _pointer, _uint, _int)
+_libc.sendmsg.argtypes = (_int, _pointer, _int)
+_libc.sendmsg.restype = ctypes.c_ssize_t
 _libc.writev.argtypes = (_int, _pointer, _int)
 _libc.writev.restype = ctypes.c_ssize_t
 _libc.getsockopt.argtypes = (_int, _int, _int, _pointer, ctypes.POINTER(ctypes.c_uint32))
@@ -65,6 +67,14 @@ def sendmmsg(fd: int, headers: int, length: int, flags: int) -> int:
     if count < 0:
         raise _failure()
     return count
+
+
+def sendmsg(fd: int, header: int, flags: int) -> int:
+    """sendmsg(2) of the msghdr at address ``header``: how many bytes went."""
+    sent: int = _libc.sendmsg(fd, header, flags)
+    if sent < 0:
+        raise _failure()
+    return sent
 
 
 def writev(fd: int, iovecs: int, length: int) -> int:

@@ -16,7 +16,6 @@ import socket
 import struct
 from array import array
 from collections.abc import Callable
-from itertools import islice
 from typing import NamedTuple
 
 from mcastd import clock
@@ -159,22 +158,22 @@ class Burst:
         count = len(payloads)
         if count == 1:
             return self.one(payloads[0])
-        accepted = self._some(payloads, count)
+        accepted = self._some(payloads, 0, count)
         while accepted < count:
             try:
-                accepted += self._some(payloads.part(accepted, count), count - accepted)
+                accepted += self._some(payloads, accepted, count - accepted)
             except OSError:  # the next call meets it again
                 break
         return accepted
 
-    def _some(self, payloads: Payloads, left: int) -> int:
-        """Send some of the first of the ``left``; how many. Raises OSError if the first is refused."""
+    def _some(self, payloads: Payloads, start: int, left: int) -> int:
+        """Send some of the ``left`` from ``start`` on; how many. Raises OSError if the first is refused."""
         if left == 1 or (self._single_until and self._is_single()):
-            return self.one(payloads[0])
+            return self.one(payloads[start])
         self.refused = 0
         if self._offload_until < math.inf:
             self._forget_refusals()
-        size, alike = payloads.alike(SEGMENTS_MAX)
+        size, alike = payloads.alike(start, SEGMENTS_MAX)
         self._size = size
         while True:
             if size != self._segment_size:
@@ -183,7 +182,7 @@ class Burst:
             if count < SEGMENTS_MIN and (count < left or count < 2):
                 break
             try:
-                self._sock.sendmsg(payloads.pieces(count), self._ancillary)
+                payloads.send(self._sock, start, start + count, self._ancillary)
             except OSError as error:
                 if not self._learn_from(error, size):
                     self._refuse(error, count)
@@ -191,11 +190,11 @@ class Burst:
             else:
                 return count
         if not HAVE_SENDMMSG:
-            return self.one(payloads[0])
+            return self.one(payloads[start])
         if self._queue is None:
             self._queue = _Queue()
         try:
-            return self._queue.send(self._sock, payloads)
+            return self._queue.send(self._sock, payloads.part(start, start + QUEUE_DATAGRAMS))
         except OSError as error:
             self._refuse(error, 1)
             raise
@@ -250,8 +249,8 @@ class _Queue:
         self._addresses = memoryview(self._pointers).cast("B").cast("L")
 
     def send(self, sock: socket.socket, payloads: Payloads) -> int:
-        first = islice(payloads, QUEUE_DATAGRAMS)
-        data = [payload if isinstance(payload, bytes) else bytes(payload) for payload in first]
+        """Send them, QUEUE_DATAGRAMS at most. Returns how many went."""
+        data = [payload if isinstance(payload, bytes) else bytes(payload) for payload in payloads]
         count = len(data)
         self._pointers[:count] = data  # type: ignore[assignment] # a list of bytes is one of these, too
         self._bases[:count] = self._addresses[:count]

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from mcastd.bounded import Patience
 from mcastd.ip import SourceFilter
-from mcastd.net.payloads import ListPayloads, Payloads
+from mcastd.net.payloads import Payloads
 from mcastd.rows import Rows, listed
 from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription
 
@@ -116,7 +116,7 @@ class ListBatch:
 NOTHING = ListBatch(())  # what is received where nothing has come
 
 
-def runs_by_ttl(origins: Sequence[Origin], payloads: ListPayloads) -> Iterable[tuple[int, ListPayloads]]:
+def runs_by_ttl(origins: Sequence[Origin], payloads: Payloads) -> Iterable[tuple[int, Payloads]]:
     """These payloads, in order: those in a row together that came with one TTL, and that."""
     start = 0
     if origins.count(origins[0]) == len(origins):  # as a rule, and then it is one object

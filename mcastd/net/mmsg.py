@@ -22,12 +22,13 @@ import struct
 import sys
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mcastd.clock import NANO
 from mcastd.net import _abi, _libc
 from mcastd.net.link import NOTHING, Batch, Origin
-from mcastd.net.payloads import AlikePayloads, ListPayloads
+from mcastd.net.payloads import SlotPayloads
+from mcastd.net.slot_writer import SlotWriter, column
 from mcastd.net.slots import LARGE_BATCH_BYTES, SLOT, SLOTS, STRIDE, Senders, Slots, segments
 from mcastd.rows import Rows
 
@@ -73,7 +74,6 @@ class MmsgArena:
         self._raw_names = memoryview(self._names).cast("B")
         self._control = (ctypes.c_char * (CONTROL_BYTES * SLOTS))()
         self._into = (_libc.iovec * SLOTS)(*(_libc.iovec(start, SLOT) for start in bases))
-        self._from = (_libc.iovec * SLOTS)(*(_libc.iovec(start, 0) for start in bases))
         self._headers = (_libc.mmsghdr * SLOTS)()
         for index, header in enumerate(self._headers):
             header.msg_hdr.msg_iov = ctypes.addressof(self._into[index])
@@ -82,7 +82,6 @@ class MmsgArena:
                 header.msg_hdr.msg_control = ctypes.addressof(self._control) + CONTROL_BYTES * index
                 header.msg_hdr.msg_controllen = CONTROL_BYTES
         self._headers_at = ctypes.addressof(self._headers)
-        self._from_at = ctypes.addressof(self._from)
         # recvmmsg writes lengths into the headers: before each use they are made fresh again
         self._fresh = {every: self._naming(ALL_SLOTS if every else SAMPLED_SLOTS) for every in (True, False)}
         self._every = False  # whether every sender is named: as the headers are now
@@ -90,11 +89,9 @@ class MmsgArena:
         self.full = False
         self.senders = Senders()
         self._most = SLOTS  # slots to use: fewer for large packets, which are written from the cache then
-        self._lengths = _column(self._headers, _libc.mmsghdr.msg_len.offset, "I")
-        self._control_lengths = _column(self._headers, _libc.msghdr.msg_controllen.offset, "L")
-        # Their lower halves: no length takes more, and 32 bits are what recvmmsg gives
-        low = 0 if sys.byteorder == "little" else ctypes.sizeof(ctypes.c_size_t) - 4
-        self._from_lengths = _column(self._from, _libc.iovec.iov_len.offset + low, "I")
+        self._lengths = column(self._headers, _libc.mmsghdr.msg_len.offset, "I")
+        self._control_lengths = column(self._headers, _libc.msghdr.msg_controllen.offset, "L")
+        self.writer = SlotWriter(base, self._lengths)
         self._layouts: dict[int, Layout] = {}
         # Of packets with control messages of one length each, by that
         self._alike: dict[int, tuple[Sequence[Layout], bool]] = {}
@@ -141,11 +138,6 @@ class MmsgArena:
         return batch
 
     # -- what a batch is read from
-
-    def write(self, fd: int, count: int) -> int:
-        """One writev(2) of the first ``count`` packets, as they lie in their slots."""
-        self._from_lengths[:count] = self._lengths[:count]
-        return _libc.writev(fd, self._from_at, count)
 
     def layouts(self, lengths: list[int]) -> tuple[Sequence[Layout], bool]:
         """What control messages of these lengths say; one for all if the kernel laid them out alike.
@@ -232,21 +224,6 @@ def _local_text(local: Local) -> str:
     return socket.inet_ntop(family, b"".join(word.to_bytes(size, sys.byteorder) for word in local))
 
 
-def _column(array: Any, offset: int, kind: _abi.StructLetter) -> memoryview[int]:
-    """The field at ``offset`` of each struct in a ctypes array, as one sequence; it reads and writes them."""
-    size = struct.calcsize(kind)
-    words: memoryview[int] = memoryview(array).cast("B").cast(kind)
-    return words[offset // size :: ctypes.sizeof(array._type_) // size]
-
-
-def _apart(slots: Sequence[memoryview], lengths: Sequence[int]) -> ListPayloads:
-    """What is in slots, from the first on: so many bytes in each."""
-    size, count = lengths[0], len(lengths)
-    if size and lengths.count(size) == count:
-        return AlikePayloads([slot[:size] for slot in slots[:count]], size)
-    return ListPayloads([slot[:length] for slot, length in zip(slots, lengths, strict=False)])
-
-
 class BareBatch:
     """Datagrams of which nothing is told but their lengths and senders: what a raw output gets, as a rule.
 
@@ -275,7 +252,7 @@ class BareBatch:
 
     @property
     def payloads(self) -> Sequence[bytes | memoryview]:
-        return _apart(self._arena.slots.views, self._lengths)
+        return SlotPayloads(self._arena.slots.views, self._lengths, self._arena.writer)
 
     @property
     def rows(self) -> Sequence[Rows]:
@@ -287,7 +264,7 @@ class BareBatch:
         if len(self._lengths) <= FEW_PACKETS:
             slots = zip(self._arena.slots.views, self._lengths, strict=False)
             return os.writev(fd, [slot[:length] for slot, length in slots])
-        return self._arena.write(fd, len(self._lengths))
+        return self._arena.writer.write(fd, len(self._lengths))
 
 
 class MmsgBatch:
@@ -346,8 +323,10 @@ class MmsgBatch:
             if self._coalesced:
                 packets = zip(slots, lengths, self._sizes, strict=False)
                 self._payloads = [segment for packet in packets for segment in segments(*packet)]
+            elif self.truncated:
+                self._payloads = [slot[:length] for slot, length in zip(slots, lengths, strict=False)]
             else:
-                self._payloads = _apart(slots, lengths)
+                self._payloads = SlotPayloads(slots, lengths, self._arena.writer)
         return self._payloads
 
     @property
@@ -396,4 +375,4 @@ class MmsgBatch:
         return [value for value, number in zip(values, self._numbers, strict=True) for _ in range(number)]
 
     def write(self, fd: int) -> int:
-        return os.writev(fd, self.payloads) if self.truncated else self._arena.write(fd, self._count)
+        return os.writev(fd, self.payloads) if self.truncated else self._arena.writer.write(fd, self._count)

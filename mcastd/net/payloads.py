@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, overload
+
+Ancillary = Sequence[tuple[int, int, bytes]]
+"""Control messages as socket.sendmsg() takes them: level, type and data of each."""
 
 
 class Payloads(Protocol):
@@ -22,22 +26,34 @@ class Payloads(Protocol):
     def part(self, start: int, stop: int) -> Payloads:
         """Those from ``start`` up to ``stop``."""
 
-    def alike(self, most: int) -> tuple[int, int]:
-        """The size of the first in bytes, and how many of the first ``most`` are of that size: the last of
-        them may be shorter, but not empty.
+    def alike(self, start: int, most: int) -> tuple[int, int]:
+        """The size of the one at ``start`` in bytes, and how many of ``most`` from there on are of that size:
+        the last of them may be shorter, but not empty.
 
         Asked only if there are some, with ``most`` of at least 1.
         """
 
-    def pieces(self, count: int) -> Sequence[bytes | memoryview]:
-        """The bytes of the first ``count``, datagram after datagram, in as few buffers as they lie in: a few
-        for each at most, since one system call takes 1024 (IOV_MAX)."""
+    def total(self, count: int) -> int:
+        """Bytes of the first ``count``."""
+
+    def send(self, sock: socket.socket, start: int, stop: int, ancillary: Ancillary) -> None:
+        """Send those from ``start`` up to ``stop``, one after another, in one sendmsg(2). Raises OSError.
+
+        ``ancillary`` has one message, and is not changed afterwards. They are sent from as few buffers as
+        they lie in: a few for each at most, since a call takes 1024 (IOV_MAX).
+        """
 
     def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
         """Those from ``start`` up to ``stop``, ``count`` of them in each buffer; the last may have fewer."""
 
     def gone(self, count: int) -> None:
         """The next ``count`` were sent or dropped. Nobody asks for them any more: their memory is free."""
+
+
+class SlotWriter(Protocol):
+    """Sends from slots: see slot_writer.py."""
+
+    def send(self, fd: int, start: int, stop: int, ancillary: Ancillary) -> None: ...
 
 
 def _alike(sizes: Sequence[int]) -> tuple[int, int]:
@@ -66,17 +82,16 @@ class ListPayloads(list[bytes | memoryview]):
         return list(map(len, self))
 
     def total(self, count: int) -> int:
-        """Bytes of the first ``count``."""
         return sum(map(len, self[:count]))
 
     def part(self, start: int, stop: int) -> ListPayloads:
         return ListPayloads(self[start:stop])
 
-    def alike(self, most: int) -> tuple[int, int]:
-        return _alike([*map(len, self[:most])])
+    def alike(self, start: int, most: int) -> tuple[int, int]:
+        return _alike([*map(len, self[start : start + most])])
 
-    def pieces(self, count: int) -> Sequence[bytes | memoryview]:
-        return self if count == len(self) else self[:count]
+    def send(self, sock: socket.socket, start: int, stop: int, ancillary: Ancillary) -> None:
+        sock.sendmsg(self[start:stop], ancillary)
 
     def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
         return _buffers(self[start:stop], count)
@@ -105,14 +120,68 @@ class AlikePayloads(ListPayloads):
     def part(self, start: int, stop: int) -> AlikePayloads:
         return AlikePayloads(self[start:stop], self._size)
 
-    def alike(self, most: int) -> tuple[int, int]:
-        count = len(self)
-        return self._size, count if count < most else most
+    def alike(self, start: int, most: int) -> tuple[int, int]:
+        return self._size, min(most, len(self) - start)
 
 
-def listed(payloads: Sequence[bytes | memoryview]) -> ListPayloads:
-    """The same, as payloads that can be sent."""
-    return payloads if isinstance(payloads, ListPayloads) else ListPayloads(payloads)
+class SlotPayloads(Sequence[bytes | memoryview]):
+    """Payloads that lie in slots, as they were received: no step of Python is taken for each to send them."""
+
+    __slots__ = ("_slots", "_start", "_views", "_writer", "sizes")
+
+    def __init__(
+        self, slots: Sequence[memoryview], sizes: Sequence[int], writer: SlotWriter, start: int = 0
+    ) -> None:
+        """Those in the slots from ``start`` on, of these ``sizes``. ``writer`` is that of the slots."""
+        self.sizes = sizes
+        self._slots = slots
+        self._writer = writer
+        self._start = start
+        self._views: list[memoryview] | None = None  # once they were asked for
+
+    def _seen(self) -> list[memoryview]:
+        if self._views is None:
+            slots = self._slots[self._start :] if self._start else self._slots
+            self._views = [slot[:size] for slot, size in zip(slots, self.sizes, strict=False)]
+        return self._views
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return iter(self._seen())
+
+    @overload
+    def __getitem__(self, index: int, /) -> memoryview: ...
+
+    @overload
+    def __getitem__(self, index: slice, /) -> list[memoryview]: ...
+
+    def __getitem__(self, index: int | slice, /) -> memoryview | list[memoryview]:
+        return self._seen()[index]
+
+    def total(self, count: int) -> int:
+        return sum(self.sizes[:count])
+
+    def part(self, start: int, stop: int) -> SlotPayloads:
+        return SlotPayloads(self._slots, self.sizes[start:stop], self._writer, self._start + start)
+
+    def alike(self, start: int, most: int) -> tuple[int, int]:
+        return _alike(self.sizes[start : start + most])
+
+    def send(self, sock: socket.socket, start: int, stop: int, ancillary: Ancillary) -> None:
+        self._writer.send(sock.fileno(), self._start + start, self._start + stop, ancillary)
+
+    def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
+        return _buffers(self[start:stop], count)
+
+    def gone(self, count: int) -> None:
+        """As in ListPayloads."""
+
+
+def as_payloads(payloads: Sequence[bytes | memoryview]) -> ListPayloads | SlotPayloads:
+    """The same, to be sent."""
+    return payloads if isinstance(payloads, (ListPayloads, SlotPayloads)) else ListPayloads(payloads)
 
 
 class HeadedPayloads:
@@ -138,11 +207,14 @@ class HeadedPayloads:
     def part(self, start: int, stop: int) -> HeadedPayloads:
         return HeadedPayloads(self._pieces[2 * start : 2 * stop], self.sizes[start:stop])
 
-    def alike(self, most: int) -> tuple[int, int]:
-        return _alike(self.sizes[:most])
+    def alike(self, start: int, most: int) -> tuple[int, int]:
+        return _alike(self.sizes[start : start + most])
 
-    def pieces(self, count: int) -> Sequence[bytes | memoryview]:
-        return self._pieces[: 2 * count]
+    def total(self, count: int) -> int:
+        return sum(self.sizes[:count])
+
+    def send(self, sock: socket.socket, start: int, stop: int, ancillary: Ancillary) -> None:
+        sock.sendmsg(self._pieces[2 * start : 2 * stop], ancillary)
 
     def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
         return _buffers([*self.part(start, stop)], count)
@@ -182,11 +254,14 @@ class Chunks:
         stop = min(stop, self._count)
         return Chunks(self._data[start * size : stop * size], size, stop - start)
 
-    def alike(self, most: int) -> tuple[int, int]:
-        return self._size, min(most, self._count)
+    def alike(self, start: int, most: int) -> tuple[int, int]:
+        return self._size, min(most, self._count - start)
 
-    def pieces(self, count: int) -> Sequence[memoryview]:
-        return [self._data if count == self._count else self._data[: count * self._size]]
+    def total(self, count: int) -> int:
+        return self._size * min(count, self._count)
+
+    def send(self, sock: socket.socket, start: int, stop: int, ancillary: Ancillary) -> None:
+        sock.sendmsg([self._data[start * self._size : stop * self._size]], ancillary)
 
     def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
         data, step = self._data[: stop * self._size], count * self._size

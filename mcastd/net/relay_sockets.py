@@ -168,7 +168,7 @@ class GatewaySocket(_RelaySocket):
 
     def _send_segments(self, payloads: Chunks | AlikePayloads) -> int:
         """Send messages of one size, which costs less than others do. Returns how many went."""
-        size, count = payloads.alike(len(payloads))
+        size, count = payloads.alike(0, len(payloads))
         at_once = min(count, self._burst.offload.segments_of(size))
         if at_once < 2 or (send := self._burst.prepare(size, at_once)) is None:
             return 0

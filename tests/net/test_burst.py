@@ -20,7 +20,7 @@ from mcastd.errors import LinkError
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net import _abi, burst
 from mcastd.net.burst import OFFLOAD_SECONDS, SEGMENTS_MAX, SEGMENTS_MAX_BEFORE, Burst
-from mcastd.net.payloads import Chunks, HeadedPayloads, ListPayloads, Payloads
+from mcastd.net.payloads import Chunks, HeadedPayloads, ListPayloads, Payloads, SlotPayloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
 from mcastd.net.sockets import free_port
@@ -102,6 +102,26 @@ def test_what_is_sent_arrives_whatever_its_sizes(link: Link) -> None:
             pieces = [piece for payload in payloads for piece in (payload[:cut], payload[cut:])]
             assert link.pass_on(HeadedPayloads(pieces, [*map(len, payloads)])) == payloads
     assert link.sender.sending == link.way
+
+
+@pytest.mark.parametrize(
+    "sizes", [[1316] * 230, [*[64] * 200, 7], [500, 600] * 20, [*[9] * 30, *[1316] * 60]]
+)
+def test_what_was_received_is_sent_on(link: Link, sizes: list[int]) -> None:
+    """From where it lies, as far as it is alike."""
+    dice = random.Random(20261127)
+    port = free_port()
+    payloads = [dice.randbytes(size) for size in sizes]
+    with ExitStack() as stack:
+        receiver = SocketReceiver(GROUP, port, interface="lo", receive_buffer=64 << 20)
+        stack.callback(receiver.close)
+        sender = SocketSender(GROUP, port, interface="lo", ttl=0)
+        stack.callback(sender.close)
+        for payload in payloads:  # each by itself, so that none are coalesced
+            sender.send(ListPayloads([payload]))
+        batch = receiver.receive()
+        assert isinstance(batch.payloads, SlotPayloads)
+        assert link.pass_on(batch.payloads) == payloads
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1316, 1472, 4096, 9000, 32_768, MAX_DATAGRAM_BYTES])
@@ -251,10 +271,10 @@ def test_a_full_socket_loses_nothing(link: Link) -> None:
     calls = iter([0, 0, 1, 0, 1, 1])
 
     class Full(Burst):
-        def _some(self, payloads: Any, left: int) -> int:
+        def _some(self, payloads: Any, start: int, left: int) -> int:
             if next(calls, 0):
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            return super()._some(payloads, left)
+            return super()._some(payloads, start, left)
 
     link.sender._burst = Full(link.sender._sock)
     sent, refused = 0, 0

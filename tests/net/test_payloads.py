@@ -2,26 +2,81 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
 import pytest
 
+from mcastd.net import _abi
 from mcastd.net.burst import SEGMENTS_MAX
 from mcastd.net.link import IOV_MAX
-from mcastd.net.payloads import AlikePayloads, Chunks, HeadedPayloads, ListPayloads, Payloads
+from mcastd.net.mmsg import MmsgArena
+from mcastd.net.payloads import (
+    AlikePayloads,
+    Chunks,
+    HeadedPayloads,
+    ListPayloads,
+    Payloads,
+    SlotPayloads,
+    as_payloads,
+)
 
 EQUAL = [b"one", b"two", b"six", b"ten"]
 
 
-@pytest.fixture(
-    params=[
-        ListPayloads(EQUAL),
-        Chunks(memoryview(b"".join(EQUAL)), 3, 4),
-        AlikePayloads(EQUAL, 3),
-        HeadedPayloads([piece for one in EQUAL for piece in (one[:1], memoryview(one)[1:])], [3] * 4),
-    ],
-    ids=["list", "chunks", "alike", "headed"],
-)
+def headed(payloads: list[bytes]) -> HeadedPayloads:
+    pieces = [piece for one in payloads for piece in (one[:1], memoryview(one)[1:])]
+    return HeadedPayloads(pieces, [*map(len, payloads)])
+
+
+@contextmanager
+def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends, from one to the other: what is sent has come when the call returns."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
+    ):
+        there.bind(("127.0.0.1", 0))
+        here.connect(there.getsockname())
+        yield here, there
+
+
+def in_slots(payloads: list[bytes]) -> SlotPayloads:
+    """The same, as they are received."""
+    with wire() as (here, there):
+        for payload in payloads:
+            here.send(payload)
+        received = MmsgArena().receive(there, 0).payloads
+    assert isinstance(received, SlotPayloads)
+    return received
+
+
+def went(payloads: Payloads, start: int, stop: int, segment: int) -> list[bytes]:
+    """What comes of those that are sent in one call."""
+    datagrams: list[bytes] = []
+    with wire() as (here, there), suppress(BlockingIOError):
+        payloads.send(here, start, stop, [(_abi.SOL_UDP, _abi.UDP_SEGMENT, struct.pack("=H", segment))])
+        while True:
+            datagrams.append(there.recv(65_536, socket.MSG_DONTWAIT))
+    return datagrams
+
+
+@pytest.fixture(params=["list", "chunks", "alike", "headed", "slots"])
 def payloads(request: pytest.FixtureRequest) -> Payloads:
-    return request.param  # type: ignore[no-any-return]
+    match request.param:
+        case "list":
+            return ListPayloads(EQUAL)
+        case "chunks":
+            return Chunks(memoryview(b"".join(EQUAL)), 3, 4)
+        case "alike":
+            return AlikePayloads(EQUAL, 3)
+        case "headed":
+            return headed(EQUAL)
+        case _:
+            return in_slots(EQUAL)
 
 
 def test_sizes_and_each(payloads: Payloads) -> None:
@@ -29,6 +84,7 @@ def test_sizes_and_each(payloads: Payloads) -> None:
     assert list(payloads.sizes) == [3, 3, 3, 3]
     assert [bytes(payload) for payload in payloads] == EQUAL
     assert bytes(payloads[1]) == b"two"
+    assert [payloads.total(count) for count in (0, 1, 4)] == [0, 3, 12]
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (1, 3), (2, 9), (4, 4)])
@@ -36,8 +92,9 @@ def test_a_part_is_of_the_same_kind(payloads: Payloads, start: int, stop: int) -
     part = payloads.part(start, stop)
     assert type(part) is type(payloads)
     assert [bytes(payload) for payload in part] == EQUAL[start:stop]
-    assert b"".join(part.pieces(len(part))) == b"".join(EQUAL[start:stop])
-    assert b"".join(part.pieces(1)) == b"".join(EQUAL[start:stop][:1])
+    if count := len(part):
+        assert went(part, 0, count, 3) == EQUAL[start:stop]
+        assert went(part, count - 1, count, 3) == EQUAL[start:stop][-1:]
 
 
 @pytest.mark.parametrize(
@@ -56,20 +113,50 @@ def test_several_go_in_each_buffer(
     assert [bytes(buffer) for buffer in payloads.buffers(start, stop, count)] == expected
 
 
+class Taker:
+    """A socket that keeps the buffers that it is given to send."""
+
+    buffers: Sequence[bytes | memoryview] = ()
+
+    def sendmsg(self, buffers: Sequence[bytes | memoryview], _: object) -> None:
+        self.buffers = buffers
+
+
 def test_what_lies_together_is_one_piece() -> None:
-    assert len(Chunks(memoryview(b"onetwosix"), 3, 3).part(1, 3).pieces(2)) == 1
+    taker = Taker()
+    Chunks(memoryview(b"onetwosix"), 3, 3).part(1, 3).send(taker, 0, 2, ())  # type: ignore[arg-type]
+    assert taker.buffers == [b"twosix"]
 
 
 def test_headers_and_bodies_are_not_joined_to_be_sent() -> None:
-    body = bytes(1448)
+    body, taker = bytes(1448), Taker()
     headed = HeadedPayloads([b"header", body] * SEGMENTS_MAX, [1454] * SEGMENTS_MAX)
-    pieces = headed.pieces(SEGMENTS_MAX)
-    assert pieces[1] is body
-    assert len(pieces) == 2 * SEGMENTS_MAX < IOV_MAX
+    headed.send(taker, 0, SEGMENTS_MAX, ())  # type: ignore[arg-type]
+    assert taker.buffers[1] is body
+    assert len(taker.buffers) == 2 * SEGMENTS_MAX < IOV_MAX
+
+
+def test_what_was_received_is_sent_as_it_lies_with_each_size_that_it_is_told() -> None:
+    received = in_slots([b"one", b"two", b"four", b"five", b"", b"seven"])
+    assert went(received, 0, 2, 3) == [b"one", b"two"]
+    assert went(received, 2, 4, 4) == [b"four", b"five"]
+    assert went(received, 2, 4, 8) == [b"fourfive"]
+    assert went(received.part(3, 6), 0, 1, 4) == [b"five"]
+    assert went(received.part(3, 6), 2, 3, 5) == [b"seven"]
+    assert [*map(bytes, received)] == [b"one", b"two", b"four", b"five", b"", b"seven"]
+    with pytest.raises(OSError, match=f"Errno {errno.EINVAL}"):
+        went(in_slots([bytes(8)] * 20), 0, 20, 1)  # 160 segments, more than the kernel cuts a piece into
+
+
+def test_what_can_be_sent_is_sent_as_it_is() -> None:
+    for one in (ListPayloads(EQUAL), AlikePayloads(EQUAL, 3), in_slots(EQUAL)):
+        assert as_payloads(one) is one
+    assert as_payloads((*EQUAL,)) == ListPayloads(EQUAL)
 
 
 def test_how_many_are_alike(payloads: Payloads) -> None:
-    assert [payloads.alike(most) for most in (1, 3, 9)] == [(3, 1), (3, 3), (3, 4)]
+    assert [payloads.alike(0, most) for most in (1, 3, 9)] == [(3, 1), (3, 3), (3, 4)]
+    assert [payloads.alike(2, most) for most in (1, 2, 9)] == [(3, 1), (3, 2), (3, 2)]
 
 
 @pytest.mark.parametrize(
@@ -83,10 +170,10 @@ def test_how_many_are_alike(payloads: Payloads) -> None:
     ],
 )
 def test_how_many_of_any_sizes_are_alike(sizes: list[int], alike: int) -> None:
-    assert ListPayloads(b"x" * size for size in sizes).alike(9) == (sizes[0], alike)
-    halves = [half for size in sizes for half in (b"x" * (size // 2), b"y" * (size - size // 2))]
-    headed = HeadedPayloads(halves, sizes)
-    assert headed.alike(9) == (sizes[0], alike)
+    payloads = [b"x" * size for size in sizes]
+    for one in (ListPayloads(payloads), headed(payloads), in_slots(payloads)):
+        assert one.alike(0, 9) == (sizes[0], alike)
+        assert one.alike(len(sizes) - 1, 9) == (sizes[-1], 1)
 
 
 def test_none_at_all() -> None:

@@ -176,7 +176,9 @@ class TestSource:
         with opened(tree) as source:
             while not (payloads := source.read()) or len(payloads) < 16:
                 pass
-            pieces = payloads.part(0, 16).pieces(16)
+            sock = mock.Mock()
+            payloads.send(sock, 0, 16, ())
+            ((pieces, _),) = (call.args for call in sock.sendmsg.call_args_list)
             assert [len(piece) for piece in pieces[::2]] == [20] * 16
             assert isinstance(pieces[1], memoryview)
 

@@ -12,7 +12,7 @@ from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.returned import CIRCLE
 from mcastd.inbound.sinks.sending import REASONS_OF_PROGRAM, RecordRun, SendingSink
 from mcastd.net.link import Batch, Origin, runs_by_ttl
-from mcastd.net.payloads import ListPayloads, listed
+from mcastd.net.payloads import Payloads, as_payloads
 from mcastd.net.sender import SocketSender
 
 TTL_TOO_LOW = "ttl"
@@ -62,13 +62,13 @@ class GroupSink(SendingSink[SocketSender]):
         destination.set_ttl(alike)
 
     def runs(self, batch: Batch) -> Iterable[RecordRun]:
-        payloads, senders = listed(self._format.records(batch).payloads), batch.sources
+        payloads, senders = as_payloads(self._format.records(batch).payloads), batch.sources
         ttl = self._config.ttl
         if ttl is not None and senders and self._flows.addresses.isdisjoint(dict(senders)):  # as a rule
             return [(ttl, payloads)]
         return self._runs_apart(batch, ttl, payloads)
 
-    def _runs_apart(self, batch: Batch, ttl: int | None, payloads: ListPayloads) -> Iterable[RecordRun]:
+    def _runs_apart(self, batch: Batch, ttl: int | None, payloads: Payloads) -> Iterable[RecordRun]:
         """As the TTL of each is."""
         origins = batch.origins or [UNKNOWN] * len(payloads)  # of what came before they were asked for
         if ttl is not None:
@@ -83,8 +83,8 @@ class GroupSink(SendingSink[SocketSender]):
                 self._account.drop(len(run), self.trouble(cause, TTL_TOO_LOW, way_out))
 
     def _runs_with(
-        self, ttl: int, origins: Sequence[Origin], payloads: ListPayloads
-    ) -> Iterable[tuple[int, ListPayloads]]:
+        self, ttl: int, origins: Sequence[Origin], payloads: Payloads
+    ) -> Iterable[tuple[int, Payloads]]:
         """Those in a row together that go with one TTL: with this one, but for what we have sent before."""
         own, start = self._flows.sources, 0
         goes_with = [min(ttl, one.ttl - 1) if (one.source, one.port) in own else ttl for one in origins]

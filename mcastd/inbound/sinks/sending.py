@@ -29,7 +29,7 @@ from mcastd.inbound.sinks.records import Record
 from mcastd.inbound.sinks.returned import CIRCLE, ReturnGuard
 from mcastd.inbound.sinks.sink import LINGER_SECONDS, Sink
 from mcastd.net.link import FULL_ERRNOS, Batch
-from mcastd.net.payloads import ListPayloads, Payloads, listed
+from mcastd.net.payloads import ListPayloads, Payloads, as_payloads
 
 # Reasons to drop.
 FULL = "full"  # the network does not take them as fast as they come
@@ -62,7 +62,7 @@ class Destination(Protocol):
 
 
 D = TypeVar("D", bound=Destination)
-RecordRun = tuple[int, ListPayloads]
+RecordRun = tuple[int, Payloads]
 """Records in a row that are sent alike: what is told of them to the destination, and they."""
 
 
@@ -103,7 +103,7 @@ class SendingSink(Sink, Generic[D]):
 
     def runs(self, batch: Batch) -> Iterable[RecordRun]:
         """The records of a batch. Those that are not to be sent are counted as dropped."""
-        return [(0, listed(self._format.records(batch).payloads))]
+        return [(0, as_payloads(self._format.records(batch).payloads))]
 
     def look(self, now: float) -> None:
         """Look after what changes by itself, now and then."""
@@ -126,9 +126,9 @@ class SendingSink(Sink, Generic[D]):
         for alike, payloads in self.runs(batch):
             if not (count := len(payloads)):
                 continue
-            done = 0 if self._held else self._send(alike, payloads)
+            done = 0 if self._held else self._send(alike, payloads, count)
             if done < count:
-                self._hold(alike, payloads[done:])
+                self._hold(alike, payloads.part(done, count))
         if self._held or before != (self.destination, self._account.trouble):
             self._plan()
 
@@ -138,7 +138,7 @@ class SendingSink(Sink, Generic[D]):
             some = list(islice(self._held, SEND_DATAGRAMS))
             for alike, run in groupby(some, key=itemgetter(0)):
                 payloads: list[Record] = [payload for _, payload in run]
-                done = self._send(alike, ListPayloads(payloads))
+                done = self._send(alike, ListPayloads(payloads), len(payloads))
                 for _ in range(done):
                     self._held_bytes -= len(self._held.popleft()[1]) + RECORD_OVERHEAD_BYTES
                 if done < len(payloads):
@@ -223,9 +223,9 @@ class SendingSink(Sink, Generic[D]):
 
     # -- sending
 
-    def _send(self, alike: int, payloads: ListPayloads) -> int:
-        """Send a run. Returns how many were sent or dropped: fewer than all if there is no room."""
-        done, count = 0, len(payloads)
+    def _send(self, alike: int, payloads: Payloads, count: int) -> int:
+        """Send a run of ``count``. Returns how many were sent or dropped: fewer if there is no room."""
+        done = 0
         try:
             way = self.destination or self._way()
             if way is None:
@@ -254,7 +254,7 @@ class SendingSink(Sink, Generic[D]):
         self._pause = 0.0
         return done
 
-    def _send_some(self, way: D, payloads: ListPayloads) -> int:
+    def _send_some(self, way: D, payloads: Payloads) -> int:
         """Returns how many were sent or dropped, at least one. Raises LinkError."""
         try:
             sent = way.send(payloads)
@@ -279,7 +279,7 @@ class SendingSink(Sink, Generic[D]):
     def _known_trouble(self) -> SinkError:
         return self._account.trouble or self.trouble("there is no way", UNREACHABLE)
 
-    def _hold(self, alike: int, payloads: Sequence[Record]) -> None:
+    def _hold(self, alike: int, payloads: Payloads) -> None:
         config, held = self._settings, self._held
         for payload in payloads:
             held.append((alike, bytes(payload)))

@@ -15,7 +15,7 @@ from mcastd.errors import LinkError, SourceError
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net.link import Batch
 from mcastd.net.listeners import DatagramListener, listen_at_path, listen_udp
-from mcastd.net.payloads import ListPayloads, Payloads
+from mcastd.net.payloads import ListPayloads, Payloads, SlotPayloads, as_payloads
 from mcastd.outbound.sources.at_path import PathBinding
 from mcastd.outbound.sources.received import CIRCLE, SENDER, TOO_LONG, Admission, ReceivedSource
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS
@@ -158,24 +158,24 @@ class DatagramSource(ReceivedSource):
             self.restart()
             raise _as_source_error(error) from error
 
-    def _taken(self, batch: Batch, names_senders: bool) -> ListPayloads:
+    def _taken(self, batch: Batch, names_senders: bool) -> ListPayloads | SlotPayloads:
         """What of a batch is to be sent; all else is counted."""
         count = len(batch)
         if not count:
             return ListPayloads()
         self.state = "receiving"
         self.position += batch.size
-        payloads = batch.payloads
         if names_senders:
-            payloads = self._sifted(*self._admitted(batch.sources, payloads), self._came_at)
+            admitted = self._admitted(batch.sources, batch.payloads)
+            payloads = as_payloads(self._sifted(*admitted, self._came_at))
         else:
             self._came("", count)
-        if batch.size > MAX_DATAGRAM_BYTES:
+            payloads = as_payloads(batch.payloads)
+        if batch.size > MAX_DATAGRAM_BYTES and max(payloads.sizes, default=0) > MAX_DATAGRAM_BYTES:
             whole = [payload for payload in payloads if len(payload) <= MAX_DATAGRAM_BYTES]
-            if len(whole) < len(payloads):
-                self._drop(TOO_LONG, len(payloads) - len(whole))
-                payloads = whole
-        return ListPayloads(payloads)
+            self._drop(TOO_LONG, len(payloads) - len(whole))
+            return ListPayloads(whole)
+        return payloads
 
     def _admitted(self, senders: SenderRuns, payloads: PayloadBytes) -> tuple[SenderRuns, PayloadBytes]:
         """Those of senders that may send."""

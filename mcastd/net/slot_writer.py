@@ -1,0 +1,74 @@
+"""Writes what lies in slots from where it lies: to a file by writev(2), to a socket by sendmsg(2).
+
+```
+  _iovecs   base, length 0   base, length 1   base, length 2   ...    lengths: as recvmmsg(2) has told them
+               |                |                |
+     slots   payload 0        payload 1        payload 2       ...
+```
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+import sys
+from typing import Any
+
+from mcastd.net import _abi, _libc
+from mcastd.net.payloads import Ancillary
+from mcastd.net.slots import SLOTS, STRIDE
+
+IOVEC_BYTES = ctypes.sizeof(_libc.iovec)
+# Room for one control message, such as UDP_SEGMENT.
+CONTROL_BYTES = 64
+
+
+class SlotWriter:
+    """Of one arena."""
+
+    def __init__(self, base: int, lengths: memoryview[int]) -> None:
+        """``base``: the address of the first slot; ``lengths``: a column with the bytes in each."""
+        bases = range(base, base + STRIDE * SLOTS, STRIDE)
+        self._iovecs = (_libc.iovec * SLOTS)(*(_libc.iovec(start, 0) for start in bases))
+        self._iovecs_at = ctypes.addressof(self._iovecs)
+        # Their lower halves: no length takes more, and 32 bits are what recvmmsg gives
+        low = 0 if sys.byteorder == "little" else ctypes.sizeof(ctypes.c_size_t) - 4
+        self._sizes = column(self._iovecs, _libc.iovec.iov_len.offset + low, "I")
+        self._lengths = lengths
+        self._control = (ctypes.c_char * CONTROL_BYTES)()
+        self._ancillary: Ancillary = ()  # what is in it
+        self._header = _libc.msghdr()
+        self._header.msg_control = ctypes.addressof(self._control)
+        self._header_at = ctypes.addressof(self._header)
+
+    def write(self, fd: int, count: int) -> int:
+        """One writev(2) of what is in the first ``count`` slots. Returns how many bytes. Raises OSError."""
+        self._sizes[:count] = self._lengths[:count]
+        return _libc.writev(fd, self._iovecs_at, count)
+
+    def send(self, fd: int, start: int, stop: int, ancillary: Ancillary) -> None:
+        """One sendmsg(2) of what is in the slots from ``start`` up to ``stop``. Raises OSError.
+
+        ``ancillary`` has one message, and is not changed afterwards.
+        """
+        if ancillary is not self._ancillary:
+            self._set_control(ancillary)
+        self._sizes[start:stop] = self._lengths[start:stop]
+        header = self._header
+        header.msg_iov = self._iovecs_at + IOVEC_BYTES * start
+        header.msg_iovlen = stop - start
+        _libc.sendmsg(fd, self._header_at, 0)
+
+    def _set_control(self, ancillary: Ancillary) -> None:
+        ((level, kind, data),) = ancillary
+        self._control.raw = _abi.cmsghdr.pack(socket.CMSG_LEN(len(data)), level, kind) + data
+        self._header.msg_controllen = socket.CMSG_SPACE(len(data))
+        self._ancillary = ancillary
+
+
+def column(array: Any, offset: int, kind: _abi.StructLetter) -> memoryview[int]:
+    """The field at ``offset`` of each struct in a ctypes array, as one sequence; it reads and writes them."""
+    size = struct.calcsize(kind)
+    words: memoryview[int] = memoryview(array).cast("B").cast(kind)
+    return words[offset // size :: ctypes.sizeof(array._type_) // size]
