@@ -88,7 +88,7 @@ class GroupOutput(IpOutput):
         return f"{end_of(self.group, self.port)}{by}"
 
     @property
-    def needs_metadata(self) -> bool:
+    def needs_origins(self) -> bool:
         return True
 
     def sends(self) -> Iterable[GroupEnd]:

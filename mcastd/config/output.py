@@ -70,6 +70,11 @@ class OutputSettings(OfKind):
         return False
 
     @property
+    def needs_origins(self) -> bool:
+        """Return True if it needs the origins alone."""
+        return False
+
+    @property
     @abstractmethod
     def label(self) -> str:
         """What tells it from the subscription's other outputs, in status, metrics, and errors.

@@ -12,6 +12,7 @@ from mcastd import clock
 from mcastd.config import OutputSettings
 from mcastd.inbound.sinks import FORMATS, Sink
 from mcastd.inbound.sinks.sink import LINGER_SECONDS
+from mcastd.net.link import Metadata
 from mcastd.status import OutputStatus
 from mcastd.worker import OutputIdentity
 
@@ -19,9 +20,11 @@ from mcastd.worker import OutputIdentity
 CRASHED = "crashed"
 
 
-def need_metadata(outputs: Iterable[OutputSettings]) -> bool:
-    """Return True if one of these outputs, or its format, needs origins and times."""
-    return any(settings.needs_metadata or FORMATS[settings.format].needs_metadata for settings in outputs)
+def metadata_for(outputs: Sequence[OutputSettings]) -> Metadata:
+    """What these outputs and their formats need."""
+    if any(settings.needs_metadata or FORMATS[settings.format].needs_metadata for settings in outputs):
+        return Metadata.ALL
+    return Metadata.ORIGINS if any(settings.needs_origins for settings in outputs) else Metadata.NONE
 
 
 class Outputs:

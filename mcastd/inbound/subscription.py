@@ -21,14 +21,14 @@ from mcastd.inbound.condition import Condition
 from mcastd.inbound.intake import Intake
 from mcastd.inbound.keeper import Diagnose, Keeper, Loss, Losses, Symptoms
 from mcastd.inbound.listing import SubscriptionListing
-from mcastd.inbound.outputs import Outputs, need_metadata
+from mcastd.inbound.outputs import Outputs, metadata_for
 from mcastd.inbound.protocols import make_protocol
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import ALONE, MakeSink, Means, Sink, StreamFacts, make_sink
 from mcastd.inbound.turns import Turns
 from mcastd.ip import SourceFilter
 from mcastd.net.interfaces import interface_name
-from mcastd.net.link import Receiver
+from mcastd.net.link import Metadata, Receiver
 from mcastd.status import SubscriptionStatus
 from mcastd.worker import Books, Context, Signal, Vitals
 
@@ -43,15 +43,15 @@ def source_filter(config: InboundSubscription) -> SourceFilter:
 class Subscription:
     """The worker of one subscription. Its sinks and counters outlive its runs, its link does not.
 
-    ``open_link`` opens a receiver, with metadata (origins and times) or without. While little comes, the
-    shared ``reader``, if there is one, reads for this subscription.
+    ``open_link`` opens a receiver that tells such metadata. While little comes, the shared ``reader``, if
+    there is one, reads for this subscription.
     """
 
     def __init__(
         self,
         name: str,
         config: InboundSubscription,
-        open_link: Callable[[InboundSubscription, bool], Receiver],
+        open_link: Callable[[InboundSubscription, Metadata], Receiver],
         interface_name: Callable[[int], str] = interface_name,
         *,
         reader: Reader | None = None,
@@ -115,7 +115,7 @@ class Subscription:
         self._applied = config
         self._filter = source_filter(config)
         self._identify(config)
-        self._turns.link = self._open_link(config, self._needs_metadata(config))
+        self._turns.link = self._open_link(config, self._metadata(config))
         self._turns.link.tell_senders_apart(config.protocol.tells_senders_apart)
         try:
             self._begin(context, self._turns.link)
@@ -252,7 +252,7 @@ class Subscription:
             self._change_outputs()
             self._set_keeper(config)
             self._set_alarms(context, link)
-            link.set_metadata(self._needs_metadata(config))
+            link.set_metadata(self._metadata(config))
             link.tell_senders_apart(config.protocol.tells_senders_apart)
             if config.coalesce != applied.coalesce:
                 link.set_coalesce(config.coalesce)
@@ -276,9 +276,10 @@ class Subscription:
             self._log.info("link.moved", **as_json(described))
 
     @staticmethod
-    def _needs_metadata(config: InboundSubscription) -> bool:
-        is_kept = config.keep_before is not None
-        return is_kept or config.needs_metadata or need_metadata(config.output)
+    def _metadata(config: InboundSubscription) -> Metadata:
+        if config.keep_before is not None or config.needs_metadata:
+            return Metadata.ALL
+        return metadata_for(config.output)
 
     def _go_over(self, context: Context, config: InboundSubscription) -> None:
         """Receive another stream, or the same by other legs. It is joined before the old one is left.
@@ -287,7 +288,7 @@ class Subscription:
         joined: then the run is over.
         """
         goes_on = config.goes_on_from(self._applied)
-        link = self._open_link(config, self._needs_metadata(config))
+        link = self._open_link(config, self._metadata(config))
         link.tell_senders_apart(config.protocol.tells_senders_apart)
         try:
             self._turns.forget(context)

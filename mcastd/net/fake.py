@@ -22,6 +22,7 @@ from mcastd.net.link import (
     LegLink,
     ListBatch,
     Load,
+    Metadata,
     Origin,
 )
 from mcastd.net.mroute import Heard
@@ -39,7 +40,7 @@ WAIT_SECONDS = 0.005
 class FakeReceiver:
     """A Receiver whose datagrams come from :meth:`deliver`, from any thread."""
 
-    def __init__(self, metadata: bool = True) -> None:
+    def __init__(self, metadata: Metadata = Metadata.ALL) -> None:
         self.metadata = metadata
         self.senders_apart = False  # as it was told: its batches always have all
         self.joined = "fake0"
@@ -116,7 +117,7 @@ class FakeReceiver:
     def set_coalesce(self, wanted: bool) -> None:
         self.coalesce = wanted
 
-    def set_metadata(self, wanted: bool) -> None:
+    def set_metadata(self, wanted: Metadata) -> None:
         self.metadata = wanted
 
     def tell_senders_apart(self, wanted: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Protocol
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE, NO_SOURCE, Address, SourceFilter
 from mcastd.net.interfaces import Host, Interface
+from mcastd.net.link import Metadata
 from mcastd.net.membership import Memberships
 from mcastd.net.sockets import ReceivingSocket
 
@@ -98,7 +99,7 @@ class Joins:
             source_filter,
             self._memberships,
             receive_buffer=RECEIVE_BUFFER_BYTES,
-            metadata=False,
+            metadata=Metadata.NONE,
             coalesce=False,
             bind=False,
         )

@@ -16,7 +16,7 @@ from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.errors import LinkError
 from mcastd.ip import Interfaces, SourceFilter
-from mcastd.net.link import NOTHING, Batch, Glance, LegLink, Load, Origin, Receiver
+from mcastd.net.link import NOTHING, Batch, Glance, LegLink, Load, Metadata, Origin, Receiver
 from mcastd.net.reopening import Reopened, some_failed
 from mcastd.rows import Rows
 from mcastd.status import MembershipStatus, ReceiverDescription
@@ -288,7 +288,7 @@ class ReceivingLegs:
         self._tell("coalesce", lambda link: link.set_coalesce(wanted))
         self._wait_on_links()
 
-    def set_metadata(self, wanted: bool) -> None:
+    def set_metadata(self, wanted: Metadata) -> None:
         self._tell("metadata", lambda link: link.set_metadata(wanted))
 
     def tell_senders_apart(self, wanted: bool) -> None:

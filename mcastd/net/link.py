@@ -6,6 +6,7 @@ here: both raise :class:`~mcastd.errors.LinkError`.
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +34,15 @@ class Origin(NamedTuple):
     ifindex: int  # arrival interface; 0 if unknown
     ttl: int  # IPv4 TTL or IPv6 hop limit left; -1 if unknown
     local: str = ""  # the address of this host that they came to, if the socket tells it
+
+
+class Metadata(enum.Flag):
+    """What a receiver tells of each datagram, beside its bytes and the address that it came from."""
+
+    NONE = 0
+    ORIGINS = enum.auto()
+    TIMES = enum.auto()  # the kernel needs a third longer to hand over datagrams with them
+    ALL = ORIGINS | TIMES
 
 
 class DatagramFlow(NamedTuple):
@@ -71,11 +81,11 @@ class Batch(Protocol):
 
     @property
     def origins(self) -> Sequence[Origin]:
-        """One for each payload; empty if the receiver was opened without metadata."""
+        """One for each payload; empty if the receiver tells no metadata."""
 
     @property
     def times(self) -> Sequence[int]:
-        """Kernel receive timestamps in nanoseconds since the epoch, 0 if unknown; else like ``origins``."""
+        """Kernel receive timestamps in nanoseconds since the epoch, 0 if not told; else like ``origins``."""
 
     def __len__(self) -> int:
         """Datagrams: a coalesced packet counts as all that it was made of."""
@@ -222,8 +232,8 @@ class Receiver(Protocol):
         Raises LinkError.
         """
 
-    def set_metadata(self, wanted: bool) -> None:
-        """Give origins and times with the next batch, or no more."""
+    def set_metadata(self, wanted: Metadata) -> None:
+        """Give these from the next batch on, and no others."""
 
     def tell_senders_apart(self, wanted: bool) -> None:
         """From the next batch on, have ``sources`` be exact to the datagram, or, with False, no longer.

@@ -50,7 +50,7 @@ class Payloads(Protocol):
         """The next ``count`` were sent or dropped. Nobody asks for them any more: their memory is free."""
 
 
-class SlotWriter(Protocol):
+class SendsSlots(Protocol):
     """Sends from slots: see slot_writer.py."""
 
     def send(self, fd: int, start: int, stop: int, ancillary: Ancillary) -> None: ...
@@ -130,7 +130,7 @@ class SlotPayloads(Sequence[bytes | memoryview]):
     __slots__ = ("_slots", "_start", "_views", "_writer", "sizes")
 
     def __init__(
-        self, slots: Sequence[memoryview], sizes: Sequence[int], writer: SlotWriter, start: int = 0
+        self, slots: Sequence[memoryview], sizes: Sequence[int], writer: SendsSlots, start: int = 0
     ) -> None:
         """Those in the slots from ``start`` on, of these ``sizes``. ``writer`` is that of the slots."""
         self.sizes = sizes

@@ -17,7 +17,7 @@ from mcastd.ip import ANY_SOURCE, Address, Interfaces, SourceFilter
 from mcastd.net.arenas import READING, Arena, pools
 from mcastd.net.drops import drops
 from mcastd.net.interfaces import Host, Interface, absence, look, named_in
-from mcastd.net.link import NOT_LINKED, NOTHING, Batch, Glance, LegLink, Load
+from mcastd.net.link import NOT_LINKED, NOTHING, Batch, Glance, LegLink, Load, Metadata
 from mcastd.net.membership import Memberships
 from mcastd.net.slots import Senders
 from mcastd.net.sockets import ReceivingSocket
@@ -44,7 +44,7 @@ class SocketReceiver:
         interface: Interfaces | None = None,
         source_filter: SourceFilter = ANY_SOURCE,
         receive_buffer: int = 4 << 20,
-        metadata: bool = False,
+        metadata: Metadata = Metadata.NONE,
         coalesce: bool = True,
         host: Callable[[], Host] = look,
         memberships: Memberships | None = None,
@@ -227,7 +227,7 @@ class SocketReceiver:
     def set_patience(self, silence_seconds: float, refresh_seconds: float) -> None:
         pass
 
-    def set_metadata(self, wanted: bool) -> None:
+    def set_metadata(self, wanted: Metadata) -> None:
         self.idle()
         self._metadata = wanted
         self._note_change()

@@ -19,7 +19,7 @@ from mcastd.net.arenas import Arena
 from mcastd.net.drops import drops
 from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Interface
-from mcastd.net.link import Batch, Load
+from mcastd.net.link import Batch, Load, Metadata
 from mcastd.net.membership import Membership, Memberships
 
 # Asked for often:
@@ -67,7 +67,7 @@ class ReceivingSocket:
         memberships: Memberships,
         *,
         receive_buffer: int,
-        metadata: bool,
+        metadata: Metadata,
         coalesce: bool,
         on_lost: Callable[[], None] = lambda: None,
         bind: bool = True,
@@ -78,7 +78,7 @@ class ReceivingSocket:
         """
         self.interface = interface
         self._group, self._port = group, port
-        self._metadata = False
+        self._has_metadata = False
         self._coalesce = coalesce
         self.coalesces = False
         self._load = Load(0)
@@ -131,14 +131,15 @@ class ReceivingSocket:
                 self._sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, size)
         self.buffer = self.load().buffer
 
-    def set_metadata(self, wanted: bool) -> None:
-        """Have the kernel tell time and TTL of each datagram received from here on, or no more."""
-        self._sock.setsockopt(socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS, wanted)
+    def set_metadata(self, wanted: Metadata) -> None:
+        """Have the kernel tell time or TTL of each datagram received from here on, or no more."""
+        self._sock.setsockopt(socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS, Metadata.TIMES in wanted)
+        origins = Metadata.ORIGINS in wanted
         if self._group.version == 4:
-            self._sock.setsockopt(socket.IPPROTO_IP, _abi.IP_RECVTTL, wanted)
+            self._sock.setsockopt(socket.IPPROTO_IP, _abi.IP_RECVTTL, origins)
         else:
-            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, wanted)
-        self._metadata = wanted
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, origins)
+        self._has_metadata = bool(wanted)
 
     def coalesce(self) -> None:
         """Receive datagrams in one piece from here on, as far as the kernel does that.
@@ -167,7 +168,7 @@ class ReceivingSocket:
     def receive(self, arena: Arena, wait: bool = False) -> Batch:
         """Take what has arrived, up to a batch, into ``arena``; with ``wait``, maybe wait for it a moment."""
         try:
-            return arena.receive(self._sock, self.interface.index if self._metadata else 0, wait)
+            return arena.receive(self._sock, self.interface.index if self._has_metadata else 0, wait)
         except OSError as error:
             raise self._broken(error) from error
 

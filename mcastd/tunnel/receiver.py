@@ -13,7 +13,7 @@ from typing import Protocol
 from mcastd.bell import Bell
 from mcastd.bounded import Patience
 from mcastd.ip import ANY_SOURCE, Address, Interfaces, SourceFilter
-from mcastd.net.link import NOTHING, Batch, Glance, LegLink, ListBatch, Load, Origin
+from mcastd.net.link import NOTHING, Batch, Glance, LegLink, ListBatch, Load, Metadata, Origin
 from mcastd.status import MembershipStatus, ReceiverDescription, TunnelStatus
 from mcastd.tunnel.inner import TunnelledRun
 
@@ -71,7 +71,7 @@ class TunnelReceiver:
         self.on_lost: Callable[[], None] = lambda: None
         self._tunnel = tunnel
         self._receive_buffer = receive_buffer
-        self._metadata = False
+        self._metadata = Metadata.NONE
         self._lock = threading.Lock()  # of what waits
         self._waiting: deque[TunnelledRun] = deque()
         self._bytes = 0  # of what waits, with OVERHEAD_BYTES for each
@@ -162,7 +162,7 @@ class TunnelReceiver:
     def set_coalesce(self, wanted: bool) -> None:
         pass
 
-    def set_metadata(self, wanted: bool) -> None:
+    def set_metadata(self, wanted: Metadata) -> None:
         self._metadata = wanted
 
     def tell_senders_apart(self, wanted: bool) -> None:

@@ -75,7 +75,6 @@ class Kernel:
         if interface.name in self.refused:
             raise LinkError(f"cannot join {group} on {interface.name}", "no buffer space")
         made = self.receivers[str(group), port, interface.name] = FakeReceiver()
-        made.metadata = True
         return made
 
     def open_sender(self, group: Address, port: int, interface: Interface, ttl: int) -> FakeSender:

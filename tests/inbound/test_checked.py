@@ -26,7 +26,7 @@ from mcastd.inbound.matching import MatchingSequencer
 from mcastd.inbound.merging import MergingSequencer
 from mcastd.inbound.protocols import make_protocol
 from mcastd.net.legs import LegBatch
-from mcastd.net.link import Batch, ListBatch
+from mcastd.net.link import Batch, ListBatch, Metadata
 from mcastd.status import SubscriptionStatus
 from mcastd.worker import Books, Signal, TransportBooks, WorkerIdentity
 
@@ -179,7 +179,7 @@ def test_a_subscription_whose_stream_is_none_is_degraded_until_one_comes(
     path, mux = tmp_path / "tv.ts", Multiplex()
     run = make_run(file_output(path), payload="ts")
     link = run.start()
-    assert link.metadata, "arrivals are the kernel's"
+    assert link.metadata is Metadata.ALL, "arrivals are the kernel's"
     noise = in_rtp([*Multiplex().datagrams(3)])
     link.deliver(*noise)
     wait_for(lambda: run.context.degraded, "degraded")

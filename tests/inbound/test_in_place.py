@@ -15,6 +15,7 @@ from support.wait import wait_for
 from mcastd.config import InboundSubscription
 from mcastd.console.status import datagrams
 from mcastd.net.fake import FakeReceiver
+from mcastd.net.link import Metadata
 from mcastd.worker import Signal
 
 
@@ -63,7 +64,7 @@ def test_a_path_goes_from_one_output_to_another(tmp_path: Path, make_run: Callab
     link.deliver(b"1")
     run.received(1)
     change(run, file_output(path, format="json", mode=0o600))
-    assert link.metadata
+    assert link.metadata is Metadata.ALL
     link.deliver(b"2")
     wait_for(lambda: len(path.read_bytes().splitlines()) == 2)
     first, second = path.read_bytes().splitlines()
@@ -194,7 +195,7 @@ def test_what_came_goes_to_the_outputs_of_then(tmp_path: Path, make_run: Callabl
     run.hold = lambda: old.deliver(b"of the old one")
     new = go_over(run, file_output(tmp_path / "new", format="json"), group="239.255.1.9")
     run.hold = None
-    assert new.metadata
+    assert new.metadata is Metadata.ALL
     new.deliver(b"of the new one")
     wait_for(lambda: (tmp_path / "new").exists() and (tmp_path / "new").read_bytes().endswith(b"\n"))
     assert (tmp_path / "old").read_bytes() == b"of the old one"
@@ -241,6 +242,6 @@ def test_what_changes_while_it_waits_holds_when_it_runs(tmp_path: Path, make_run
     )
     assert run.worker.update(config)
     link = run.start()
-    assert link.metadata
+    assert link.metadata is Metadata.ALL
     link.deliver(b"x")
     wait_for(lambda: (tmp_path / "b").read_bytes().endswith(b"\n"))

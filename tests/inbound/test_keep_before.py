@@ -14,6 +14,7 @@ from support.wait import wait_for
 
 from mcastd.config import InboundSubscription, KeepBefore
 from mcastd.inbound import keeper
+from mcastd.net.link import Metadata
 from mcastd.protocols.capture_reading import ALL, CaptureReader
 from mcastd.sequence.order import KNOWN_MIN
 from mcastd.status import KeptStatus
@@ -108,13 +109,13 @@ def test_it_begins_ends_and_changes_by_a_reload(tmp_path: Path, make_run: Callab
     output = file_output(tmp_path / "news")
     run = make_run(output, protocol=NUMBERED)
     link = run.start()
-    assert (link.metadata, run.worker.status().kept, run.worker.books().kept) == (False, None, None)
+    assert (link.metadata, run.worker.status().kept, run.worker.books().kept) == (Metadata.NONE, None, None)
     link.deliver(number(1), number(2))
     run.received(2)
     settings = {"output": [output], "protocol": NUMBERED}
     first = KeepBefore(time=10.0, directory=tmp_path / "first")
     change(run, **settings, keep_before=first)
-    assert link.metadata, "the kernel's times and the senders' ports are in a capture"
+    assert link.metadata is Metadata.ALL, "the kernel's times and the senders' ports are in a capture"
     link.deliver(*map(number, [*KNOWN, 105, 107]))
     run.received(12)
     assert kept(run).datagrams == 10
@@ -124,7 +125,7 @@ def test_it_begins_ends_and_changes_by_a_reload(tmp_path: Path, make_run: Callab
     link.deliver(number(8), number(19))
     run.received(7)
     change(run, **settings)
-    assert (link.metadata, run.worker.status().kept) == (False, None)
+    assert (link.metadata, run.worker.status().kept) == (Metadata.NONE, None)
     assert run.links == [link]
 
 

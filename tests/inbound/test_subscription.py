@@ -20,7 +20,7 @@ from support.wait import wait_for
 
 from mcastd import clock
 from mcastd.codec import as_json, from_json
-from mcastd.config import InboundSubscription
+from mcastd.config import GroupOutput, InboundSubscription
 from mcastd.counters import OutputCounters
 from mcastd.errors import LinkError
 from mcastd.handover import Seclusion
@@ -29,7 +29,7 @@ from mcastd.inbound.reader import Reader
 from mcastd.inbound.turns import BUSY_DATAGRAMS
 from mcastd.net.fake import ANYBODY
 from mcastd.net.interfaces import interface_name
-from mcastd.net.link import Batch
+from mcastd.net.link import Batch, Metadata
 from mcastd.status import OutputStatus
 from mcastd.worker import Signal, Vitals
 
@@ -77,16 +77,26 @@ def test_a_broken_output_does_not_hold_up_the_others(tmp_path: Path, make_run: C
     ]
 
 
-@pytest.mark.parametrize(("name", "metadata"), [("raw", False), ("lines", False), ("json", True)])
+@pytest.mark.parametrize(
+    ("name", "metadata"),
+    [
+        ("raw", Metadata.NONE),
+        ("lines", Metadata.NONE),
+        ("json", Metadata.ALL),
+        ("group", Metadata.ORIGINS),
+    ],
+)
 def test_metadata_is_asked_for_where_it_is_needed(
-    tmp_path: Path, make_run: Callable[..., Run], name: str, metadata: bool
+    tmp_path: Path, make_run: Callable[..., Run], name: str, metadata: Metadata
 ) -> None:
-    run = make_run(file_output(tmp_path / "a"), file_output(tmp_path / "b", format=name))
+    to_group = GroupOutput(group="239.255.1.3", port=9191, interface="lo")  # type: ignore[arg-type]
+    other = to_group if name == "group" else file_output(tmp_path / "b", format=name)
+    run = make_run(file_output(tmp_path / "a"), other)
     link = run.start()
     assert link.metadata is metadata
     link.deliver(b"x")
     run.received(1)
-    if metadata:
+    if name == "json":
         assert json.loads((tmp_path / "b").read_bytes())["interface"] == interface_name(1)
 
 

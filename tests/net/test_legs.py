@@ -11,7 +11,7 @@ import pytest
 from mcastd.errors import LinkError
 from mcastd.net.fake import BATCH_DATAGRAMS, FakeReceiver
 from mcastd.net.legs import LegBatch, ReceivingLegs
-from mcastd.net.link import LegLink
+from mcastd.net.link import LegLink, Metadata
 
 
 class Ways:
@@ -119,7 +119,7 @@ def test_a_leg_that_cannot_be_had_is_named_and_opened_when_it_can(ways: Ways) ->
     assert legs.glance().wanted == 2
     lost: list[int] = []
     legs.on_lost = lambda: lost.append(1)
-    legs.set_metadata(False)
+    legs.set_metadata(Metadata.NONE)
     legs.set_coalesce(False)
     legs.set_receive_buffer(77_000)
     legs.tell_senders_apart(True)
@@ -128,7 +128,7 @@ def test_a_leg_that_cannot_be_had_is_named_and_opened_when_it_can(ways: Ways) ->
     assert legs.problem == ""
     assert legs.retry_at is None
     (second,) = ways.opened[1]
-    assert (second.metadata, second.coalesce, second.receive_buffer) == (False, False, 77_000)
+    assert (second.metadata, second.coalesce, second.receive_buffer) == (Metadata.NONE, False, 77_000)
     assert second.senders_apart
     second.on_lost()
     assert lost == [1]

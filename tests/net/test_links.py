@@ -20,6 +20,7 @@ from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import MAX_DATAGRAM_BYTES, SourceFilter
 from mcastd.net.arenas import pools
 from mcastd.net.interfaces import Host, look
+from mcastd.net.link import Metadata
 from mcastd.net.membership import Memberships
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
@@ -80,8 +81,8 @@ def nothing(link: SocketReceiver) -> bool:
     return len(link.receive()) == 0
 
 
-@pytest.mark.parametrize("metadata", [True, False])
-def test_datagrams_of_every_size_arrive_whole_and_in_order(stack: ExitStack, metadata: bool) -> None:
+@pytest.mark.parametrize("metadata", [Metadata.ALL, Metadata.ORIGINS, Metadata.NONE])
+def test_datagrams_of_every_size_arrive_whole_and_in_order(stack: ExitStack, metadata: Metadata) -> None:
     port = free_port()
     incoming, outgoing = receiver(stack, port, metadata=metadata), sender(stack, port)
     payloads = [b"", b"x", b"\0" * 1472, bytes(range(256)) * 255, b"y" * MAX_DATAGRAM_BYTES, b"end"]
@@ -103,7 +104,7 @@ def test_a_batch_is_bounded_and_the_rest_stays_for_the_next(stack: ExitStack) ->
 
 def test_metadata_tell_source_port_interface_ttl_and_kernel_time(stack: ExitStack) -> None:
     port = free_port()
-    incoming, outgoing = receiver(stack, port, metadata=True), sender(stack, port, ttl=7)
+    incoming, outgoing = receiver(stack, port, metadata=Metadata.ALL), sender(stack, port, ttl=7)
     before = look().interfaces[1]
     outgoing.send(ListPayloads([b"x"]))
     wait_for(lambda: select.select([incoming], [], [], 0)[0])
@@ -113,13 +114,23 @@ def test_metadata_tell_source_port_interface_ttl_and_kernel_time(stack: ExitStac
     assert origin.port > 0
     assert (origin.ifindex, origin.ttl) == (before.index, 7)
     assert time_ns > 1_700_000_000 * 10**9
+    incoming.set_metadata(Metadata.ORIGINS)
+    outgoing.send(ListPayloads([b"y"]))
+    wait_for(lambda: select.select([incoming], [], [], 0)[0])
+    batch = incoming.receive()
+    assert ([*batch.origins], [*batch.times]) == ([origin], [0])
+    incoming.set_metadata(Metadata.NONE)
+    outgoing.send(ListPayloads([b"z"]))
+    wait_for(lambda: select.select([incoming], [], [], 0)[0])
+    batch = incoming.receive()
+    assert ([*batch.origins], [*batch.times]) == ([], [])
 
 
 @pytest.mark.parametrize("group", ["ff15::7", "ff05::7", "ff02::7"])
 @pytest.mark.parametrize("interface", ["left", "all"])
 def test_ipv6_of_each_scope(stack: ExitStack, veth: str, group: str, interface: str) -> None:
     address, port = ipaddress.ip_address(group), free_port()
-    incoming = receiver(stack, port, address, interface=interface, metadata=True)
+    incoming = receiver(stack, port, address, interface=interface, metadata=Metadata.ALL)
     outgoing = sender(stack, port, address, interface=veth, ttl=3)
     outgoing.send(ListPayloads([b"six"]))
     wait_for(lambda: select.select([incoming], [], [], 0)[0])

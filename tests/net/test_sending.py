@@ -23,6 +23,7 @@ from support.wait import wait_for
 
 from mcastd.errors import LinkError
 from mcastd.net.interfaces import look
+from mcastd.net.link import Metadata
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
@@ -332,7 +333,7 @@ def test_ipv6_on_loopback_takes_a_route_to_this_host() -> None:
 def test_what_leaves_is_known_as_it_is_received(wire: None, no_fd_leak: None, version: int) -> None:
     group, port = GROUPS[version], free_port()
     with (
-        contextlib.closing(SocketReceiver(group, port, interface="in0", metadata=True)) as receiver,
+        contextlib.closing(SocketReceiver(group, port, interface="in0", metadata=Metadata.ALL)) as receiver,
         contextlib.closing(SocketSender(group, port, interface="out0")) as sender,
     ):
         assert sender.send(ListPayloads([b"x"])) == 1

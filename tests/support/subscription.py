@@ -14,6 +14,7 @@ from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import Sink
 from mcastd.inbound.subscription import Subscription
 from mcastd.net.fake import FakeReceiver
+from mcastd.net.link import Metadata
 from mcastd.worker import Context, Signal
 from support.wait import wait_for
 
@@ -34,7 +35,7 @@ class Run:
         self.worker = Subscription("inbound/news", config, self._open, reader=reader, **sinks)
         self._thread: threading.Thread | None = None
 
-    def _open(self, config: InboundSubscription, metadata: bool) -> FakeReceiver:
+    def _open(self, config: InboundSubscription, metadata: Metadata) -> FakeReceiver:
         if self.hold:
             self.hold()
         if self.refusal:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcastd.ip import ANY_SOURCE
-from mcastd.net.link import Origin
+from mcastd.net.link import Metadata, Origin
 from mcastd.status import TunnelStatus
 from mcastd.tunnel.inner import TunnelledDatagram, TunnelledRun
 from mcastd.tunnel.receiver import BATCH_DATAGRAMS, OVERHEAD_BYTES, TunnelReceiver
@@ -49,7 +49,7 @@ def test_runs_longer_than_a_batch_come_whole_and_in_order(receiver: TunnelReceiv
     numbers = (b"%03d" % number for number in range(700))
     sizes = [300, 1, BATCH_DATAGRAMS, 143]
     runs = [run([*islice(numbers, size)], sender) for sender, size in enumerate(sizes, 1)]
-    receiver.set_metadata(True)
+    receiver.set_metadata(Metadata.ALL)
     receiver.deliver([run([*one.payloads], index, 10 * index) for index, one in enumerate(runs, 1)])
     batches = []
     while len(batch := receiver.receive()):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.amt_relay import GROUP, SOURCE, datagram
 
 from mcastd.ip import ANY_SOURCE
-from mcastd.net.link import ListBatch, Origin
+from mcastd.net.link import ListBatch, Metadata, Origin
 from mcastd.protocols import amt
 from mcastd.tunnel.candidates import Candidate, FoundBy
 from mcastd.tunnel.gateway import Gateway
@@ -42,7 +42,7 @@ class Open:
         origins, payloads = [origin for origin, _ in came], [message for _, message in came]
         self.tunnels._take(ListBatch(payloads, origins, [*range(len(came))]), [self.tunnel])
         found: list[bytes] = []
-        self.receiver.set_metadata(True)
+        self.receiver.set_metadata(Metadata.ALL)
         while len(batch := self.receiver.receive()):
             found += map(bytes, batch.payloads)
             for time, payload in zip(batch.times, batch.payloads, strict=True):

@@ -16,6 +16,7 @@ from support.wait import DEADLINE_SECONDS, wait_for
 
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
+from mcastd.net.link import Metadata
 from mcastd.net.resolving import addresses_of
 from mcastd.protocols import amt
 from mcastd.protocols.membership import RecordKind
@@ -109,7 +110,7 @@ def test_what_several_want_goes_by_one_tunnel_and_each_gets_its_own(
     first = open_link(source_filter=SourceFilter(False, (SOURCE,)))
     every = open_link()
     other_port, six = open_link(port=5005), open_link(GROUP_6)
-    first.set_metadata(True)
+    first.set_metadata(Metadata.ALL)
     wait_for(lambda: {GROUP, GROUP_6} <= {group for _, group, _ in relay.reports}, "what is wanted")
     wait_for(lambda: all(one.describe().tunnel.phase == "open" for one in (first, six)), "the tunnel")  # type: ignore[union-attr]
     assert len(relay.gateways) == 1
