@@ -50,6 +50,7 @@ class Reader:
         )
         self._visited: dict[int, Visited] = {}  # by fd; changed with the thread's lock held
         self._events_max = 1  # that can come at a time: of each of them, and of the bell
+        self._alone: list[ReadyFd] = []  # the only one that there is; none if there are several
         self._gather: Gather | None = None  # for the strictest of all; made anew after a change
         self._poll = select.epoll()
         self._bell = Bell()  # rung once this is closed
@@ -91,6 +92,7 @@ class Reader:
     def _note_change(self) -> None:
         """Others are to be visited from now on. The lock is held."""
         self._events_max = len(self._visited) + 1
+        self._alone = [(fd, select.EPOLLIN) for fd in self._visited] if len(self._visited) == 1 else []
         self._gather = None
 
     def _hand_back(self) -> None:
@@ -118,13 +120,15 @@ class Reader:
         while thread.current is me:
             if pause:
                 time.sleep(pause)
-            if pause or owed:
-                ready = self._poll.poll(0, self._events_max)
+            if pause and (alone := self._alone):  # to visit it in vain costs no more than to ask for it first
+                ready = alone
+            elif pause or owed:
+                ready = owed + self._poll.poll(0, self._events_max)
             else:
                 thread.busy.clear()
                 ready = self._poll.poll(None, self._events_max)
                 thread.busy.set()
-            taken, owed = self._visit_all(owed + ready, me)
+            taken, owed = self._visit_all(ready, me)
             if (gather := self._gather) is None:
                 gather = self._make_gather()
             now = clock.monotonic()

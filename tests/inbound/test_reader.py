@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import threading
 from collections.abc import Iterator
 
@@ -221,6 +222,42 @@ def test_a_nap_is_no_long_visit(reader: Reader, monkeypatch: pytest.MonkeyPatch)
     assert reader._thread.current is before_naps
     assert not guest.handed_back.is_set()
     guest.close()
+
+
+class Asked:
+    """An epoll object that counts how often it is asked."""
+
+    def __init__(self, poll: select.epoll) -> None:
+        self._poll = poll
+        self.times = 0
+
+    def poll(self, timeout: float | None, most: int) -> list[tuple[int, int]]:
+        self.times += 1
+        return self._poll.poll(timeout, most)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._poll, name)
+
+
+def test_one_that_is_alone_is_visited_after_a_pause_without_asking_for_it(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.Gather, "wait", lambda *_: 0.001)
+    reader._thread.step_max_seconds = 60
+    reader._poll = asked = Asked(reader._poll)  # type: ignore[assignment]
+    alone = Guest(reader)
+    alone.deliver()
+    wait_for(lambda: alone.visits > 10, "visits")
+    assert asked.times <= 2  # the first time, and once more if that found it registered before it was noted
+    alone.deliver(5)
+    wait_for(lambda: alone.taken == 6, "what came in between")
+    other = Guest(reader)
+    other.deliver(3)
+    wait_for(lambda: other.taken == 3, "the other one")
+    before = asked.times
+    wait_for(lambda: asked.times > before + 3, "of two, it is asked which of them have something")
+    for guest in (other, alone):
+        guest.close()
 
 
 def test_nothing_to_do_is_no_work(guests: list[Guest]) -> None:
