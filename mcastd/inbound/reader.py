@@ -34,8 +34,11 @@ class Visited(Protocol):
 
     max_latency: float  # seconds
 
-    def visit(self) -> int | None:
-        """Take all that has come. Returns the number of datagrams; None if it is to be visited again soon."""
+    def visit(self, again: bool) -> int | None:
+        """Take all that has come. Returns the number of datagrams; None if it is to be visited again soon.
+
+        ``again``: if there are some, another visit follows.
+        """
 
     def hand_back(self) -> None:
         """Take note that no visit follows the present one, which is still under way and takes too long."""
@@ -120,15 +123,16 @@ class Reader:
         while thread.current is me:
             if pause:
                 time.sleep(pause)
+            again = False
             if pause and (alone := self._alone):  # to visit it in vain costs no more than to ask for it first
-                ready = alone
+                ready, again = alone, not owed  # what epoll has to tell of what comes meanwhile, it tells yet
             elif pause or owed:
                 ready = owed + self._poll.poll(0, self._events_max)
             else:
                 thread.busy.clear()
                 ready = self._poll.poll(None, self._events_max)
                 thread.busy.set()
-            taken, owed = self._visit_all(ready, me)
+            taken, owed = self._visit_all(ready, me, again)
             if (gather := self._gather) is None:
                 gather = self._make_gather()
             now = clock.monotonic()
@@ -143,8 +147,10 @@ class Reader:
             self._gather = gather = Gather(strictest)
         return gather
 
-    def _visit_all(self, events: list[ReadyFd], me: threading.Thread) -> tuple[int, list[ReadyFd]]:
-        """Visit. Returns the number of datagrams taken, and those that are to be visited again."""
+    def _visit_all(
+        self, events: list[ReadyFd], me: threading.Thread, again: bool
+    ) -> tuple[int, list[ReadyFd]]:
+        """Visit, see Visited. Returns the number of datagrams taken, and which are to be visited again."""
         thread, taken, owed = self._thread, 0, []
         for event in events:
             fd = event[0]
@@ -153,7 +159,7 @@ class Reader:
                 continue
             thread.steps += 1
             thread.at = fd
-            count = visited.visit()
+            count = visited.visit(again)
             with thread.lock:  # a thread that was replaced must not overwrite what its successor is at
                 if thread.current is not me:
                     break

@@ -137,7 +137,7 @@ class Turns:
             context, partial(reader.add, fd, self), partial(reader.remove, fd, self), wait
         )
 
-    def visit(self) -> int | None:
+    def visit(self, again: bool) -> int | None:
         """Take what has come, in the shared reader's thread: see :class:`~mcastd.inbound.reader.Visited`."""
         handover = self.handover
         # The lock is taken while the worker is busy, and while a client asks for the status
@@ -151,7 +151,8 @@ class Turns:
                 if (keeper := self._intake.keeper) is not None:
                     self._life.note_overflow(link.load().overflow)  # as it is before there is room again
                 taken = self._intake.take(link)
-                link.idle()
+                if not (taken and again):
+                    link.idle()
                 self._streak = self._streak + 1 if taken >= BUSY_DATAGRAMS else 0
                 # One that was stale leaves the reader: its own thread has to wait for other alarms now
                 quiet = (

@@ -25,6 +25,7 @@ class Guest:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.taken = 0
         self.visits = 0
+        self.again = False  # another visit was to follow the last one
         self.threads: set[int] = set()
         self.refuses = 0  # visits that are not possible
         self.stuck: threading.Event | None = None  # a visit waits for it
@@ -35,8 +36,9 @@ class Guest:
     def deliver(self, count: int = 1) -> None:
         os.eventfd_write(self.fd, count)
 
-    def visit(self) -> int | None:
+    def visit(self, again: bool) -> int | None:
         self.visits += 1
+        self.again = again
         self.threads.add(threading.get_ident())
         if self.refuses:
             self.refuses -= 1
@@ -249,6 +251,7 @@ def test_one_that_is_alone_is_visited_after_a_pause_without_asking_for_it(
     alone.deliver()
     wait_for(lambda: alone.visits > 10, "visits")
     assert asked.times <= 2  # the first time, and once more if that found it registered before it was noted
+    assert alone.again
     alone.deliver(5)
     wait_for(lambda: alone.taken == 6, "what came in between")
     other = Guest(reader)
@@ -256,6 +259,9 @@ def test_one_that_is_alone_is_visited_after_a_pause_without_asking_for_it(
     wait_for(lambda: other.taken == 3, "the other one")
     before = asked.times
     wait_for(lambda: asked.times > before + 3, "of two, it is asked which of them have something")
+    alone.deliver()
+    wait_for(lambda: alone.taken == 7, "what comes beside another one")
+    assert not alone.again
     for guest in (other, alone):
         guest.close()
 

@@ -25,7 +25,7 @@ from mcastd.counters import OutputCounters
 from mcastd.errors import LinkError
 from mcastd.handover import Seclusion
 from mcastd.inbound import turns
-from mcastd.inbound.reader import Reader
+from mcastd.inbound.reader import Reader, Visited
 from mcastd.inbound.turns import BUSY_DATAGRAMS
 from mcastd.net.fake import ANYBODY
 from mcastd.net.interfaces import interface_name
@@ -47,6 +47,42 @@ def test_what_arrives_is_in_the_file(tmp_path: Path, make_run: Callable[..., Run
         "<Subscription inbound/news alone, received 3, overflow 0>",
         "<Subscription inbound/news with others, received 3, overflow 0>",
     )
+
+
+class VisitedByHand(Reader):
+    """The test makes the visits."""
+
+    visited: Visited | None = None
+
+    def add(self, fd: int, visited: Visited) -> bool:
+        self.visited = visited
+        return True
+
+    def remove(self, fd: int, visited: Visited) -> None:
+        self.visited = None
+
+
+def test_buffers_are_given_back_unless_another_visit_follows(tmp_path: Path, no_fd_leak: None) -> None:
+    reader, given_back = VisitedByHand(), 0
+
+    def give_back() -> None:
+        nonlocal given_back
+        given_back += 1
+
+    run = Run(reader, output=[file_output(tmp_path / "a")])
+    link = run.start()
+    wait_for(lambda: reader.visited is not None, "its turn")
+    visited = reader.visited
+    assert visited is not None
+    link.idle = give_back  # type: ignore[method-assign]
+    for again, comes, expected in ((False, 1, 1), (True, 1, 1), (True, 0, 2), (False, 0, 3)):
+        link.deliver(*[b"x"] * comes)
+        assert visited.visit(again) == comes
+        assert given_back == expected
+    run.stop()
+    run.worker.close()
+    run.context.close()
+    reader.close()
 
 
 def test_what_waits_in_the_kernel_at_the_end_is_taken(tmp_path: Path, make_run: Callable[..., Run]) -> None:
