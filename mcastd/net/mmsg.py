@@ -62,6 +62,12 @@ Layout = dict[str, "memoryview[int]"]
 """Fields of control messages by name, each as a column: its value for packet 0, 1, ..."""
 
 
+Layouts = tuple[Sequence[Layout], bool]
+"""Those of all packets, or one that they share; and whether any says that its packet has segments."""
+
+NO_LAYOUT: Layouts = ([{}], False)  # of packets without control messages
+
+
 class MmsgArena:
     """An :class:`~mcastd.net.arenas.Arena` for recvmmsg(2): what a batch is read from."""
 
@@ -93,8 +99,8 @@ class MmsgArena:
         self._control_lengths = column(self._headers, _libc.msghdr.msg_controllen.offset, "L")
         self.writer = SlotWriter(base, self._lengths)
         self._layouts: dict[int, Layout] = {}
-        # Of packets with control messages of one length each, by that
-        self._alike: dict[int, tuple[Sequence[Layout], bool]] = {}
+        # Of packets that have control messages of one length, by that
+        self._alike: dict[int, Layouts] = {0: NO_LAYOUT}
         self._addresses: dict[bytes, str] = {}
         self._origins: dict[tuple[bytes, int, int, Local], Origin] = {}
 
@@ -125,12 +131,15 @@ class MmsgArena:
             lengths, controls = [self._lengths[0]], [self._control_lengths[0]]
         else:
             lengths, controls = self._lengths[:count].tolist(), self._control_lengths[:count].tolist()
-        size = sum(lengths)
+        size, first = sum(lengths), controls[0]
+        layouts = None
+        if controls.count(first) == count:  # as a rule
+            layouts, controls = self._alike.get(first), [first]
         batch: BareBatch | MmsgBatch
-        if controls.count(0) == count and (size <= SLOT or max(lengths) <= SLOT):
+        if layouts is NO_LAYOUT and (size <= SLOT or max(lengths) <= SLOT):
             batch = BareBatch(self, lengths, size)
         else:
-            batch = MmsgBatch(self, lengths, size, controls, ifindex)
+            batch = MmsgBatch(self, lengths, size, layouts or self._layouts_of(controls), ifindex)
         if size > LARGE_BATCH_BYTES:
             self.slots.swollen = True
         most = BATCH_MAX_BYTES * count // (size + 1) + 1
@@ -139,22 +148,14 @@ class MmsgArena:
 
     # -- what a batch is read from
 
-    def layouts(self, lengths: list[int]) -> tuple[Sequence[Layout], bool]:
-        """What control messages of these lengths say; one for all if the kernel laid them out alike.
-
-        And whether any says that its packet has segments.
-        """
-        first = lengths[0]
-        if lengths.count(first) == len(lengths):
-            if (alike := self._alike.get(first)) is None:
-                alike = self._alike[first] = self._layouts_of(lengths[:1])
-            return alike
-        return self._layouts_of(lengths)
-
-    def _layouts_of(self, lengths: list[int]) -> tuple[Sequence[Layout], bool]:
+    def _layouts_of(self, lengths: list[int]) -> Layouts:
+        """What control messages of these lengths say: of each packet, or of all if there is one length."""
         known = self._layouts
-        layouts = [known[n] if n in known else self._learn(index, n) for index, n in enumerate(lengths)]
-        return layouts, any("segment" in layout for layout in layouts)
+        each = [known[n] if n in known else self._learn(index, n) for index, n in enumerate(lengths)]
+        layouts = each, any("segment" in layout for layout in each)
+        if len(lengths) == 1:
+            self._alike[lengths[0]] = layouts
+        return layouts
 
     def _learn(self, index: int, length: int) -> Layout:
         """Where the fields are in control messages of ``length`` bytes, as packet ``index`` has them."""
@@ -232,13 +233,13 @@ class BareBatch:
 
     truncated = 0
     origins = times = ()
+    _sources: Sequence[tuple[str, int]] = ()  # once they were asked for
 
     def __init__(self, arena: MmsgArena, lengths: list[int], size: int) -> None:
         """``size`` is the sum of ``lengths``."""
         self.size = size
         self._arena = arena
         self._lengths = lengths
-        self._sources: Sequence[tuple[str, int]] = ()  # once they were asked for
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -270,27 +271,27 @@ class BareBatch:
 class MmsgBatch:
     """What one recvmmsg has left in an arena."""
 
+    truncated = 0
+    _sources: Sequence[tuple[str, int]] = ()  # once they were asked for
+    _payloads: Sequence[bytes | memoryview] | None = None  # likewise
+    # If packets have segments: of what size each has them, 0 for none; and how many datagrams each is
+    _sizes: Sequence[int] = ()
+    _numbers: Sequence[int] = ()
+
     def __init__(
-        self, arena: MmsgArena, lengths: list[int], size: int, controls: list[int], ifindex: int
+        self, arena: MmsgArena, lengths: list[int], size: int, layouts: Layouts, ifindex: int
     ) -> None:
-        """``size`` is the sum of ``lengths``; ``controls``: the lengths of the control messages."""
+        """``size`` is the sum of ``lengths``; ``layouts``: of the control messages."""
         self._arena = arena
-        self._count = len(lengths)  # packets
+        self._count = self._datagrams = len(lengths)  # packets, and what they are made of
         self._ifindex = ifindex
-        self.truncated = 0
         if size > SLOT and max(lengths) > SLOT:
             self.truncated = sum(length > SLOT for length in lengths)
             lengths = [min(length, SLOT) for length in lengths]
             size = sum(lengths)
         self.size = size
         self._lengths = lengths
-        self._sources: Sequence[tuple[str, int]] = ()  # once they were asked for
-        self._payloads: Sequence[bytes | memoryview] | None = None  # likewise
-        self._layouts, self._coalesced = arena.layouts(controls)
-        # If packets have segments: of what size each has them, 0 for none; and how many datagrams each is
-        self._sizes: Sequence[int] = ()
-        self._numbers: Sequence[int] = ()
-        self._datagrams = self._count
+        self._layouts, self._coalesced = layouts
         if self._coalesced:
             self._sizes = sizes = self._field("segment", 0)
             self._numbers = [

@@ -78,7 +78,7 @@ class ReceivingSocket:
         """
         self.interface = interface
         self._group, self._port = group, port
-        self._has_metadata = False
+        self._tells = 0  # the ifindex that goes with what it tells of datagrams; 0: it tells nothing
         self._coalesce = coalesce
         self.coalesces = False
         self._load = Load(0)
@@ -139,7 +139,7 @@ class ReceivingSocket:
             self._sock.setsockopt(socket.IPPROTO_IP, _abi.IP_RECVTTL, origins)
         else:
             self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, origins)
-        self._has_metadata = bool(wanted)
+        self._tells = self.interface.index if wanted else 0
 
     def coalesce(self) -> None:
         """Receive datagrams in one piece from here on, as far as the kernel does that.
@@ -168,7 +168,7 @@ class ReceivingSocket:
     def receive(self, arena: Arena, wait: bool = False) -> Batch:
         """Take what has arrived, up to a batch, into ``arena``; with ``wait``, maybe wait for it a moment."""
         try:
-            return arena.receive(self._sock, self.interface.index if self._has_metadata else 0, wait)
+            return arena.receive(self._sock, self._tells, wait)
         except OSError as error:
             raise self._broken(error) from error
 
