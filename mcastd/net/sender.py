@@ -110,8 +110,6 @@ class SocketSender:
             undo.pop_all()
         source = str(self._way.source).partition("%")[0]
         self._flows = (DatagramFlow(source, sock.getsockname()[1], str(self._group), self._port),)
-        # Datagrams of the next call that receivers on this host have already: the network refused them
-        self._heard = 0
         return sock
 
     def _connect_ipv4(self, sock: socket.socket) -> None:
@@ -140,12 +138,12 @@ class SocketSender:
     def send(self, payloads: Payloads) -> int:
         try:
             try:
-                return self._send(payloads)
+                return self._burst.send(payloads) if not self._burst.refused else self._send_on(payloads)
             except OSError as error:
                 gone = error.errno in GONE
                 if not take_answers(self._sock) and not (gone and self._find_another_way()):
                     raise
-                return self._send(payloads)
+                return self._send_on(payloads)
         except OSError as error:
             what = f"cannot send to {self._group} on {self._way.interface}"
             raise refused(error, what, self._group, self._setting) from error
@@ -165,30 +163,22 @@ class SocketSender:
             raise refused(error, what, self._group, self._setting) from error
 
     def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
-        return None if self._heard else self._burst.prepare(size, count)
+        return None if self._loop and self._burst.refused else self._burst.prepare(size, count)
 
     def note_refusal(self, error: OSError, size: int, count: int) -> None:
         self._burst.note_refusal(error, size, count)
-        if self._loop:
-            self._heard = self._burst.refused
-
-    def _send(self, payloads: Payloads) -> int:
-        if self._heard:
-            return self._send_on(payloads.part(0, self._heard))
-        try:
-            return self._burst.send(payloads)
-        finally:
-            if self._loop:
-                self._heard = self._burst.refused
 
     def _send_on(self, payloads: Payloads) -> int:
-        """Send to the network alone: what found no room there has been looped to this host before that."""
+        """Send. What found no room in the network was looped to this host before: it goes there alone."""
+        burst, sent = self._burst, 0
+        if not self._loop or not (heard := burst.refused):
+            return burst.send(payloads)
         self._set_loop(False)
         try:
-            sent = self._burst.send(payloads)
+            sent = burst.send(payloads.part(0, heard))
         finally:
+            burst.refused = heard - sent
             self._set_loop(True)
-        self._heard -= sent
         return sent
 
     def _set_loop(self, loop: bool) -> None:
@@ -213,7 +203,7 @@ class SocketSender:
 
     def _go(self, host: Host) -> bool:
         """Take the way that is wanted now. Returns True if it is another."""
-        wanted = self._wanted(host)
+        wanted, heard = self._wanted(host), self._burst.refused
         another = wanted != self._way
         if another:
             self._way = wanted
@@ -223,6 +213,8 @@ class SocketSender:
             self._burst.withdraw()
         # What was learned of the way may hold no more, even if it looks the same: it may have changed twice
         self._burst = Burst(self._sock)
+        if not another:
+            self._burst.refused = heard
         return another
 
     def describe(self) -> SenderDescription:

@@ -61,9 +61,8 @@ class GroupSink(SendingSink[SocketSender]):
     def prepare(self, destination: SocketSender, alike: int) -> None:
         destination.set_ttl(alike)
 
-    def runs(self, batch: Batch) -> Iterable[RecordRun]:
-        payloads, senders = as_payloads(self._format.records(batch).payloads), batch.sources
-        ttl = self._config.ttl
+    def runs(self, batch: Batch, senders: Sequence[tuple[str, int]]) -> Iterable[RecordRun]:
+        payloads, ttl = as_payloads(self._format.records(batch).payloads), self._config.ttl
         if ttl is not None and senders and self._flows.addresses.isdisjoint(dict(senders)):  # as a rule
             return [(ttl, payloads)]
         return self._runs_apart(batch, ttl, payloads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mcastd import clock
 from mcastd.analysis.circles import CircleGuard
 from mcastd.errors import SinkError
@@ -28,9 +30,8 @@ class ReturnGuard:
         cause = f"{sender} sends back what is sent there: that goes no further, or it would go in a circle"
         return SinkError(f"cannot send all to {self._label}", cause, WAY_OUT, reason=CIRCLE)
 
-    def sift(self, batch: Batch) -> Batch:
-        """The datagrams of a batch that are to be sent on; the others are counted."""
-        senders = batch.sources
+    def sift(self, batch: Batch, senders: Sequence[tuple[str, int]]) -> Batch:
+        """The datagrams of a batch, which has come from these, that are to be sent on; others are counted."""
         if not senders or (len(senders) == 1 and senders[0][0] == self._guard.only_sender):
             return batch
         payloads = batch.payloads

@@ -101,8 +101,9 @@ class SendingSink(Sink, Generic[D]):
     def prepare(self, destination: D, alike: int) -> None:
         """Tell a destination how the next run is sent. Raises LinkError."""
 
-    def runs(self, batch: Batch) -> Iterable[RecordRun]:
-        """The records of a batch. Those that are not to be sent are counted as dropped."""
+    def runs(self, batch: Batch, senders: Sequence[tuple[str, int]]) -> Iterable[RecordRun]:
+        """The records of a batch, which has come from these. Those that are not to be sent are counted as
+        dropped."""
         return [(0, as_payloads(self._format.records(batch).payloads))]
 
     def look(self, now: float) -> None:
@@ -120,10 +121,12 @@ class SendingSink(Sink, Generic[D]):
         self._plan()
 
     def write(self, batch: Batch) -> None:
-        before = self.destination, self._account.trouble
+        before, senders = (self.destination, self._account.trouble), batch.sources
         if self._returns is not None:
-            batch = self._returns.sift(batch)
-        for alike, payloads in self.runs(batch):
+            sifted = self._returns.sift(batch, senders)
+            if sifted is not batch:
+                batch, senders = sifted, sifted.sources
+        for alike, payloads in self.runs(batch, senders):
             if not (count := len(payloads)):
                 continue
             done = 0 if self._held else self._send(alike, payloads, count)
@@ -229,17 +232,24 @@ class SendingSink(Sink, Generic[D]):
         try:
             way = self.destination or self._way()
             if way is None:
-                now = clock.monotonic()
-                if self.holds_without_way or now >= self._retry_at:  # the way is not known yet
-                    self._again_at = max(self._retry_at, now + PAUSE_MAX_SECONDS)
-                    return 0
-                self._account.drop(count, self._known_trouble())
-                return count
+                return self._do_without_way(count)
             if alike != self._prepared:
                 self.prepare(way, alike)
                 self._prepared = alike
             while done < count:
-                done += self._send_some(way, payloads.part(done, count) if done else payloads)
+                rest = payloads.part(done, count) if done else payloads
+                try:
+                    sent = way.send(rest)
+                except LinkError as error:
+                    self._drop_if_too_big(error, len(rest[0]))
+                    done += 1
+                    continue
+                if way.carrier:
+                    self._account.wrote(sent, rest.total(sent))
+                    self.sent()
+                else:
+                    self._account.drop(sent, self.trouble("its interface has no carrier", NO_CARRIER))
+                done += sent
         except (LinkError, SinkError) as error:
             if error.errno in FULL_ERRNOS:
                 self._pause = min(max(PAUSE_SECONDS, 2 * self._pause), PAUSE_MAX_SECONDS)
@@ -254,22 +264,21 @@ class SendingSink(Sink, Generic[D]):
         self._pause = 0.0
         return done
 
-    def _send_some(self, way: D, payloads: Payloads) -> int:
-        """Returns how many were sent or dropped, at least one. Raises LinkError."""
-        try:
-            sent = way.send(payloads)
-        except LinkError as error:
-            if error.errno != errno.EMSGSIZE:
-                raise
-            way_out = "raise the MTU of the way"
-            self._account.drop(1, self.trouble(f"{len(payloads[0])} bytes are too many", TOO_BIG, way_out))
-            return 1
-        if way.carrier:
-            self._account.wrote(sent, payloads.total(sent))
-            self.sent()
-        else:
-            self._account.drop(sent, self.trouble("its interface has no carrier", NO_CARRIER))
-        return sent
+    def _do_without_way(self, count: int) -> int:
+        """Returns how many of a run of ``count`` are dropped: none if they are to be held."""
+        now = clock.monotonic()
+        if self.holds_without_way or now >= self._retry_at:  # the way is not known yet
+            self._again_at = max(self._retry_at, now + PAUSE_MAX_SECONDS)
+            return 0
+        self._account.drop(count, self._known_trouble())
+        return count
+
+    def _drop_if_too_big(self, error: LinkError, size: int) -> None:
+        """Count a datagram of ``size`` bytes as dropped for the error. Raises it if it is another one."""
+        if error.errno != errno.EMSGSIZE:
+            raise error
+        trouble = self.trouble(f"{size} bytes are too many", TOO_BIG, "raise the MTU of the way")
+        self._account.drop(1, trouble)
 
     def sent(self) -> None:
         """Datagrams were sent: what was in the way is over."""

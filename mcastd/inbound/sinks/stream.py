@@ -129,7 +129,7 @@ class StreamSink(Sink):
         self._plan()
 
     def write(self, batch: Batch) -> None:
-        if not len(batch := self._returns.sift(batch)):
+        if not len(batch := self._returns.sift(batch, batch.sources)):
             return
         if not self._is_connected:
             self._attempt()
