@@ -117,6 +117,8 @@ class CircleGuard:
     @property
     def returned_by(self) -> str:
         """The sender that returns what is sent on; "" if none does. For any thread."""
+        if not self._returning:
+            return ""
         return next(iter([*self._returning]), "")  # a copy: the other thread may change it meanwhile
 
     def sift(

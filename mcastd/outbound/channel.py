@@ -29,7 +29,7 @@ from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 from mcastd.outbound.watcher import Watcher
 from mcastd.status import AnnouncementStatus, ChannelStatus, SenderDescription, SenderStatus
-from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
+from mcastd.worker import NONE, Books, Context, Signal, Vitals, WorkerIdentity
 
 # Errors of send(2) that metrics show from the start, as 0.
 REFUSALS = ("EAGAIN", "EMSGSIZE", "ENETUNREACH", "ENOBUFS", "EPERM")
@@ -244,20 +244,23 @@ class Channel:
         outlet.begin()
         self._reported_carrier = None
         self._reported_troubles = ()
-        while not context.stopping:
-            context.take(NOT_FOR_US)
-            if context.take(Signal.NETWORK):
-                if self._config is not self._applied:
-                    return True
-                self._follow(link)
+        while True:
+            if context.signals is not NONE:
+                if context.stopping:
+                    return False
+                context.take(NOT_FOR_US)
+                if context.take(Signal.NETWORK):
+                    if self._config is not self._applied:
+                        return True
+                    self._follow(link)
             when = outlet.send_due(context, link)
             if when is None and self._source.finished and not link.held:
                 return False
             self._report(context, link)
             if when is None:
                 self._wait_for_source(context, link)
-            elif when <= clock.monotonic():
-                if self._source.gather and not outlet.pending:
+            elif when == -math.inf or when <= clock.monotonic():
+                if self._source.gather and outlet.is_empty:
                     context.nap(self._source.gather)  # what comes meanwhile goes together
                 else:
                     context.wait(0)  # the heartbeat of a channel that always has something to send
@@ -265,7 +268,6 @@ class Channel:
                 self._lend(context, link, self._shared, when)
             else:
                 context.sleep_until(when)
-        return False
 
     # -- while little is sent at a time: the shared sender does it, this thread waits for signals
 

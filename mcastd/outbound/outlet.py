@@ -104,6 +104,11 @@ class Outlet:
         return counters
 
     @property
+    def is_empty(self) -> bool:
+        """True if all that was read is sent. For the thread that has the link."""
+        return not self._sizes
+
+    @property
     def pending(self) -> int:
         """Datagrams that were read and are not sent yet."""
         pending, gone, plan = self._pending, self._next, self._plan
@@ -147,11 +152,7 @@ class Outlet:
             pending = self._source.read()
         finally:
             context.waits_for, self._asked_at = "", None
-        self.counters.rounds = self._source.rounds
-        self.counters.lines_split = self._source.lines_split
-        self.counters.skipped_bytes = self._source.skipped_bytes
-        for reason, count in self._source.dropped.items():
-            self.counters.dropped[reason] = count
+        self._source.count(self.counters)
         self._pending, self._sizes = pending, pending.sizes
         return bool(self._sizes)
 
@@ -173,9 +174,10 @@ class Outlet:
         due = schedule.due(now, sizes)
         if not due:
             return min(schedule.deadline, link.deadline)
-        done = self._send(link, self._pending.part(first, first + due), sizes)
+        all_due = not first and due == len(self._sizes)
+        done = self._send(link, self._pending if all_due else self._pending.part(first, first + due), sizes)
         if done:
-            schedule.sent(now, sizes[:done])
+            schedule.sent(now, sizes if done == len(sizes) else sizes[:done])
             self.counters.late = schedule.late
             self._last, self._pause = now, 0.0
             self._window = min(2 * done + 2, BATCH_DATAGRAMS)

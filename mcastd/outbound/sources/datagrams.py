@@ -112,9 +112,10 @@ class DatagramSource(ReceivedSource):
         for _ in range(BATCHES_AT_ONCE):
             if not self._is_empty:
                 batch = self._receive(listener)
+                count = len(batch)
                 # What gathers is looked for again, at the cost of a call that may find nothing
-                self._is_empty = listener.emptied and not (len(batch) and self._gathers(len(batch)))
-                if payloads := self._taken(batch, listener.names_senders):
+                self._is_empty = listener.emptied and not (count and self._gathers(count))
+                if count and (payloads := self._taken(batch, count, listener.names_senders)):
                     return payloads
             if self._is_empty:
                 listener.idle()
@@ -158,11 +159,8 @@ class DatagramSource(ReceivedSource):
             self.restart()
             raise _as_source_error(error) from error
 
-    def _taken(self, batch: Batch, names_senders: bool) -> ListPayloads | SlotPayloads:
-        """What of a batch is to be sent; all else is counted."""
-        count = len(batch)
-        if not count:
-            return ListPayloads()
+    def _taken(self, batch: Batch, count: int, names_senders: bool) -> ListPayloads | SlotPayloads:
+        """What of a batch of ``count`` is to be sent; all else is counted."""
         self.state = "receiving"
         self.position += batch.size
         if names_senders:
@@ -199,6 +197,8 @@ class DatagramSource(ReceivedSource):
 
     def _sifted(self, senders: SenderRuns, payloads: PayloadBytes, now: float) -> PayloadBytes:
         """Without what comes back since it was sent on."""
+        if len(senders) == 1 and senders[0][0] == self._guard.only_sender:
+            return payloads
         go_on = self._guard.sift(senders, payloads, now)
         if go_on is None:
             return payloads

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
-from mcastd.counters import SourceCounts
+from mcastd.counters import OutboundCounters, SourceCounts
 from mcastd.ip import Prefix
 from mcastd.outbound.sources.source import Source
 from mcastd.status import ReceptionStatus
@@ -58,6 +58,10 @@ class ReceivedSource(Source):
     @property
     def dropped(self) -> Mapping[str, int]:
         return self._dropped
+
+    def count(self, counters: OutboundCounters) -> None:
+        for reason, number in self._dropped.items() if self._dropped else ():  # it leaves nothing else out
+            counters.dropped[reason] = number
 
     def overflow(self, *, exact: bool) -> int:
         """Datagrams that the kernel dropped at a full receive buffer: up to a second ago, if not ``exact``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
+from mcastd.counters import OutboundCounters
 from mcastd.net.link import DatagramFlow
 from mcastd.net.payloads import Payloads
 from mcastd.outbound.framing import Framer
@@ -72,6 +73,13 @@ class Source(ABC):
     def files(self) -> FilesStatus | None:
         """The files that it sends whole, if it does. For any thread."""
         return None
+
+    def count(self, counters: OutboundCounters) -> None:
+        """Bring the counters of its channel up to date."""
+        counters.rounds = self.rounds
+        counters.lines_split, counters.skipped_bytes = self.lines_split, self.skipped_bytes
+        for reason, number in self.dropped.items():
+            counters.dropped[reason] = number
 
     def reception(self) -> ReceptionStatus | None:
         """What came to it, if it is what others send. For any thread."""
