@@ -237,7 +237,7 @@ class SharedSender:
                 if visited is not None and not visited.has_left:
                     self._take_up(visited, result, now)
                 self._serve_due(now)
-                visited = self._next_visit()
+                visited = self._next_visit() if self._visits else None
                 if visited is not None:
                     thread.at = visited.channel
                     thread.steps += 1
@@ -256,5 +256,5 @@ class SharedSender:
                 if seconds > 0:
                     self._alarm.acquire(timeout=seconds)
                 self._wakes_at = 0.0
-                if not thread.busy.is_set():
+                if seconds > REST_SECONDS:
                     thread.busy.set()
