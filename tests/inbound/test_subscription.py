@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from support.subscription import Run, fifo_output, file_output, lost
+from support.subscription import Run, VisitedByHand, fifo_output, file_output, lost
 from support.wait import wait_for
 
 from mcastd import clock
@@ -25,7 +25,7 @@ from mcastd.counters import OutputCounters
 from mcastd.errors import LinkError
 from mcastd.handover import Seclusion
 from mcastd.inbound import turns
-from mcastd.inbound.reader import Reader, Visited
+from mcastd.inbound.reader import Reader
 from mcastd.inbound.turns import BUSY_DATAGRAMS
 from mcastd.net.fake import ANYBODY
 from mcastd.net.interfaces import interface_name
@@ -47,19 +47,6 @@ def test_what_arrives_is_in_the_file(tmp_path: Path, make_run: Callable[..., Run
         "<Subscription inbound/news alone, received 3, overflow 0>",
         "<Subscription inbound/news with others, received 3, overflow 0>",
     )
-
-
-class VisitedByHand(Reader):
-    """The test makes the visits."""
-
-    visited: Visited | None = None
-
-    def add(self, fd: int, visited: Visited) -> bool:
-        self.visited = visited
-        return True
-
-    def remove(self, fd: int, visited: Visited) -> None:
-        self.visited = None
 
 
 def test_buffers_are_given_back_unless_another_visit_follows(tmp_path: Path, no_fd_leak: None) -> None:

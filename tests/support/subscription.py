@@ -10,13 +10,26 @@ from typing import Any
 
 from mcastd.config import InboundSubscription
 from mcastd.errors import LinkError
-from mcastd.inbound.reader import Reader
+from mcastd.inbound.reader import Reader, Visited
 from mcastd.inbound.sinks import Sink
 from mcastd.inbound.subscription import Subscription
 from mcastd.net.fake import FakeReceiver
 from mcastd.net.link import Metadata
 from mcastd.worker import Context, Signal
 from support.wait import wait_for
+
+
+class VisitedByHand(Reader):
+    """The test makes the visits."""
+
+    visited: Visited | None = None
+
+    def add(self, fd: int, visited: Visited) -> bool:
+        self.visited = visited
+        return True
+
+    def remove(self, fd: int, visited: Visited) -> None:
+        self.visited = None
 
 
 class Run:

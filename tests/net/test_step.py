@@ -1,0 +1,99 @@
+"""What one step of a subscription takes: a visit of the shared reader that finds a few datagrams.
+
+At ten thousand datagrams a second there are a thousand such steps a second, each with cold caches: then each
+function that is called costs about as much as a datagram.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import select
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from support.host import ip
+from support.subscription import VisitedByHand
+from support.wait import wait_for
+
+import mcastd
+from mcastd.build import Parts, build
+from mcastd.config import InboundSubscription
+from mcastd.inbound.subscription import Subscription
+from mcastd.net.payloads import ListPayloads
+from mcastd.net.sender import SocketSender
+from mcastd.net.sockets import free_port
+from mcastd.worker import Context, Signal
+
+GROUP, OTHER_GROUP = "239.255.14.1", "239.255.14.2"
+SENDER = "127.0.1.14"  # not the address that an output to a group has on the interface
+ROOT = str(Path(mcastd.__file__).parent)
+DATAGRAMS = 10
+
+
+@pytest.fixture
+def stack(no_fd_leak: None) -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def calls_of_a_step(stack: ExitStack, output: dict[str, object]) -> Counter[str]:
+    """The functions of mcastd that a visit calls: how often each."""
+    ip(f"addr add {SENDER}/32 dev lo")
+    stack.callback(ip, f"addr del {SENDER}/32 dev lo")
+    port = free_port()
+    reader, ready = VisitedByHand(), threading.Event()
+    stack.callback(reader.close)
+    context = Context(ready.set).open()
+    stack.callback(context.close)
+    config = InboundSubscription(group=GROUP, port=port, interface="lo", sources=[SENDER], output=[output])
+    worker = build("inbound/step", config, Parts(reader=reader))
+    assert isinstance(worker, Subscription)
+    thread = threading.Thread(target=worker.run, args=(context,))
+    thread.start()
+    stack.callback(worker.close)
+    stack.callback(thread.join)
+    stack.callback(context.send, Signal.STOP)
+    sender = SocketSender(ipaddress.ip_address(GROUP), port, interface=SENDER)
+    stack.callback(sender.close)
+    wait_for(lambda: reader.visited is not None, "its turn")
+    visited = reader.visited
+    assert visited is not None
+    counts: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(ROOT):
+            counts[frame.f_code.co_qualname] += 1
+
+    link = worker._turns.link
+    assert link is not None
+    for _ in range(3):  # the first ones learn, and open
+        counts.clear()
+        for _ in range(DATAGRAMS):  # each by itself
+            sender.send(ListPayloads([bytes(1316)]))
+        wait_for(lambda: select.select([link], [], [], 0)[0], "datagrams")
+        sys.setprofile(count)
+        try:
+            taken = visited.visit(True)
+        finally:
+            sys.setprofile(None)
+        assert taken == DATAGRAMS
+    (sink,) = worker.sinks
+    assert (sink.counters.written, sink.counters.written_bytes) == (3 * DATAGRAMS, 3 * DATAGRAMS * 1316)
+    return counts
+
+
+def test_a_step_of_an_output_to_a_group(stack: ExitStack) -> None:
+    output = {"kind": "group", "group": OTHER_GROUP, "port": 9, "interface": "lo", "ttl": 1, "loop": False}
+    calls = calls_of_a_step(stack, output)
+    assert calls.total() <= 38, calls
+
+
+def test_a_step_of_a_raw_file(stack: ExitStack, tmp_path: Path) -> None:
+    calls = calls_of_a_step(stack, {"kind": "file", "path": tmp_path / "out"})
+    assert calls.total() <= 26, calls
