@@ -7,7 +7,7 @@ then, and gives it back: there are as many as workers are busy at a time.
 from __future__ import annotations
 
 import socket
-from collections import defaultdict
+from collections import defaultdict, deque
 from typing import Protocol
 
 from mcastd.net.link import Batch
@@ -51,7 +51,8 @@ class Pool:
         At a socket of a path that would be descriptors, which are open here then (SCM_RIGHTS of unix(7)).
         """
         self._controls = controls
-        self._spare: list[Arena] = []  # appended to and popped from by any thread: each of these is one step
+        # Appended to and popped from by any thread: each of these is one step. Of too many the oldest go
+        self._spare: deque[Arena] = deque(maxlen=SPARE_ARENAS)
 
     def lease(self, senders: Senders) -> Arena:
         """An arena for the caller alone, until it is given back; its batches keep note of ``senders``."""
@@ -66,8 +67,7 @@ class Pool:
         """Let others have it."""
         if arena.slots.swollen:
             arena.slots.shrink()
-        if len(self._spare) < SPARE_ARENAS:
-            self._spare.append(arena)
+        self._spare.append(arena)
 
 
 pools: defaultdict[tuple[object, ...], Pool] = defaultdict(Pool)
