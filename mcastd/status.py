@@ -514,7 +514,7 @@ class RouteStatus:
     comes_by: str  # an interface
     goes_to: tuple[str, ...]  # interfaces; none: it is dropped
     packets: int  # as the counters have datagrams
-    bytes: int  # of these packets
+    bytes: int  # of these packets, and of those that came by another interface
     wrong_interface: int  # packets that came by another interface, and were dropped
     age: float  # seconds since it was made
     last_age: float  # the same, since a packet of it was seen

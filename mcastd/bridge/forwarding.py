@@ -7,6 +7,7 @@ each one, and ask again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +22,10 @@ Wants = Callable[[int, Address, Address], bool]
 ROUTES_MAX = 65_536
 # A route is removed when nothing has come by it for so long: what is wanted still gets another one at once.
 IDLE_SECONDS = 300.0
+# After this long without a datagram by its interface, a route goes over to another one by which they come.
+MOVED_SECONDS = 1.0
+# What comes by another interface is told of each 3 s at most: MFC_ASSERT_THRESH in linux/mroute_base.h.
+TOLD_SECONDS = 4.0
 
 # What becomes of a datagram that a bridge takes: it goes on, or is dropped for one of these reasons.
 FORWARDED = "forwarded"
@@ -93,6 +98,8 @@ class BridgedRoute:
     last: float  # the same, when datagrams of it were seen last
     count: RouteCount = field(default_factory=lambda: RouteCount(0, 0, 0))
     fresh: int = 0  # packets between the last two looks
+    elsewhere: int = 0  # another interface by which some came, and when the kernel said so
+    elsewhere_at: float = -math.inf
 
 
 def decide(rules: Mapping[str, Rule], came_by: int, source: Address, group: Address, wants: Wants) -> Course:
@@ -202,21 +209,23 @@ class Forwarding:
         return [*changes, RouteChange(source, group, came_by, course.to)]
 
     def came_elsewhere(self, came_by: int, source: Address, group: Address, now: float) -> list[RouteChange]:
-        """A datagram came by another interface than its route says: that may be where it is to come from."""
+        """A datagram came by another interface than its route says: that may be where it is to come from.
+
+        It is, if no bridge takes it where the route says: what came there was a copy, or of somebody else who
+        has the sender's address. Otherwise look() sees whether it comes there alone.
+        """
         route = self._routes.get((source, group))
-        if route is None or route.came_by == came_by or route.course.to:
+        if route is None or route.came_by == came_by or (source, group) in self._adopted:
             return []
-        course = decide(self._rules, came_by, source, group, self._wants)
-        if not course.to:
-            return []
-        self._account(route, now)
-        route.came_by, route.course = came_by, course
-        return [RouteChange(source, group, came_by, course.to)]
+        takes = bool(decide(self._rules, came_by, source, group, self._wants).bridges)
+        if takes or now - route.elsewhere_at > TOLD_SECONDS:
+            route.elsewhere, route.elsewhere_at = came_by, now
+        return self._move(route, now) if takes and not route.course.bridges else []
 
     def look(self, now: float) -> list[RouteChange]:
         """Count what has gone by all routes, and remove those that are in use no more.
 
-        What comes by another interface alone gets another route, from there, with its next datagram.
+        What comes by another interface alone gets another route, from there.
         """
         changes, used = [], []
         for route in list(self._routes.values()):
@@ -227,11 +236,14 @@ class Forwarding:
             route.fresh = route.count.packets - before.packets
             if route.fresh:
                 used.append(route)
-            elif self._lasting.get((route.source, route.group)) == route.came_by:
+            key = route.source, route.group
+            if route.fresh or self._lasting.get(key) == route.came_by:
                 continue
-            elif route.count.wrong_interface != before.wrong_interface or now - route.last >= IDLE_SECONDS:
-                self._forget(route)
-                changes.append(RouteChange(route.source, route.group, route.came_by, None))
+            if route.count.wrong_interface != before.wrong_interface:
+                if now - route.last >= MOVED_SECONDS and key not in self._adopted:
+                    changes += self._move(route, now)
+            elif now - route.last >= IDLE_SECONDS:
+                changes.append(self._remove(route, now))
         for route in used:
             key = route.source, route.group
             self._routes[key] = self._routes.pop(key)
@@ -256,6 +268,20 @@ class Forwarding:
             if other:
                 changes.append(RouteChange(route.source, route.group, route.came_by, course.to))
         return changes
+
+    def _move(self, route: BridgedRoute, now: float) -> list[RouteChange]:
+        """Have a route come from where its datagrams come by now, if a bridge takes them there.
+
+        If the kernel has not said where that is, the next datagram does.
+        """
+        if now - route.elsewhere_at > TOLD_SECONDS:
+            return [self._remove(route, now)]
+        course = decide(self._rules, route.elsewhere, route.source, route.group, self._wants)
+        if not course.bridges:
+            return []
+        self._account(route, now)
+        route.came_by, route.course = route.elsewhere, course
+        return [RouteChange(route.source, route.group, route.came_by, course.to)]
 
     def _remove(self, route: BridgedRoute, now: float) -> RouteChange:
         self._account(route, now)
@@ -283,21 +309,23 @@ class Forwarding:
             route.last = now
         if not packets and not wrong:
             return True
+        size_here = size * packets // (packets + wrong)  # the kernel does not tell them apart
         for name, became in route.course.bridges.items():
             if (counters := self.counters.get(name)) is None:
                 continue
             counters.received += packets
-            counters.received_bytes += size
+            counters.received_bytes += size_here
             if packets:
                 self.last[name] = now
             if became == FORWARDED:
                 counters.forwarded += packets
-                counters.forwarded_bytes += size
+                counters.forwarded_bytes += size_here
             elif packets:
                 counters.dropped[became] += packets
             rule = self._rules.get(name)
             if wrong and rule is not None and len(rule.came_by) > 1:
                 # Of one bridge with several ways in: the kernel does not say by which of them
                 counters.received += wrong
+                counters.received_bytes += size - size_here
                 counters.dropped[WRONG_INTERFACE] += wrong
         return True

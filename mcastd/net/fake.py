@@ -247,7 +247,9 @@ class FakeRoutingTable:
         parent, to = self.routes[key]
         count = self.counts[key]
         if parent != came_by:
-            self.counts[key] = replace(count, wrong_interface=count.wrong_interface + 1)
+            wrong = count.wrong_interface + 1
+            self.counts[key] = replace(count, bytes=count.bytes + 1344, wrong_interface=wrong)
+            self.say(WrongInterface(came_by, source, group))
             return set()
         self.counts[key] = replace(count, packets=count.packets + 1, bytes=count.bytes + 1344)
         went = {ifindex for ifindex, threshold in to.items() if ttl > threshold}

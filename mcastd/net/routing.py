@@ -36,6 +36,8 @@ SAID_BUFFER_BYTES = 4 << 20
 # IGMP and MLD messages, and what the kernel says, are shorter than this, but for reports of many groups.
 _MESSAGE_BYTES = 65_536
 _CONTROL_BYTES = 256
+# What the kernel says of a route stands at the end of sioc_sg_req and sioc_sg_req6: packets, bytes, wrong_if.
+_COUNTS = struct.Struct("@LLL")
 _RELAY = "or set ports for the relay"
 _WAYS_OUT = {
     errno.EADDRINUSE: "another program routes multicast on this host (another mcastd, smcrouted, pimd, FRR"
@@ -58,9 +60,9 @@ class NoRoute:
 
 @dataclass(frozen=True, slots=True)
 class WrongInterface:
-    """A datagram came on another interface than its route says."""
+    """A datagram came by another interface than its route says: the kernel tells of one in three seconds."""
 
-    ifindex: int
+    ifindex: int  # where it came
     source: Address
     group: Address
 
@@ -70,8 +72,8 @@ class RouteCount:
     """What has gone by one route."""
 
     packets: int  # of GSO, the kernel counts what travels together as one
-    bytes: int
-    wrong_interface: int
+    bytes: int  # of these, and of what came by another interface
+    wrong_interface: int  # packets that came by another interface, and went nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ class RoutingTable:
         if kept is not None:
             self._socket = kept.socket
             self._socket.setblocking(False)
+            self._be_told_of_wrong_interfaces()
             for number, name in tables.multicast_interfaces(version).items():
                 with contextlib.suppress(OSError):  # it has gone
                     self._numbers[socket.if_nametoindex(name)] = number
@@ -176,7 +179,7 @@ class RoutingTable:
             self._socket.setblocking(False)
             enlarge(self._socket, SAID_BUFFER_BYTES)
             self._set(_abi.MRT_INIT, 1)
-            self._set(_abi.MRT_ASSERT, 1)
+            self._be_told_of_wrong_interfaces()
             self._family.ask_for_interfaces(self._socket)
         except OSError as error:
             self._socket.close()
@@ -246,7 +249,8 @@ class RoutingTable:
             fcntl.ioctl(self._socket, _abi.SIOCGETSGCNT, request)
         except OSError:
             return None
-        return RouteCount(*struct.unpack_from("@LLL", request, len(request) - struct.calcsize("@LLL")))
+        packets, size, wrong = _COUNTS.unpack_from(request, len(request) - _COUNTS.size)
+        return RouteCount(packets - wrong, size, wrong)  # linux/net/ipv4/ipmr.c counts all among the packets
 
     def interface_count(self, ifindex: int) -> InterfaceCount | None:
         """What has gone by an interface. Returns None if it takes no part, or the kernel has deleted it."""
@@ -316,6 +320,12 @@ class RoutingTable:
         for listening in self._listening.values():
             listening.close()
         self._socket.close()
+
+    def _be_told_of_wrong_interfaces(self) -> None:
+        """Of all routes. Without PIM the kernel tells only of those that lead to the interface as well."""
+        self._set(_abi.MRT_ASSERT, 1)
+        with contextlib.suppress(OSError):  # CONFIG_IP_PIMSM_V2, CONFIG_IPV6_PIMSM_V2
+            self._set(_abi.MRT_PIM, 1)
 
     def _set(self, option: int, value: int | bytes) -> None:
         self._socket.setsockopt(self._family.level, option, value)

@@ -51,7 +51,8 @@ def rule(
 class Kernel:
     """Routes datagrams as the kernel does, by what it was told."""
 
-    def __init__(self, **options: int) -> None:
+    def __init__(self, *, tells: bool = True, **options: int) -> None:
+        self.tells = tells  # of what comes by another interface than its route says
         self.routes: dict[tuple[Address, Address], tuple[int, dict[int, int]]] = {}
         self.counts: dict[tuple[Address, Address], RouteCount] = {}
         self.members: set[tuple[int, Address, Address]] = set()
@@ -80,8 +81,8 @@ class Kernel:
         from_there, to = self.routes[key]
         packets, size, wrong = (getattr(self.counts[key], name) for name in RouteCount.__slots__)
         if from_there != came_by:
-            self.counts[key] = RouteCount(packets, size, wrong + 1)
-            if came_by in to:  # linux/ipmr.c tells of no others
+            self.counts[key] = RouteCount(packets, size + BYTES, wrong + 1)
+            if self.tells:
                 self.apply(self.forwarding.came_elsewhere(came_by, source, group, now))
             return set()
         self.counts[key] = RouteCount(packets + 1, size + BYTES, wrong)
@@ -201,8 +202,9 @@ def test_a_route_of_which_all_is_said_is_there_before_the_first_datagram_and_sta
     assert kernel.routes == {}
 
 
-def test_a_source_that_moves_gets_another_route() -> None:
-    kernel = Kernel()
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_source_that_moves_gets_another_route(tells: bool) -> None:
+    kernel = Kernel(tells=tells)
     kernel.apply(kernel.forwarding.set_rules({"tv": rule({LEFT, UP}, {RIGHT: 1}, "239.1.0.0/16")}, 0))
     counters = kernel.forwarding.counters["tv"] = BridgeCounters()
     assert kernel.send(LEFT, SOURCE, NEWS, 1) == {RIGHT}
@@ -214,19 +216,47 @@ def test_a_source_that_moves_gets_another_route() -> None:
     assert kernel.send(UP, SOURCE, NEWS, 5) == {RIGHT}
     kernel.look(6)
     assert (counters.received, counters.forwarded, counters.dropped) == (4, 2, {WRONG_INTERFACE: 2})
+    assert (counters.received_bytes, counters.forwarded_bytes) == (4 * BYTES, 2 * BYTES)
 
 
 def test_a_source_that_was_seen_first_where_nothing_is_taken() -> None:
     """A route to nowhere does not hold it when the kernel tells that it comes by another interface."""
     kernel = Kernel()
     forwarding = kernel.forwarding
+    counters = forwarding.counters["tv"] = BridgeCounters()
     kernel.apply(forwarding.set_rules({"tv": rule({LEFT}, {RIGHT: 1}, "239.1.0.0/16")}, 0))
     kernel.send(RIGHT, SOURCE, NEWS, 1)
     assert forwarding.came_elsewhere(LEFT, SOURCE, FILMS, 2) == []
     assert forwarding.came_elsewhere(RIGHT, SOURCE, NEWS, 2) == []
-    kernel.apply(forwarding.came_elsewhere(LEFT, SOURCE, NEWS, 2))
+    kernel.send(LEFT, SOURCE, NEWS, 2)
     assert kernel.send(LEFT, SOURCE, NEWS, 3) == {RIGHT}
-    assert forwarding.came_elsewhere(RIGHT, SOURCE, NEWS, 4) == [], "it goes by its route"
+    for now in (4, 5, 6):
+        assert kernel.send(RIGHT, SOURCE, NEWS, now) == set()
+        kernel.look(now)
+    assert kernel.send(LEFT, SOURCE, NEWS, 7) == {RIGHT}, "a pause does not give its route to others"
+    kernel.look(8)
+    assert (counters.received, counters.received_bytes) == (2, 2 * BYTES)
+
+
+def test_what_comes_elsewhere_no_more_is_no_place_to_move_to() -> None:
+    kernel = Kernel()
+    kernel.apply(kernel.forwarding.set_rules({"tv": rule({LEFT, UP}, {RIGHT: 1}, "239.1.0.0/16")}, 0))
+    kernel.send(LEFT, SOURCE, NEWS, 1)
+    kernel.send(UP, SOURCE, NEWS, 1)
+    kernel.look(2)
+    kernel.send(RIGHT, SOURCE, NEWS, 7)
+    kernel.look(8)
+    assert kernel.routes[SOURCE, NEWS] == (LEFT, {RIGHT: 1})
+
+
+def test_a_route_that_was_taken_over_is_not_moved_before_the_rules_are_known() -> None:
+    kernel = Kernel()
+    kernel.routes[SOURCE, NEWS] = LEFT, {RIGHT: 1}
+    kernel.counts[SOURCE, NEWS] = RouteCount(7, 7 * BYTES, 0)
+    kernel.forwarding.adopt(SOURCE, NEWS, LEFT, {RIGHT: 1}, 0)
+    kernel.apply(kernel.forwarding.set_rules({"tv": rule({UP}, {RIGHT: 1}, "239.1.0.0/16")}, 0))
+    assert kernel.send(UP, SOURCE, NEWS, 1) == set()
+    assert kernel.routes[SOURCE, NEWS] == (LEFT, {RIGHT: 1})
 
 
 def test_one_route_too_many_takes_the_place_of_the_one_that_was_in_use_longest_ago() -> None:

@@ -141,11 +141,16 @@ def test_a_route_to_nowhere_keeps_the_kernel_quiet(lab: Lab, table: RoutingTable
 
 def test_what_comes_by_another_interface_is_told(lab: Lab, table: RoutingTable, version: int) -> None:
     group, source = GROUPS[version], SOURCES[version]
-    table.route(source, group, lab.index(1), {lab.index(0): 1, lab.index(2): 1})
-    with lab.sending(version) as sock:
-        sock.sendto(b"x", (str(group), PORT))
-        assert until(table, WrongInterface) == WrongInterface(lab.index(0), source, group)
+    for to in ({}, {lab.index(2): 1}, {lab.index(0): 1}):
+        table.route(source, group, lab.index(1), to)
+        with lab.sending(version) as sock:
+            sock.sendto(b"x", (str(group), PORT))
+            assert until(table, WrongInterface) == WrongInterface(lab.index(0), source, group)
         wait_for(lambda: (found := table.count(source, group)) is not None and found.wrong_interface == 1)
+        count = table.count(source, group)
+        assert count is not None
+        assert (count.packets, count.bytes) == (0, 29 if version == 4 else 49)
+        table.unroute(source, group, lab.index(1))
 
 
 def test_a_ttl_has_to_exceed_what_an_interface_asks_for(lab: Lab) -> None:
