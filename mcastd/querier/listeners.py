@@ -19,6 +19,10 @@ from mcastd.querier.timing import Timing
 # Of one network: what strangers report is bounded.
 GROUPS_MAX = 4096
 SOURCES_MAX = 1024
+ALL_SOURCES_MAX = 16_384  # of all groups
+# More entries than these for what is to be done with the groups are old ones, and are thrown away.
+VISITS_MIN = 64
+VISITS_PER_GROUP = 4
 # Sources in one query: what fits a packet of 1,280 bytes in either family.
 QUERIED_SOURCES_MAX = 64
 
@@ -31,6 +35,7 @@ _OVER = -math.inf
 class _GroupState:
     """Times are on the monotonic clock, in seconds."""
 
+    group: Address
     until: float = _OVER  # of EXCLUDE mode: the group timer
     sources: dict[Address, float] = field(default_factory=dict)  # the source timers
     # Hosts of older versions are members until then.
@@ -40,7 +45,11 @@ class _GroupState:
     asks: int = 0
     source_asks: dict[Address, int] = field(default_factory=dict)
     ask_at: float = math.inf
+    asked_at: float = -math.inf  # when it was asked for last
     visit_at: float = math.inf  # its entry in the heap
+    # Of many sources a filter takes long to make: it is kept until one comes, goes, or is wanted otherwise.
+    kept_filter: SourceFilter | None = None
+    is_kept: bool = False
 
     @property
     def excludes(self) -> bool:
@@ -58,6 +67,11 @@ class _GroupState:
 
     def filter(self) -> SourceFilter | None:
         """Which sources are wanted. None: none is."""
+        if not self.is_kept:
+            self.kept_filter, self.is_kept = self._make_filter(), True
+        return self.kept_filter
+
+    def _make_filter(self) -> SourceFilter | None:
         if self.excludes:
             return SourceFilter(True, _ordered(one for one, until in self.sources.items() if until == _OVER))
         return SourceFilter(False, _ordered(self.sources)) if self.sources else None
@@ -65,9 +79,11 @@ class _GroupState:
     def end_timers(self, now: float) -> None:
         """RFC 3376 section 6.5: a group that leaves EXCLUDE mode keeps the sources that are wanted."""
         for source, until in self.sources.items():
-            if until <= now:
+            if _OVER < until <= now:
                 self.sources[source] = _OVER
+                self.is_kept = False
         if self.until <= now:
+            self.is_kept = self.is_kept and not self.excludes
             self.until = _OVER
             self.sources = {one: until for one, until in self.sources.items() if until > _OVER}
             self.source_asks = {one: left for one, left in self.source_asks.items() if one in self.sources}
@@ -82,16 +98,24 @@ class Listeners:
     """
 
     def __init__(
-        self, timing: Timing, *, groups_max: int = GROUPS_MAX, sources_max: int = SOURCES_MAX
+        self,
+        timing: Timing,
+        *,
+        groups_max: int = GROUPS_MAX,
+        sources_max: int = SOURCES_MAX,
+        all_sources_max: int = ALL_SOURCES_MAX,
     ) -> None:
         self.timing = timing
         self.asks = True
         self.refused = 0
+        self.refused_until = -math.inf  # those refused last report again until then: maybe there is room
         self.without_source = 0
         self._groups: dict[Address, _GroupState] = {}
         self._visits: list[tuple[float, Address]] = []  # a heap; entries of other times than visit_at are old
         self._groups_max = groups_max
         self._sources_max = sources_max
+        self._all_sources_max = all_sources_max
+        self._source_count = 0  # of all groups
 
     def __repr__(self) -> str:
         return f"<Listeners {len(self._groups)} groups{'' if self.asks else ', another asks'}>"
@@ -120,10 +144,10 @@ class Listeners:
             return
         soon = now + self.timing.last_member
         if query.sources:
-            _lower(state, query.sources, soon)
+            self._lower(state, query.sources, soon)
         elif state.excludes:
             state.until = min(state.until, soon)
-        self._plan(query.group, state)
+            self._plan(state, state.until)
 
     @property
     def deadline(self) -> float:
@@ -143,16 +167,17 @@ class Listeners:
             _, group = heapq.heappop(self._visits)
             state = self._groups[group]
             state.visit_at = math.inf
-            before = state.filter()
+            before, source_count = state.filter(), len(state.sources)
             state.end_timers(now)
+            self._source_count += len(state.sources) - source_count
             if state.filter() != before:
                 changed.add(group)
             if state.is_empty:
                 del self._groups[group]
                 continue
             if state.ask_at <= now:
-                queries += self._ask(group, state, now)
-            self._plan(group, state)
+                queries += self._ask(state, now)
+            self._plan(state, state.due)
         return changed, queries
 
     def _take(self, record: GroupRecord, speaks: Speaks, now: float) -> bool:
@@ -165,16 +190,14 @@ class Listeners:
             if _wants_nothing(record):
                 return False
             if len(self._groups) >= self._groups_max:
-                self.refused += 1
+                self._refuse(now)
                 return False
-            state = self._groups[group] = _GroupState()
+            state = self._groups[group] = _GroupState(group)
         before = state.filter()
         self._note_version(state, record.kind, speaks, now)
         self._apply(state, record, now)
         if state.is_empty:
             del self._groups[group]
-        else:
-            self._plan(group, state)
         return state.filter() != before
 
     def _note_version(self, state: _GroupState, kind: RecordKind, speaks: Speaks, now: float) -> None:
@@ -197,52 +220,80 @@ class Listeners:
             if kind is RecordKind.TO_EXCLUDE:
                 said = set()
         later = now + self.timing.membership
-        known = set(state.sources)
-        wanted = {source for source, until in state.sources.items() if until > _OVER}
         match kind:
             case RecordKind.IS_INCLUDE | RecordKind.ALLOW:
-                self._set(state, said, later)
+                self._set(state, said, later, now)
             case RecordKind.TO_INCLUDE:
-                self._set(state, said, later)
+                wanted = {source for source, until in state.sources.items() if until > _OVER}
+                self._set(state, said, later, now)
                 self._query_sources(state, wanted - said, now)
                 self._query_group(state, now)
             case RecordKind.BLOCK:
                 if state.excludes:
-                    self._set(state, said - known, state.until)
+                    self._set(state, said - state.sources.keys(), state.until, now)
                 self._query_sources(state, said, now)
             case RecordKind.IS_EXCLUDE | RecordKind.TO_EXCLUDE:
+                new = said - state.sources.keys()
+                self._source_count -= len(state.sources)
                 state.sources = {one: until for one, until in state.sources.items() if one in said}
+                self._source_count += len(state.sources)
+                state.source_asks = {one: left for one, left in state.source_asks.items() if one in said}
                 # Others may want what this host does not, if anybody was in EXCLUDE mode.
                 asked_later = later if kind is RecordKind.IS_EXCLUDE else state.until
-                self._set(state, said - known, asked_later if state.excludes else _OVER)
+                self._set(state, new, asked_later if state.excludes else _OVER, now)
                 if kind is RecordKind.TO_EXCLUDE:
                     self._query_sources(state, said, now)
                 state.until = later
+                state.is_kept = False
+                self._plan(state, later)
 
-    def _set(self, state: _GroupState, sources: Iterable[Address], until: float) -> None:
+    def _set(self, state: _GroupState, sources: Iterable[Address], until: float, now: float) -> None:
         for source in sources:
-            if source in state.sources or len(state.sources) < self._sources_max:
-                state.sources[source] = until
-            else:
-                self.refused += 1
+            if (before := state.sources.get(source)) is None:
+                if len(state.sources) >= self._sources_max or self._source_count >= self._all_sources_max:
+                    self._refuse(now)
+                    continue
+                self._source_count += 1
+            state.sources[source] = until
+            state.is_kept = state.is_kept and before is not None and before > _OVER
+            if until > _OVER:
+                self._plan(state, until)
+
+    def _refuse(self, now: float) -> None:
+        self.refused += 1
+        self.refused_until = now + self.timing.membership
+
+    def _lower(self, state: _GroupState, sources: Iterable[Address], soon: float) -> list[Address]:
+        """Have the timers of ``sources`` end at ``soon``. Returns those that would have run longer."""
+        lowered = [source for source in sources if state.sources.get(source, soon) > soon]
+        state.sources.update(dict.fromkeys(lowered, soon))
+        if lowered:
+            self._plan(state, soon)
+        return lowered
 
     def _query_sources(self, state: _GroupState, sources: Iterable[Address], now: float) -> None:
         """Send Q(G, sources), as often as ``robustness`` says: RFC 3376 section 6.6.3.2."""
         soon = now + self.timing.last_member
-        if self.asks and (lowered := _lower(state, sources, soon)):
+        if self.asks and (lowered := self._lower(state, sources, soon)):
             state.source_asks.update(dict.fromkeys(lowered, self.timing.robustness))
-            state.ask_at = now
+            self._ask_soon(state, now)
 
     def _query_group(self, state: _GroupState, now: float) -> None:
         """Send Q(G), as often as ``robustness`` says: RFC 3376 section 6.6.3.1."""
         if self.asks and state.excludes:
             state.until = min(state.until, now + self.timing.last_member)
             state.asks = self.timing.robustness
-            state.ask_at = now
+            self._ask_soon(state, now)
 
-    def _ask(self, group: Address, state: _GroupState, now: float) -> Iterator[MembershipQuery]:
+    def _ask_soon(self, state: _GroupState, now: float) -> None:
+        """Now, or a while after the last time: so nobody who leaves again and again makes many queries."""
+        state.ask_at = min(state.ask_at, max(now, state.asked_at + self.timing.last_member_interval))
+        self._plan(state, state.ask_at)
+
+    def _ask(self, state: _GroupState, now: float) -> Iterator[MembershipQuery]:
         """The queries of one group that are due; the next ones follow in a while."""
-        timing = self.timing
+        timing, group = self.timing, state.group
+        state.asked_at = now
         soon = now + timing.last_member
 
         def query(sources: Iterable[Address], *, suppress: bool) -> MembershipQuery:
@@ -262,19 +313,15 @@ class Listeners:
         more = state.asks or state.source_asks
         state.ask_at = now + timing.last_member_interval if more else math.inf
 
-    def _plan(self, group: Address, state: _GroupState) -> None:
-        """Visit the group when something of it is due."""
-        due = state.due
-        if due < state.visit_at:
-            state.visit_at = due
-            heapq.heappush(self._visits, (due, group))
-
-
-def _lower(state: _GroupState, sources: Iterable[Address], soon: float) -> list[Address]:
-    """Have the timers of ``sources`` end at ``soon``. Returns those that would have run longer."""
-    lowered = [source for source in sources if state.sources.get(source, soon) > soon]
-    state.sources.update(dict.fromkeys(lowered, soon))
-    return lowered
+    def _plan(self, state: _GroupState, at: float) -> None:
+        """Visit the group then, when something of it is due, or before."""
+        if at < state.visit_at:
+            state.visit_at = at
+            heapq.heappush(self._visits, (at, state.group))
+            if len(self._visits) > VISITS_MIN + VISITS_PER_GROUP * len(self._groups):
+                visits = ((one.visit_at, group) for group, one in self._groups.items())
+                self._visits = [visit for visit in visits if visit[0] < math.inf]
+                heapq.heapify(self._visits)
 
 
 def _ordered(sources: Iterable[Address]) -> tuple[Address, ...]:

@@ -27,6 +27,8 @@ from mcastd.querier.timing import Timing
 # One that has just begun knows of no member, and until it does none has anything: so the answers to its first
 # query are to come within this, and not within the time that spares a network a burst of them.
 FIRST_RESPONSE_SECONDS = 2.0
+# Another router's interval is believed up to this: or one forged query would end all forwarding for days.
+INTERVAL_MAX_SECONDS = 1024.0
 
 
 class Querier:
@@ -49,10 +51,8 @@ class Querier:
         self._address = address
         self._other_until = -math.inf
         self._insists = False
-        self._startup_left = timing.robustness
-        self._next_response = min(FIRST_RESPONSE_SECONDS, timing.response)  # in which the next answers come
-        self._ask_at = now
         self._asked_at = -math.inf  # when the last general query was sent
+        self.begin_anew(now)
 
     def __repr__(self) -> str:
         return f"<Querier {'asks' if self.other is None else f'hears {self.other}'}, {self.listeners!r}>"
@@ -70,6 +70,12 @@ class Querier:
         if address != self._address:
             self._address = address
             self._take_over(now)
+
+    def begin_anew(self, now: float) -> None:
+        """Ask as often as at the start: there may be members that were not heard."""
+        self._startup_left = self._timing.robustness
+        self._next_response = min(FIRST_RESPONSE_SECONDS, self._timing.response)  # for the answers
+        self._ask_at = now
 
     def insist(self, insists: bool, now: float) -> None:
         """Ask from now on although a router with a lower address does; or let it."""
@@ -122,10 +128,11 @@ class Querier:
             return
         timing = self._timing
         if query.speaks is Speaks.SOURCES:
+            interval = query.interval_seconds or DEFAULT_QUERY_INTERVAL_SECONDS
             timing = replace(
                 timing,
                 robustness=query.robustness or DEFAULT_ROBUSTNESS,
-                query_interval=query.interval_seconds or DEFAULT_QUERY_INTERVAL_SECONDS,
+                query_interval=min(interval, INTERVAL_MAX_SECONDS),
             )
         self.other = source
         self._other_until = now + timing.other_querier

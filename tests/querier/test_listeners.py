@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, MembershipReport, RecordKind, Speaks
-from mcastd.querier.listeners import QUERIED_SOURCES_MAX, Listeners
+from mcastd.querier.listeners import QUERIED_SOURCES_MAX, Listeners, _GroupState
 from mcastd.querier.timing import Timing
 
 GROUP = ip_address("239.1.1.1")
@@ -138,7 +138,28 @@ def test_what_is_reported_again_is_asked_for_with_flag_s() -> None:
     assert asked(listeners, 111.0) == [(set(), True), ({1}, False)]
     listeners.hear(report("BLOCK", {1, 2}), 111.5)
     listeners.hear(report("IS_IN", {2}), 111.6)
-    assert asked(listeners, 111.6) == [({2}, True)]  # 1 was asked for as often as it has to be
+    assert asked(listeners, 111.6) == []
+    assert asked(listeners, 112.0) == [({2}, True)]  # 1 was asked for as often as it has to be
+
+
+def test_a_group_that_is_left_again_and_again_is_asked_for_once_a_second() -> None:
+    """A host that floods others by leaves gets no more than one that leaves once."""
+    listeners = started("EXCLUDE", {1, 2})
+    asked_at = []
+    for moment in range(1100, 1130):
+        now = moment / 10
+        listeners.hear(report("IS_EX", {1}), now)
+        listeners.hear(report("TO_IN"), now)
+        listeners.hear(report("IS_IN", {1}), now)
+        listeners.hear(report("BLOCK", {1}), now)
+        if asked(listeners, now):
+            asked_at.append(now)
+    assert asked_at == [110.0, 111.0, 112.0]
+    assert listeners.filter(GROUP) is not None
+    while (now := listeners.deadline) < math.inf:
+        asked_at += [now for _ in asked(listeners, now)]
+    assert asked_at[3:] == [113.0, 113.0, 114.0, 114.0]
+    assert listeners.filter(GROUP) is None
 
 
 def test_a_query_of_another_router_lowers_timers_unless_it_says_not_to() -> None:
@@ -210,6 +231,63 @@ def test_groups_and_sources_are_bounded() -> None:
     listeners.tick(60.0)
     assert len(listeners) == 0
     assert listeners.hear(report("IS_EX"), 61.0) == {GROUP}
+
+
+def test_the_sources_of_all_groups_are_bounded_and_those_that_go_make_room() -> None:
+    listeners = Listeners(TIMING, all_sources_max=5)
+    first, second = ip_address("239.1.2.1"), ip_address("239.1.2.2")
+    listeners.hear(report("IS_IN", {1, 2, 3}, first), 5.0)
+    for number in (3, 4, 5):
+        listeners.hear(report("IS_IN", {number}, second), 6.0)
+    assert listeners.filter(second) == include(3, 4)
+    assert (listeners.refused, listeners.refused_until) == (1, 6.0 + MEMBERSHIP)
+    listeners.hear(report("IS_EX", {1, 7}, first), 7.0)  # takes 2 and 3 away
+    assert (listeners.filter(first), listeners.refused) == (exclude(7), 1)
+    for number in (5, 6):
+        listeners.hear(report("IS_IN", {number}, second), 8.0)
+    assert (listeners.filter(second), listeners.refused) == (include(3, 4, 5), 2)
+    listeners.tick(6.0 + MEMBERSHIP)  # of 3 and 4
+    listeners.hear(report("IS_IN", {8, 9}, second), 50.0)
+    assert (listeners.filter(second), listeners.refused) == (include(5, 8, 9), 2)
+    listeners.tick(7.0 + MEMBERSHIP)  # of the first group, which is wanted no more
+    listeners.hear(report("IS_IN", {10, 11}, second), 50.5)
+    assert (listeners.filter(second), listeners.refused) == (include(5, 8, 9, 10, 11), 2)
+
+
+def test_reports_of_what_is_known_cost_the_same_whatever_else_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listeners = started("INCLUDE", range(1000))
+    made: list[object] = []
+    make = _GroupState._make_filter
+    monkeypatch.setattr(_GroupState, "_make_filter", lambda state: made.append(state) or make(state))
+    for kind in ("IS_IN", "ALLOW", "BLOCK"):
+        listeners.hear(report(kind, {1, 2}), 101.0)
+    assert made == []
+    listeners.hear(report("ALLOW", {1001}), 102.0)
+    assert len(made) == 1
+
+
+def test_what_is_refused_costs_no_memory() -> None:
+    listeners = Listeners(TIMING, all_sources_max=1)
+    listeners.hear(report("IS_IN", {1}), 5.0)
+    for number in range(1000):
+        listeners.hear(report("IS_IN", {2}, IPv4Address(0xEF020000 + number)), 5.0)
+    assert (len(listeners), len(listeners._visits)) == (1, 1)
+
+
+def test_hosts_that_come_and_go_with_many_groups_cost_little_memory() -> None:
+    listeners = Listeners(TIMING)
+    for moment in range(60):
+        now = 5 + 3.0 * moment
+        for number in range(100):
+            group = IPv4Address(0xEF020000 + 100 * moment + number)
+            listeners.hear(report("ALLOW", {1}, group), now)
+            listeners.hear(report("BLOCK", {1}, group), now)
+            listeners.tick(now)
+        for later in (1.0, 2.0):
+            listeners.tick(now + later)
+        assert (len(listeners), len(listeners._visits) < 600) == (0, True)
 
 
 def test_a_query_has_no_more_sources_than_fit() -> None:

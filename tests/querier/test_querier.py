@@ -9,7 +9,7 @@ import pytest
 
 from mcastd.ip import ANY_SOURCE
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, MembershipReport, RecordKind, Speaks
-from mcastd.querier.querier import Querier
+from mcastd.querier.querier import INTERVAL_MAX_SECONDS, Querier
 from mcastd.querier.timing import Timing
 
 TIMING = Timing(robustness=3, query_interval=20.0, response=4.0, last_member_interval=1.5)
@@ -175,3 +175,30 @@ def test_one_that_insists_asks_beside_a_switch_with_a_lower_address() -> None:
     assert querier.other is None, "until it asks again"
     querier.hear(LOW, MembershipQuery(), 141.0)
     assert querier.other == LOW
+
+
+def test_an_interval_of_days_is_not_believed() -> None:
+    """One forged query would end all forwarding until then."""
+    querier = Querier(TIMING, MIDDLE, 100.0)
+    querier.hear(LOW, MembershipQuery(robustness=7, interval_seconds=31_744.0), 110.0)
+    querier.hear(HIGH, JOINED, 111.0)
+    assert querier.deadline == 110.0 + 7 * INTERVAL_MAX_SECONDS + 2.0
+    querier.tick(querier.deadline)
+    assert querier.other is None
+    assert querier.listeners.deadline == 111.0 + 7 * INTERVAL_MAX_SECONDS + 4.0
+
+
+def test_one_that_begins_anew_asks_as_at_the_start() -> None:
+    querier = Querier(TIMING, MIDDLE, 100.0)
+    run(querier, 120.0)
+    querier.begin_anew(121.0)
+    sent = run(querier, 160.0)
+    assert [(now, query.response_seconds) for now, query in sent] == [
+        (121.0, 2.0),
+        (126.0, 4.0),
+        (131.0, 4.0),
+        (151.0, 4.0),
+    ]
+    querier.hear(LOW, MembershipQuery(), 161.0)
+    querier.begin_anew(162.0)
+    assert run(querier, 200.0) == [], "another one asks"
