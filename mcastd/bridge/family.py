@@ -6,12 +6,19 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 
 from mcastd import clock
-from mcastd.bridge.forwarding import BridgedRoute, Forwarding, RouteChange, Rule
+from mcastd.bridge.forwarding import (
+    CROWDED_SECONDS,
+    ROUTES_MAX,
+    BridgedRoute,
+    Forwarding,
+    RouteChange,
+    Rule,
+)
 from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.members import Members
 from mcastd.bridge.upstream import changes, upstream
 from mcastd.errors import LinkError, first_told
-from mcastd.ip import Address, SourceFilter, named
+from mcastd.ip import Address, Prefix, SourceFilter, named
 from mcastd.net.interfaces import Host
 from mcastd.net.joins import Joins, JoinsGroups
 from mcastd.net.membership import Memberships
@@ -21,6 +28,8 @@ from mcastd.net.routing import MulticastRouting, NoRoute, RoutingTable, Version,
 
 # Between two attempts to join what could not be joined.
 RETRY_SECONDS = 5.0
+# What one turn takes at most, but for its last message: what is left is served in the next one.
+TURN_SECONDS = 0.005
 
 
 class FamilyRoutes:
@@ -105,6 +114,8 @@ class FamilyRoutes:
                     self._apply(self.forwarding.came_elsewhere(ifindex, source, group, now))
                 case Heard():
                     changed |= self.members.hear(said, now)
+            if clock.monotonic() - now > TURN_SECONDS:
+                break
         if self.members.deadline <= now:
             changed |= self.members.tick(now)
         if changed:
@@ -113,10 +124,10 @@ class FamilyRoutes:
         if now >= self._retry_at:
             self._join({group for _, group in self.unjoined}, now)
 
-    @property
-    def state(self) -> tuple[object, ...]:
+    def state(self, now: float) -> tuple[object, ...]:
         """What differs when something else is to be told, but for what a look shows."""
-        others = tuple((one.querier.other, one.failure) for one in self.members.networks.values())
+        networks = self.members.networks.values()
+        others = tuple((one.querier.other, one.failure, one.is_crowded(now)) for one in networks)
         return self.refusal is None, len(self.unjoined), others
 
     @property
@@ -151,10 +162,15 @@ class FamilyRoutes:
 
     def troubles_of(self, name: str) -> list[str]:
         """Why some of what a bridge is to do does not work."""
-        rule = self.rules[name]
+        rule, now = self.rules[name], clock.monotonic()
         told = [f"{self.name(i)}: {error}" for i, error in self.refused.items() if i in rule.interfaces]
         if self.refusal is not None:
             told.append(str(self.refusal))
+        if now - self.forwarding.evicted_at < CROWDED_SECONDS:
+            told.append(
+                f"more than {ROUTES_MAX} pairs of sender and group come by interfaces of bridges: each new"
+                " one takes the route of another; find out who sends so many"
+            )
         told += [
             f"nothing of what comes goes out by {self.name(ifindex)}: its TTL does not exceed"
             f" {rule.to[ifindex]}, or it is larger than the interface's MTU; have its sender set a higher TTL"
@@ -170,7 +186,7 @@ class FamilyRoutes:
                     f"{other} asks for members on {self.name(ifindex)}, and forwards there in place of this"
                     ' host: to have this one do it, set querier = "always", or give it a lower address there'
                 )
-            if network.querier.listeners.refused:
+            if network.is_crowded(now):
                 told.append(f"members on {self.name(ifindex)} want more groups or sources than are kept")
         unjoined = (str(error) for (i, _), error in self.unjoined.items() if i in rule.came_by)
         return told + first_told(unjoined, "groups")
@@ -187,10 +203,13 @@ class FamilyRoutes:
         """Have members and routes be those of the interfaces that take part."""
         present = self.table.interfaces
         self._active = {name: rule.among(present) for name, rule in self.rules.items()}
-        with_members = {i for rule in self._active.values() if rule.joined for i in rule.to}
-        interfaces = {i: one for i, one in self._host.interfaces.items() if i in with_members}
+        groups: dict[int, frozenset[Prefix]] = {}
+        for rule in self._active.values():
+            for ifindex in rule.to if rule.joined else ():
+                groups[ifindex] = groups.get(ifindex, frozenset()).union(rule.groups)
+        interfaces = {i: one for i, one in self._host.interfaces.items() if i in groups}
         insisting = {i for rule in self._active.values() if rule.insists for i in rule.to}
-        changed = self.members.follow(interfaces, now, insisting)
+        changed = self.members.follow(interfaces, groups, now, insisting)
         self._apply(self.forwarding.set_rules(self._active, now))
         self._apply(self.forwarding.members_changed(changed, now))
 

@@ -18,8 +18,12 @@ from mcastd.net.routing import RouteCount
 # Returns True if members on an interface, by its index, want what a source sends to a group.
 Wants = Callable[[int, Address, Address], bool]
 
-# Routes of one family at most. One more takes the place of the one that was in use longest ago.
+# Routes of one family at most. One more takes the place of one that was not in use for long.
 ROUTES_MAX = 65_536
+# How many of those that were looked at longest ago are asked for, to find one that was not in use since.
+TRIED_MAX = 16
+# How long it is told that routes made room for others.
+CROWDED_SECONDS = 60.0
 # A route is removed when nothing has come by it for so long: what is wanted still gets another one at once.
 IDLE_SECONDS = 300.0
 # After this long without a datagram by its interface, a route goes over to another one by which they come.
@@ -133,7 +137,7 @@ class Forwarding:
     ) -> None:
         self.counters: dict[str, BridgeCounters] = {}
         self.last: dict[str, float] = {}  # monotonic seconds when something came last, by bridge
-        self.evicted = 0  # routes that made room for others
+        self.evicted_at = -math.inf  # when a route made room for another one
         self._count = count
         self._wants = wants
         self._routes_max = routes_max
@@ -200,8 +204,8 @@ class Forwarding:
         if (before := self._routes.get(key)) is not None:
             self._forget(before)
         elif len(self._routes) >= self._routes_max:
-            self.evicted += 1
-            changes.append(self._remove(next(iter(self._routes.values())), now))
+            self.evicted_at = now
+            changes.append(self._remove(self._least_used(now), now))
         course = decide(self._rules, came_by, source, group, self._wants)
         route = BridgedRoute(source, group, came_by, course, now, now)
         self._routes[key] = route
@@ -245,8 +249,7 @@ class Forwarding:
             elif now - route.last >= IDLE_SECONDS:
                 changes.append(self._remove(route, now))
         for route in used:
-            key = route.source, route.group
-            self._routes[key] = self._routes.pop(key)
+            self._to_the_end(route)
         return changes
 
     def forget(self, source: Address, group: Address) -> None:
@@ -268,6 +271,21 @@ class Forwarding:
             if other:
                 changes.append(RouteChange(route.source, route.group, route.came_by, course.to))
         return changes
+
+    def _least_used(self, now: float) -> BridgedRoute:
+        """One that had nothing but its first datagram since it was looked at, among those of long ago."""
+        for _ in range(TRIED_MAX):
+            oldest = next(iter(self._routes.values()))
+            before = oldest.count.packets
+            self._account(oldest, now)
+            if oldest.count.packets in (before, 1):
+                return oldest
+            self._to_the_end(oldest)
+        return next(iter(self._routes.values()))
+
+    def _to_the_end(self, route: BridgedRoute) -> None:
+        key = route.source, route.group
+        self._routes[key] = self._routes.pop(key)
 
     def _move(self, route: BridgedRoute, now: float) -> list[RouteChange]:
         """Have a route come from where its datagrams come by now, if a bridge takes them there.

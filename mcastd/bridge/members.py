@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 
 from mcastd.errors import LinkError
-from mcastd.ip import Address, SourceFilter
+from mcastd.ip import Address, Prefix, SourceFilter, stays_on_link
 from mcastd.net.interfaces import Interface
 from mcastd.net.mroute import Heard
 from mcastd.net.query_sender import SendsQueries, asking_address
@@ -31,6 +31,7 @@ class MemberNetwork:
     """A network with members."""
 
     interface: Interface
+    groups: frozenset[Prefix]  # that are forwarded there
     address: Address | None  # that this host asks from
     querier: Querier
     failure: str = ""  # why it cannot be asked, in words
@@ -39,6 +40,14 @@ class MemberNetwork:
     def forwards(self) -> bool:
         """Return True if this host forwards there: the one that asks does (RFC 4605 section 4.2)."""
         return self.querier.other is None
+
+    def is_crowded(self, now: float) -> bool:
+        """Return True if members want more than is kept of them, as far as they were heard lately."""
+        return now < self.querier.listeners.refused_until
+
+    def has_group_of(self, record: GroupRecord) -> bool:
+        group = record.group
+        return not stays_on_link(group) and any(group in prefix for prefix in self.groups)
 
 
 class Members:
@@ -54,9 +63,13 @@ class Members:
         return f"<Members of IPv{self._version} on {len(self.networks)} interfaces>"
 
     def follow(
-        self, interfaces: Mapping[int, Interface], now: float, insisting: Collection[int] = ()
+        self,
+        interfaces: Mapping[int, Interface],
+        groups: Mapping[int, frozenset[Prefix]],
+        now: float,
+        insisting: Collection[int] = (),
     ) -> set[Address]:
-        """Have a querier on each of these interfaces, and on no other one.
+        """Have a querier on each of these interfaces, for the groups that go there, and on no other one.
 
         On those of ``insisting``, by their indices, it asks whoever else does.
         """
@@ -67,10 +80,12 @@ class Members:
         for ifindex, interface in interfaces.items():
             address = asking_address(interface, self._version)
             if (network := self.networks.get(ifindex)) is None:
-                network = MemberNetwork(interface, address, Querier(TIMING, address, now))
+                network = MemberNetwork(interface, groups[ifindex], address, Querier(TIMING, address, now))
                 self.networks[ifindex] = network
+            elif groups[ifindex] - network.groups or _is_back(interface, network.interface):
+                network.querier.begin_anew(now)  # what members have said meanwhile was not heard
             forwarded = network.forwards
-            network.interface, network.address = interface, address
+            network.interface, network.groups, network.address = interface, groups[ifindex], address
             network.querier.move(address, now)
             network.querier.insist(ifindex in insisting, now)
             changed |= _groups(network) if network.forwards != forwarded else set()
@@ -84,7 +99,11 @@ class Members:
         return changed
 
     def hear(self, heard: Heard, now: float) -> set[Address]:
-        """Take what came of IGMP or MLD. What does not come from the network itself is left out."""
+        """Take what came of IGMP or MLD.
+
+        What does not come from the network itself is left out. So are groups that are not forwarded there, as
+        those of the link, of which each IPv6 host has some: they would take the room of others.
+        """
         network = self.networks.get(heard.ifindex)
         if (
             network is None
@@ -94,6 +113,8 @@ class Members:
             return set()
         if (message := _read(heard)) is None:
             return set()
+        if isinstance(message, MembershipReport):
+            message = replace(message, records=tuple(filter(network.has_group_of, message.records)))
         forwarded = network.forwards
         changed = network.querier.hear(heard.source, message, now)
         return changed if network.forwards == forwarded else _groups(network)
@@ -156,6 +177,13 @@ class Members:
             network.failure = ""
         except LinkError as error:
             network.failure = f"{network.interface.name}: {error}"
+
+
+def _is_back(interface: Interface, before: Interface) -> bool:
+    """Return True if there was no carrier meanwhile: what was sent then was lost, and a switch may have begun
+    anew, which knows of no member."""
+    is_same = before.carrier and interface.carrier_changes == before.carrier_changes
+    return interface.carrier and not is_same
 
 
 def _groups(network: MemberNetwork) -> set[Address]:

@@ -18,7 +18,7 @@ from functools import partial
 from mcastd import clock, log
 from mcastd.bell import Bell
 from mcastd.bounded import Patience
-from mcastd.bridge.family import FamilyRoutes
+from mcastd.bridge.family import TURN_SECONDS, FamilyRoutes
 from mcastd.bridge.family import open_family as _open_family
 from mcastd.bridge.forwarding import Rule
 from mcastd.bridge.kept import KeptTables
@@ -33,9 +33,10 @@ from mcastd.threads import Thread
 # Seconds between two looks at the routes; the pause is at least LOOK_TIMES as long as a look takes.
 LOOK_SECONDS = 1.0
 LOOK_TIMES = 50
-# What one turn may take. After a longer one as much is rested: a flood takes half a processor at most, and
-# others get the lock.
-TURN_SECONDS = 0.005
+# A look that takes longer than this is not made for a status as well.
+SHORT_LOOK_SECONDS = 0.05
+# After a turn that takes longer than TURN_SECONDS as much is rested: a flood takes half a processor at most,
+# and others get the lock.
 REST_MAX_SECONDS = 0.05
 # After an error of ours.
 FAILED_SECONDS = 1.0
@@ -79,6 +80,7 @@ class MulticastRouter:
         self._rules: dict[Version, dict[str, Rule]] = {4: {}, 6: {}}
         self._families: dict[Version, FamilyRoutes] = {}
         self._look_at = math.inf
+        self._look_took = 0.0
         self._due = math.inf  # when the thread is to turn next, whatever happens
         self._host = Host({}, 0.0)
         self._seen: dict[str, Bridged] = {}  # replaced, never changed: others read it without the lock
@@ -147,9 +149,8 @@ class MulticastRouter:
             if not held:
                 return NOTHING_LISTED
             now = clock.monotonic()
-            for family in self._families.values():
-                family.look(now)
-            self._note()
+            if self._look_took <= SHORT_LOOK_SECONDS:
+                self._look(now)
             of_bridge = [family for version, family in self._families.items() if name in self._rules[version]]
             return list_of(name, of_bridge, now)
 
@@ -223,6 +224,12 @@ class MulticastRouter:
             for version in self._rules:
                 self._set_rule(version, name, None)
 
+    def _look(self, now: float) -> None:
+        for family in self._families.values():
+            family.look(now)
+        self._note()
+        self._look_took = clock.monotonic() - now
+
     def _note(self) -> None:
         """Keep what is told of the bridges, and tell those of which something else is to be said."""
         routes = Counter[str]()
@@ -265,18 +272,16 @@ class MulticastRouter:
         with self._lock:
             began = now = clock.monotonic()
             families = self._families.values()
-            before = [family.state for family in families]
+            before = [family.state(now) for family in families]
             for family in families:
                 family.serve(now)
             if now >= self._look_at:
-                for family in families:
-                    family.look(now)
-                took = clock.monotonic() - now
-                self._look_at = now + max(LOOK_SECONDS, LOOK_TIMES * took)
+                self._look(now)
+                self._look_at = now + max(LOOK_SECONDS, LOOK_TIMES * self._look_took)
+            elif before != [family.state(now) for family in families]:
                 self._note()
-            elif before != [family.state for family in families]:
-                self._note()
-            if not any(len(family.forwarding) for family in families):
+            troubled = any(bridge.troubles for bridge in self._seen.values())
+            if not troubled and not any(len(family.forwarding) for family in families):
                 self._look_at = math.inf
             elif self._look_at == math.inf:
                 self._look_at = now + LOOK_SECONDS

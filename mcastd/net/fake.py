@@ -307,8 +307,12 @@ class FakeRoutingTable:
     def take(self) -> Iterator[NoRoute | WrongInterface | Heard]:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._event)
-        while self.said:
-            yield self.said.popleft()
+        try:
+            while self.said:
+                yield self.said.popleft()
+        finally:
+            if self.said:
+                os.eventfd_write(self._event, 1)
 
     def close(self) -> None:
         if not self.closed:

@@ -75,7 +75,7 @@ class Querier:
         """Ask as often as at the start: there may be members that were not heard."""
         self._startup_left = self._timing.robustness
         self._next_response = min(FIRST_RESPONSE_SECONDS, self._timing.response)  # for the answers
-        self._ask_at = now
+        self._ask_at = max(now, self._asked_at + self._timing.last_member_interval)
 
     def insist(self, insists: bool, now: float) -> None:
         """Ask from now on although a router with a lower address does; or let it."""

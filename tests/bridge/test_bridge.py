@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from ipaddress import ip_address
+from functools import partial
+from ipaddress import ip_address, ip_network
 
 import pytest
 from support.wait import wait_for
 
 from mcastd.bridge.bridge import BridgeWorker
 from mcastd.bridge.family import FamilyRoutes, Version
+from mcastd.bridge.forwarding import Forwarding, Rule
 from mcastd.bridge.relay import TTLS_MAX
 from mcastd.bridge.router import MulticastRouter
 from mcastd.config import Bridge
@@ -26,6 +29,8 @@ from mcastd.net.link import Origin
 from mcastd.net.mroute import Heard
 from mcastd.protocols import igmp
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
+from mcastd.querier.listeners import SOURCES_MAX
+from mcastd.querier.timing import Timing
 from mcastd.worker import Context, Signal
 
 FLAGS = _abi.IFF_UP | _abi.IFF_MULTICAST | _abi.IFF_RUNNING
@@ -410,6 +415,61 @@ def test_that_another_one_asks_and_forwards_is_told(kernel: Kernel, run: Run) ->
     one.context.send(Signal.NETWORK)
     wait_for(lambda: not one.context.degraded, "it asks whoever else does")
     assert one.worker.status().troubles == ()
+
+
+def test_more_than_is_kept_of_members_is_told_as_long_as_they_want_it(
+    kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.bridge.members.TIMING", Timing(query_interval=0.3, response=0.1))
+    with_addresses(kernel)
+    one = run(when="joined")
+    sources = tuple(FOUR[0] + number for number in range(SOURCES_MAX + 1))
+    (message,) = igmp.build_reports([GroupRecord(RecordKind.ALLOW, FOUR[1], sources)], 65_000)
+    kernel.tables[4].say(Heard(5, ip_address("10.9.2.9"), igmp.ALL_IGMPV3_ROUTERS, message))
+    wait_for(lambda: one.context.degraded, "it is told")
+    assert one.context.detail.endswith("; members on right want more groups or sources than are kept")
+    wait_for(lambda: not one.context.degraded, "they want it no more")
+
+
+def test_a_flood_is_served_in_parts(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So others get the lock."""
+    monkeypatch.setattr("mcastd.bridge.family.TURN_SECONDS", 0.0)
+    with contextlib.closing(kernel.open(4)) as family:
+        rule = Rule(frozenset({3}), {5: 1}, (ip_network("239.0.0.0/8"),))
+        family.set_rules({"bridge/tv": rule}, kernel.host(), 5.0)
+        for number in range(3):
+            kernel.tables[4].send(3, FOUR[0] + number, FOUR[1])
+        for left in (2, 1, 0):
+            family.serve(6.0)
+            assert len(kernel.tables[4].said) == left
+
+
+def test_a_flood_of_senders_is_told_while_it_goes_on(
+    kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.bridge.family.CROWDED_SECONDS", 0.3)
+    monkeypatch.setattr("mcastd.bridge.family.Forwarding", partial(Forwarding, routes_max=3))
+    one = run()
+    for number in range(5):
+        kernel.tables[4].send(3, FOUR[0] + number, FOUR[1])
+    wait_for(lambda: one.context.degraded, "it is told")
+    assert "pairs of sender and group come by interfaces of bridges" in one.context.detail
+    wait_for(lambda: not one.context.degraded, "it is over")
+    assert len(kernel.tables[4].routes) == 3
+
+
+def test_many_routes_are_not_all_looked_at_for_a_status(
+    kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.bridge.router.LOOK_SECONDS", 1000.0)
+    one = run()
+    kernel.send(3, FOUR, {5, 8})
+    assert [route.packets for route in one.worker.status().routes] == [1]
+    kernel.send(3, FOUR, {5, 8})
+    assert [route.packets for route in one.worker.status().routes] == [2]
+    monkeypatch.setattr("mcastd.bridge.router.SHORT_LOOK_SECONDS", 0.0)
+    kernel.send(3, FOUR, {5, 8})
+    assert [route.packets for route in one.worker.status().routes] == [2]
 
 
 def test_a_group_that_cannot_be_joined(kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

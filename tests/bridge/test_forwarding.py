@@ -15,6 +15,7 @@ from mcastd.bridge.forwarding import (
     FORWARDED,
     IDLE_SECONDS,
     NO_INTERFACE,
+    TRIED_MAX,
     UNWANTED,
     WRONG_INTERFACE,
     Forwarding,
@@ -268,7 +269,30 @@ def test_one_route_too_many_takes_the_place_of_the_one_that_was_in_use_longest_a
     kernel.look(5)
     kernel.send(LEFT, OTHER_SOURCE, NEWS, 6)
     assert set(kernel.routes) == {(SOURCE, NEWS), (OTHER_SOURCE, NEWS)}
-    assert (kernel.forwarding.evicted, len(kernel.forwarding)) == (1, 2)
+    assert (kernel.forwarding.evicted_at, len(kernel.forwarding)) == (6, 2)
+
+
+def test_a_flood_of_senders_takes_no_route_that_is_in_use() -> None:
+    """However many come between two looks."""
+    kernel = Kernel(routes_max=3)
+    kernel.apply(kernel.forwarding.set_rules({"tv": rule({LEFT}, {RIGHT: 1}, "239.1.0.0/16")}, 0))
+    counters = kernel.forwarding.counters["tv"] = BridgeCounters()
+    kernel.send(LEFT, SOURCE, NEWS, 1)
+    for number in range(100):
+        kernel.send(LEFT, SOURCE, NEWS, 2)
+        kernel.send(LEFT, ip_address("10.66.0.0") + number, NEWS, 2)
+    assert kernel.asked == 101
+    kernel.look(3)
+    assert (counters.received, counters.forwarded) == (201, 201)
+
+
+def test_of_routes_that_are_all_in_use_one_makes_room() -> None:
+    kernel = Kernel(routes_max=2)
+    for source in (SOURCE, OTHER_SOURCE, SOURCE, OTHER_SOURCE):
+        kernel.send(LEFT, source, NEWS, 1)
+    for number in range(2 * TRIED_MAX):
+        kernel.send(LEFT, ip_address("10.66.0.0") + number, NEWS, 2)
+        assert len(kernel.forwarding) == 2
 
 
 def test_a_route_that_the_kernel_has_lost_or_not_taken_is_made_anew() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
 from mcastd.bridge.members import Members
 from mcastd.errors import LinkError
-from mcastd.ip import ANY_SOURCE, Address
+from mcastd.ip import ANY_SOURCE, Address, Prefix
 from mcastd.net import _abi
 from mcastd.net.fake import FakeQuerySender, FakeRoutingTable
 from mcastd.net.interfaces import Interface
@@ -26,6 +27,9 @@ ASKING = {4: OWN[4][0], 6: OWN[6][1]}
 HOSTS = {4: ip_address("10.9.2.9"), 6: ip_address("fe80::9")}
 LOWER = {4: ip_address("10.9.2.1"), 6: ip_address("fe80::1")}
 GROUPS = {4: ip_address("239.1.1.1"), 6: ip_address("ff15::1")}
+OTHERS = {4: ip_address("239.2.1.1"), 6: ip_address("ff18::1")}
+SERVED = {4: ip_network("239.1.0.0/16"), 6: ip_network("ff15::/16")}
+ALL = {4: ip_network("224.0.0.0/4"), 6: ip_network("ff00::/8")}
 REPORTS: dict[int, Address] = {4: igmp.ALL_IGMPV3_ROUTERS, 6: mld.ALL_MLDV2_ROUTERS}
 
 
@@ -39,9 +43,25 @@ class Lab:
             for index, name in ((RIGHT, "right"), (DOWN, "down"))
         }
 
-    def report(self, kind: RecordKind, source: Address | None = None, to: Address | None = None) -> Heard:
+    def follow(
+        self,
+        interfaces: Mapping[int, Interface],
+        now: float,
+        insisting: Collection[int] = (),
+        groups: Mapping[int, Prefix] = SERVED,
+    ) -> set[Address]:
+        served = dict.fromkeys(interfaces, frozenset({groups[self.version]}))
+        return self.members.follow(interfaces, served, now, insisting)
+
+    def report(
+        self,
+        kind: RecordKind,
+        source: Address | None = None,
+        to: Address | None = None,
+        groups: Mapping[int, Address] = GROUPS,
+    ) -> Heard:
         source, to = source or HOSTS[self.version], to or REPORTS[self.version]
-        records = [GroupRecord(kind, GROUPS[self.version])]
+        records = [GroupRecord(kind, groups[self.version])]
         if self.version == 4:
             (message,) = igmp.build_reports(records, 1000)
         else:
@@ -60,7 +80,7 @@ class Lab:
 @pytest.fixture(params=[4, 6])
 def lab(request: pytest.FixtureRequest) -> Lab:
     made = Lab(request.param)
-    assert made.members.follow(made.interfaces, 100.0) == set()
+    assert made.follow(made.interfaces, 100.0) == set()
     return made
 
 
@@ -105,6 +125,42 @@ def test_what_is_no_news_of_a_member(lab: Lab) -> None:
         assert lab.members.hear(lab.report(joins, source=ip_address("::")), 101.0), "RFC 3810 section 5.2.13"
 
 
+def test_groups_that_are_not_forwarded_there_take_no_room(lab: Lab) -> None:
+    """Nor do those of the link: each address of an IPv6 host has one."""
+    joins = RecordKind.TO_EXCLUDE
+    lab.members.tick(100.0)
+    of_link = {4: ip_address("224.0.0.251"), 6: ip_address("ff02::1:ff00:9")}
+    for groups in (OTHERS, of_link):
+        assert lab.members.hear(lab.report(joins, groups=groups), 101.0) == set()
+    assert len(lab.members.networks[RIGHT].querier.listeners) == 0
+    lab.sender.sent.clear()
+    lab.follow(lab.interfaces, 110.0, groups=ALL)
+    lab.members.tick(110.0)
+    assert [sent[0] for sent in lab.sender.sent] == [RIGHT, DOWN], "who wants the others is asked for at once"
+    assert lab.members.hear(lab.report(joins, groups=of_link), 111.0) == set()
+    assert lab.members.hear(lab.report(joins, groups=OTHERS), 111.0) == {OTHERS[lab.version]}
+    lab.sender.sent.clear()
+    lab.follow(lab.interfaces, 112.0, groups=ALL)
+    lab.members.tick(112.0)
+    assert lab.sender.sent == []
+
+
+def test_members_are_asked_again_when_a_carrier_is_back(lab: Lab) -> None:
+    """What they have said meanwhile was lost, and a switch may have forgotten who wants what."""
+    down = {i: replace(one, carrier_changes=2) for i, one in lab.interfaces.items()}
+    running = _abi.IFF_UP | _abi.IFF_RUNNING
+    up = {i: replace(one, flags=running, carrier_changes=3) for i, one in lab.interfaces.items()}
+    unseen = {i: replace(one, carrier_changes=5) for i, one in up.items()}
+    now = 100.0
+    for interfaces, is_asked in ((up, True), (up, False), (down, False), (up, True), (unseen, True)):
+        lab.members.tick(now)
+        now += 5
+        lab.sender.sent.clear()
+        lab.follow(interfaces, now)
+        lab.members.tick(now)
+        assert [sent[0] for sent in lab.sender.sent] == ([RIGHT, DOWN] if is_asked else [])
+
+
 def test_where_another_one_asks_it_forwards_as_well(lab: Lab) -> None:
     """RFC 4605 section 4.2; and what members have reported is known when it has gone."""
     group = GROUPS[lab.version]
@@ -122,14 +178,14 @@ def test_one_that_insists_forwards_whoever_else_asks(lab: Lab) -> None:
     group = GROUPS[lab.version]
     lab.members.hear(lab.report(RecordKind.TO_EXCLUDE), 101.0)
     assert lab.members.hear(lab.query(LOWER[lab.version]), 102.0) == {group}
-    assert lab.members.follow(lab.interfaces, 103.0, {RIGHT}) == {group}
+    assert lab.follow(lab.interfaces, 103.0, {RIGHT}) == {group}
     assert lab.members.wanted(RIGHT, group) == ANY_SOURCE
     lab.sender.sent.clear()
     lab.members.tick(103.0)
     assert RIGHT in {sent[0] for sent in lab.sender.sent}
     assert lab.members.hear(lab.query(LOWER[lab.version]), 104.0) == set()
     assert lab.members.wanted(RIGHT, group) == ANY_SOURCE
-    assert lab.members.follow(lab.interfaces, 105.0) == set()
+    assert lab.follow(lab.interfaces, 105.0) == set()
     assert lab.members.hear(lab.query(LOWER[lab.version]), 106.0) == {group}
     assert lab.members.wanted(RIGHT, group) is None
 
@@ -140,12 +196,12 @@ def test_an_address_that_changes_and_an_interface_that_goes(lab: Lab) -> None:
     lab.members.hear(lab.query(LOWER[lab.version]), 102.0)
     lower = ip_address("10.9.2.0" if lab.version == 4 else "fe80::")
     moved = {RIGHT: replace(lab.interfaces[RIGHT], addresses=(lower,))}
-    assert lab.members.follow(moved, 103.0) == {group}, "this host has the lowest address now"
+    assert lab.follow(moved, 103.0) == {group}, "this host has the lowest address now"
     lab.sender.sent.clear()
     lab.members.tick(103.0)
     assert [sent[:2] for sent in lab.sender.sent] == [(RIGHT, lower)]
     assert lab.table.listening == {RIGHT}
-    assert lab.members.follow({}, 104.0) == {group}
+    assert lab.follow({}, 104.0) == {group}
     assert (lab.table.listening, lab.members.networks) == (set(), {})
 
 
@@ -158,7 +214,7 @@ def test_what_keeps_members_from_being_asked_or_heard(lab: Lab, monkeypatch: pyt
     lab.members.tick(networks[RIGHT].querier.deadline)
     assert networks[RIGHT].failure == ""
     none = {RIGHT: replace(lab.interfaces[RIGHT], addresses=())}
-    lab.members.follow(none, 200.0)
+    lab.follow(none, 200.0)
     assert networks[RIGHT].failure == f"right has no IPv{lab.version} address to ask from"
     lab.sender.sent.clear()
     lab.members.tick(1000.0)
@@ -168,5 +224,5 @@ def test_what_keeps_members_from_being_asked_or_heard(lab: Lab, monkeypatch: pyt
         raise LinkError("cannot hear the members of groups", "no buffer space")
 
     monkeypatch.setattr(lab.table, "listen", refuse)
-    lab.members.follow(lab.interfaces, 1001.0)
+    lab.follow(lab.interfaces, 1001.0)
     assert networks[RIGHT].failure == "right: cannot hear the members of groups: no buffer space"

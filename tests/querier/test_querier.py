@@ -199,6 +199,8 @@ def test_one_that_begins_anew_asks_as_at_the_start() -> None:
         (131.0, 4.0),
         (151.0, 4.0),
     ]
+    querier.begin_anew(151.2)  # an interface that comes and goes all the time
+    assert querier.deadline == 152.5
     querier.hear(LOW, MembershipQuery(), 161.0)
     querier.begin_anew(162.0)
     assert run(querier, 200.0) == [], "another one asks"
