@@ -80,7 +80,9 @@ class SourceCounts:
 
 # Reasons for which nothing is lost: a subscription's protocol drops what is there already, or has served its
 # purpose; a bridge, what nobody wants; a link, what another link has brought or brings, or what came back.
-EXPECTED_REASONS = frozenset({"other-leg", "fec", "unwanted", "other-link", "ahead", "own"})
+EXPECTED_REASONS = frozenset(
+    {"other-leg", "fec", "unwanted", "other-link", "ahead", "own", "sender-elsewhere"}
+)
 
 
 def losses(dropped: Mapping[str, int]) -> int:

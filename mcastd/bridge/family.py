@@ -41,7 +41,7 @@ class FamilyRoutes:
         self.version = version
         self.table = table
         self.members = Members(version, table, sender)
-        self.forwarding = Forwarding(table.count, self.members.wants)
+        self.forwarding = Forwarding(table.count, self.members.wants, self._may_come_by)
         self.rules: Mapping[str, Rule] = {}  # as they are set, whatever takes part
         # Interfaces that the kernel does not take, by index.
         self.refused: dict[int, LinkError] = {}
@@ -198,6 +198,15 @@ class FamilyRoutes:
         self._joins.close()
         self.members.close()
         self.table.close()
+
+    def _may_come_by(self, ifindex: int, source: Address) -> bool:
+        """Return False if the sender is on the network of another interface that takes part.
+
+        Then what comes here was brought by another router, and would go back there, in a circle.
+        """
+        found = (self._host.interfaces.get(one) for one in self.table.interfaces)
+        near = {one.index for one in found if one is not None and one.carrier and one.is_on_link(source)}
+        return not near or ifindex in near
 
     def _follow(self, now: float) -> None:
         """Have members and routes be those of the interfaces that take part."""

@@ -17,6 +17,8 @@ from mcastd.net.routing import RouteCount
 
 # Returns True if members on an interface, by its index, want what a source sends to a group.
 Wants = Callable[[int, Address, Address], bool]
+# Returns False if what comes by an interface, by its index, is a copy of what its source sent on another.
+MayComeBy = Callable[[int, Address], bool]
 
 # Routes of one family at most. One more takes the place of one that was not in use for long.
 ROUTES_MAX = 65_536
@@ -34,7 +36,8 @@ TOLD_SECONDS = 4.0
 # What becomes of a datagram that a bridge takes: it goes on, or is dropped for one of these reasons.
 FORWARDED = "forwarded"
 NO_INTERFACE, UNWANTED, WRONG_INTERFACE = "no-interface", "unwanted", "wrong-interface"
-REASONS = (NO_INTERFACE, UNWANTED, WRONG_INTERFACE)
+SENDER_ELSEWHERE = "sender-elsewhere"
+REASONS = (NO_INTERFACE, UNWANTED, WRONG_INTERFACE, SENDER_ELSEWHERE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,11 @@ class Course:
 
     to: Mapping[int, int]
     bridges: Mapping[str, str]  # by the name of each that takes it: FORWARDED, or one of REASONS
+
+    @property
+    def is_taken(self) -> bool:
+        """Return True if it is for a bridge, and comes where it is to come."""
+        return any(became != SENDER_ELSEWHERE for became in self.bridges.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +140,7 @@ class Forwarding:
         self,
         count: Callable[[Address, Address], RouteCount | None],
         wants: Wants = lambda *_: True,
+        may_come_by: MayComeBy = lambda *_: True,
         *,
         routes_max: int = ROUTES_MAX,
     ) -> None:
@@ -140,6 +149,7 @@ class Forwarding:
         self.evicted_at = -math.inf  # when a route made room for another one
         self._count = count
         self._wants = wants
+        self._may_come_by = may_come_by
         self._routes_max = routes_max
         self._rules: dict[str, Rule] = {}
         self._lasting: dict[tuple[Address, Address], int] = {}  # routes that stay, and from where
@@ -206,7 +216,7 @@ class Forwarding:
         elif len(self._routes) >= self._routes_max:
             self.evicted_at = now
             changes.append(self._remove(self._least_used(now), now))
-        course = decide(self._rules, came_by, source, group, self._wants)
+        course = self._decide(came_by, source, group)
         route = BridgedRoute(source, group, came_by, course, now, now)
         self._routes[key] = route
         self._of_group.setdefault(group, {})[key] = route
@@ -221,10 +231,10 @@ class Forwarding:
         route = self._routes.get((source, group))
         if route is None or route.came_by == came_by or (source, group) in self._adopted:
             return []
-        takes = bool(decide(self._rules, came_by, source, group, self._wants).bridges)
+        takes = self._decide(came_by, source, group).is_taken
         if takes or now - route.elsewhere_at > TOLD_SECONDS:
             route.elsewhere, route.elsewhere_at = came_by, now
-        return self._move(route, now) if takes and not route.course.bridges else []
+        return self._move(route, now) if takes and not route.course.is_taken else []
 
     def look(self, now: float) -> list[RouteChange]:
         """Count what has gone by all routes, and remove those that are in use no more.
@@ -257,12 +267,18 @@ class Forwarding:
         if (route := self._routes.get((source, group))) is not None:
             self._forget(route)
 
+    def _decide(self, came_by: int, source: Address, group: Address) -> Course:
+        course = decide(self._rules, came_by, source, group, self._wants)
+        if course.bridges and not self._may_come_by(came_by, source):
+            return Course({}, dict.fromkeys(course.bridges, SENDER_ELSEWHERE))
+        return course
+
     def _renew(self, routes: Iterable[BridgedRoute], now: float) -> list[RouteChange]:
         changes = []
         for route in list(routes):
             if (route.source, route.group) in self._adopted:
                 continue
-            course = decide(self._rules, route.came_by, route.source, route.group, self._wants)
+            course = self._decide(route.came_by, route.source, route.group)
             if course == route.course:
                 continue
             self._account(route, now)
@@ -294,8 +310,8 @@ class Forwarding:
         """
         if now - route.elsewhere_at > TOLD_SECONDS:
             return [self._remove(route, now)]
-        course = decide(self._rules, route.elsewhere, route.source, route.group, self._wants)
-        if not course.bridges:
+        course = self._decide(route.elsewhere, route.source, route.group)
+        if not course.is_taken:
             return []
         self._account(route, now)
         route.came_by, route.course = route.elsewhere, course

@@ -57,6 +57,7 @@ class Interface:
     deprecated: frozenset[Address] = frozenset()  # addresses whose preferred lifetime is over
     port_of: str = ""  # kind of its master: "bridge", "bond", "vrf", ...
     versions: frozenset[int] = BOTH  # of IP that it takes part in
+    prefix_lengths: tuple[int, ...] = ()  # of the addresses, in their order
 
     @property
     def up(self) -> bool:
@@ -79,6 +80,13 @@ class Interface:
     @property
     def loopback(self) -> bool:
         return bool(self.flags & _abi.IFF_LOOPBACK)
+
+    def is_on_link(self, address: Address) -> bool:
+        """Return True if ``address`` is of a network that this interface has an address of."""
+        return any(
+            own.version == address.version and not (int(own) ^ int(address)) >> (own.max_prefixlen - length)
+            for own, length in zip(self.addresses, self.prefix_lengths, strict=False)
+        )
 
     def is_meant_by(self, setting: str | tuple[str, ...]) -> bool:
         """Return True if an ``interface`` setting means this one: "all", a name or an address of it.
@@ -294,14 +302,15 @@ def look_at(index: int, ask: Ask) -> Interface | None:
     return _interface(link, addresses)
 
 
-def _addresses(bodies: Iterable[bytes]) -> dict[int, dict[Address, bool]]:
-    """The usable addresses in answers to RTM_GETADDR, by ifindex, in the kernel's order; if deprecated.
+def _addresses(bodies: Iterable[bytes]) -> dict[int, dict[Address, tuple[bool, int]]]:
+    """The usable addresses in answers to RTM_GETADDR, by ifindex, in the kernel's order. With each stands
+    whether it is deprecated, and the length of its prefix.
 
     The kernel lists those of other protocols, too, such as MCTP's of one byte (of a management controller).
     """
-    addresses: dict[int, dict[Address, bool]] = {}
+    addresses: dict[int, dict[Address, tuple[bool, int]]] = {}
     for body in bodies:
-        family, _prefix, flags, _scope, ifindex = _abi.ifaddrmsg.unpack_from(body)
+        family, length, flags, _scope, ifindex = _abi.ifaddrmsg.unpack_from(body)
         if family not in (socket.AF_INET, socket.AF_INET6):
             continue
         found = attributes_of(body, _abi.ifaddrmsg.size)
@@ -309,22 +318,24 @@ def _addresses(bodies: Iterable[bytes]) -> dict[int, dict[Address, bool]]:
         packed = found.get(_abi.IFA_LOCAL) or found.get(_abi.IFA_ADDRESS)
         if packed and not flags & _abi.IFA_F_TENTATIVE:
             deprecated = bool(flags & _abi.IFA_F_DEPRECATED)
-            addresses.setdefault(ifindex, {})[ipaddress.ip_address(packed)] = deprecated
+            addresses.setdefault(ifindex, {})[ipaddress.ip_address(packed)] = deprecated, length
     return addresses
 
 
-def _interface(body: bytes, addresses: dict[int, dict[Address, bool]]) -> Interface:
+def _interface(body: bytes, addresses: dict[int, dict[Address, tuple[bool, int]]]) -> Interface:
     """Of an answer to RTM_GETLINK."""
     _family, _type, ifindex, flags, _change = _abi.ifinfomsg.unpack_from(body)
     found = attributes_of(body, _abi.ifinfomsg.size)
     info = attributes_of(found.get(_abi.IFLA_LINKINFO, b""), 0)
+    own = addresses.get(ifindex, {})
     return Interface(
         index=ifindex,
         name=text(found[_abi.IFLA_IFNAME]),
         flags=flags & FLAGS,
         carrier_changes=number(found.get(_abi.IFLA_CARRIER_CHANGES, b"")),
-        addresses=tuple(addresses.get(ifindex, ())),
-        deprecated=frozenset(address for address, old in addresses.get(ifindex, {}).items() if old),
+        addresses=tuple(own),
+        prefix_lengths=tuple(length for _, length in own.values()),
+        deprecated=frozenset(address for address, (old, _) in own.items() if old),
         versions=_versions(found.get(_abi.IFLA_AF_SPEC, b"")),
         kind=text(info.get(_abi.IFLA_INFO_KIND, b"")),
         port_of=text(info.get(_abi.IFLA_INFO_SLAVE_KIND, b"")),

@@ -70,6 +70,7 @@ class Ipv6Address:
 
     ifindex: int
     address: Address
+    prefix_length: int
     flags: int  # IFA_F_*, rtnetlink(7)
 
 
@@ -198,9 +199,9 @@ def parse_if_inet6(lines: Iterable[str]) -> list[Ipv6Address]:
     found = []
     for line in lines:
         with contextlib.suppress(*_MALFORMED):
-            address, ifindex, _prefix, _scope, flags, _name = line.split()
+            address, ifindex, length, _scope, flags, _name = line.split()
             packed = IPv6Address(bytes.fromhex(address))
-            found.append(Ipv6Address(int(ifindex, 16), packed, int(flags, 16)))
+            found.append(Ipv6Address(int(ifindex, 16), packed, int(length, 16), int(flags, 16)))
     return found
 
 

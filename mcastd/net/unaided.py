@@ -30,9 +30,11 @@ PORT = 9
 # The prefix length of 224.0.0.0/4, all IPv4 groups.
 GROUPS_PREFIX = 4
 # netdevice(7)
-SIOCGIFCONF, SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFINDEX = 0x8912, 0x8913, 0x8921, 0x8933
+SIOCGIFCONF, SIOCGIFFLAGS, SIOCGIFNETMASK, SIOCGIFMTU, SIOCGIFINDEX = 0x8912, 0x8913, 0x891B, 0x8921, 0x8933
 NAME_BYTES = 16
 IFREQ_BYTES = NAME_BYTES + struct.calcsize("@LLHBBB0L")  # its largest member is a struct ifmap
+# Of a struct ifreq, the address in its sockaddr_in.
+_ADDRESS = slice(NAME_BYTES + 4, NAME_BYTES + 8)
 # Addresses that the first buffer for SIOCGIFCONF has room for; it doubles until all fit.
 ADDRESSES_MIN = 64
 
@@ -127,12 +129,14 @@ def _interfaces(sock: socket.socket) -> dict[int, Interface]:
             raise
         usable = [row for row in ipv6 if row.ifindex == index and not row.flags & _abi.IFA_F_TENTATIVE]
         disabled = tables.sysctl(f"ipv6/conf/{name}/disable_ipv6") == "1"
+        own = [*ipv4.get(name, ()), *((row.address, row.prefix_length) for row in usable)]
         found[index] = Interface(
             index=index,
             name=name,
             flags=flags & 0xFFFF & FLAGS,
             carrier_changes=0,
-            addresses=(*ipv4.get(name, ()), *(row.address for row in usable)),
+            addresses=tuple(address for address, _ in own),
+            prefix_lengths=tuple(length for _, length in own),
             deprecated=frozenset(row.address for row in usable if row.flags & _abi.IFA_F_DEPRECATED),
             mtu=mtu,
             versions=frozenset(
@@ -151,8 +155,8 @@ def _number(sock: socket.socket, name: str, request: int) -> int:
     return int(number)
 
 
-def _ipv4_addresses(sock: socket.socket) -> dict[str, list[Address]]:
-    """By interface. Raises OSError."""
+def _ipv4_addresses(sock: socket.socket) -> dict[str, list[tuple[Address, int]]]:
+    """By interface, each with the length of its prefix. Raises OSError."""
     room = ADDRESSES_MIN * IFREQ_BYTES
     while True:
         rows = array.array("B", bytes(room))
@@ -161,10 +165,21 @@ def _ipv4_addresses(sock: socket.socket) -> dict[str, list[Address]]:
         if length + IFREQ_BYTES <= room:
             break
         room *= 2
-    found: dict[str, list[Address]] = {}
+    found: dict[str, list[tuple[Address, int]]] = {}
     for start in range(0, length, IFREQ_BYTES):
         row = rows[start : start + IFREQ_BYTES].tobytes()
         label = os.fsdecode(row[:NAME_BYTES].rstrip(b"\0"))  # "eth0:1" is an address of eth0
-        address = ipaddress.ip_address(row[NAME_BYTES + 4 : NAME_BYTES + 8])  # of a sockaddr_in
-        found.setdefault(label.partition(":")[0], []).append(address)
+        address = ipaddress.ip_address(row[_ADDRESS])
+        found.setdefault(label.partition(":")[0], []).append((address, _prefix_length(sock, row)))
     return found
+
+
+def _prefix_length(sock: socket.socket, row: bytes) -> int:
+    """Of the address in a row of SIOCGIFCONF, by its netmask. Raises OSError."""
+    try:
+        answer = fcntl.ioctl(sock, SIOCGIFNETMASK, row)
+    except OSError as error:
+        if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):  # gone meanwhile
+            return 32
+        raise
+    return int.from_bytes(answer[_ADDRESS]).bit_count()

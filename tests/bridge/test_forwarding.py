@@ -15,6 +15,7 @@ from mcastd.bridge.forwarding import (
     FORWARDED,
     IDLE_SECONDS,
     NO_INTERFACE,
+    SENDER_ELSEWHERE,
     TRIED_MAX,
     UNWANTED,
     WRONG_INTERFACE,
@@ -52,7 +53,8 @@ def rule(
 class Kernel:
     """Routes datagrams as the kernel does, by what it was told."""
 
-    def __init__(self, *, tells: bool = True, **options: int) -> None:
+    def __init__(self, *, tells: bool = True, home: int = 0, **options: int) -> None:
+        self.home = home  # all senders are on its network, if it is not 0
         self.tells = tells  # of what comes by another interface than its route says
         self.routes: dict[tuple[Address, Address], tuple[int, dict[int, int]]] = {}
         self.counts: dict[tuple[Address, Address], RouteCount] = {}
@@ -60,6 +62,7 @@ class Kernel:
         self.forwarding = Forwarding(
             lambda source, group: self.counts.get((source, group)),
             lambda *one: one in self.members,
+            lambda came_by, _: self.home in (0, came_by),
             **options,
         )
         self.asked = 0
@@ -237,6 +240,31 @@ def test_a_source_that_was_seen_first_where_nothing_is_taken() -> None:
     assert kernel.send(LEFT, SOURCE, NEWS, 7) == {RIGHT}, "a pause does not give its route to others"
     kernel.look(8)
     assert (counters.received, counters.received_bytes) == (2, 2 * BYTES)
+
+
+def test_what_another_router_has_brought_is_taken_where_its_sender_is_alone() -> None:
+    """Two hosts side by side with the same bridge, or one there and one back: it would go round and round."""
+    kernel = Kernel(home=LEFT)
+    both = {LEFT: 1, RIGHT: 1, DOWN: 1}
+    kernel.apply(kernel.forwarding.set_rules({"tv": rule({LEFT, RIGHT}, both, "239.1.0.0/16")}, 0))
+    counters = kernel.forwarding.counters["tv"] = BridgeCounters()
+    assert kernel.send(RIGHT, SOURCE, NEWS, 1) == set()
+    kernel.send(LEFT, SOURCE, NEWS, 1)
+    assert kernel.send(LEFT, SOURCE, NEWS, 1) == {RIGHT, DOWN}
+    for now in (5, 6, 7):
+        assert kernel.send(RIGHT, SOURCE, NEWS, now) == set()
+        kernel.look(now)
+    assert kernel.routes[SOURCE, NEWS][0] == LEFT
+    assert counters.dropped == {SENDER_ELSEWHERE: 1, WRONG_INTERFACE: 4}
+    kernel.home = 0  # its carrier is lost
+    kernel.send(RIGHT, SOURCE, NEWS, 8)
+    kernel.look(8)
+    assert kernel.send(RIGHT, SOURCE, NEWS, 9) == {LEFT, DOWN}
+    kernel.home = LEFT
+    kernel.apply(kernel.forwarding.set_rules({"tv": rule({LEFT, RIGHT}, both, "239.1.0.0/16")}, 10))
+    assert kernel.send(RIGHT, SOURCE, NEWS, 11) == set()
+    kernel.send(LEFT, SOURCE, NEWS, 12)
+    assert kernel.send(LEFT, SOURCE, NEWS, 12) == {RIGHT, DOWN}
 
 
 def test_what_comes_elsewhere_no_more_is_no_place_to_move_to() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from mcastd.net.tables import multicast_routes
 PORT = 9190
 GROUPS = {4: "239.255.9.7", 6: "ff15::9:7"}
 SOURCES = {4: "10.9.8.9", 6: "fd00:9:0:8::9"}
+# On the network of left.
+NEIGHBOURS = {4: "10.9.1.9", 6: "fd00:9:0:1::9"}
 BRIDGE = """
 [bridge.tv]
 from = ["left", "top"]
@@ -50,13 +52,13 @@ class Lab:
         sysctl(router, ipv4__conf__all__rp_filter=0)
 
     @contextlib.contextmanager
-    def sending(self, version: int, *places: str) -> Iterator[None]:
+    def sending(self, version: int, *places: str, sources: Mapping[int, str] = SOURCES) -> Iterator[None]:
         """The sender sends again and again, from these networks in turn; the payload is the network."""
         done = threading.Event()
         with contextlib.ExitStack() as stack:
             socks = []
             for at in places:
-                sock = stack.enter_context(sender(self.hosts[at], "eth0", SOURCES[version]))
+                sock = stack.enter_context(sender(self.hosts[at], "eth0", sources[version]))
                 if version == 4:
                     sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
                 else:
@@ -66,7 +68,8 @@ class Lab:
             def send() -> None:
                 while not done.wait(INTERVAL_SECONDS):
                     for sock, payload in socks:
-                        sock.sendto(payload, (GROUPS[version], PORT))
+                        with contextlib.suppress(OSError):  # its interface is down
+                            sock.sendto(payload, (GROUPS[version], PORT))
 
             thread = threading.Thread(target=send)
             thread.start()
@@ -79,11 +82,11 @@ class Lab:
     def receiving(self, version: int) -> socket.socket:
         return listener(self.hosts["right"], version, PORT, ("eth0", GROUPS[version]))
 
-    def comes_by(self, version: int) -> str:
+    def comes_by(self, version: int, sources: Mapping[int, str] = SOURCES) -> str:
         """Where the kernel has the sender's datagrams come from."""
         with inside(self.router):
             found = {route.source: route.incoming for route in multicast_routes(version)}
-        return found.get(ip_address(SOURCES[version]), "")
+        return found.get(ip_address(sources[version]), "")
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +143,33 @@ def test_what_is_sent_in_its_name_elsewhere_holds_nothing_up(lab: Lab, tmp_path:
             wait_for(lambda: b"top" in taken(sock), "the sender's go on")
             assert lab.comes_by(version) == "top"
         assert daemon.worker("bridge/tv")["restarts"] == 0
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_another_router_brings_of_a_neighbour_goes_no_further(
+    lab: Lab, tmp_path: Path, version: int
+) -> None:
+    """It would go back to the neighbour's network, and round in a circle; but that is without a carrier."""
+    left, top = lab.hosts["left"], lab.hosts["top"]
+    sysctl(left, ipv6__conf__eth0__keep_addr_on_down=1)
+    address = f"{NEIGHBOURS[version]}/{32 if version == 4 else 128} dev eth0"
+    top.ip(f"addr add {address} {'nodad' if version == 6 else ''}")
+    with (
+        RunningDaemon(tmp_path, BRIDGE, enter=lab.router.enter([])) as daemon,
+        lab.receiving(version) as sock,
+        lab.sending(version, "top", sources=NEIGHBOURS),
+    ):
+
+        def dropped() -> int:
+            counters = daemon.worker("bridge/tv")["status"]["counters"]
+            return int(counters["dropped"].get("sender-elsewhere", 0))
+
+        wait_for(lambda: dropped() > 10, "it is not taken")
+        assert taken(sock) == []
+        with lab.sending(version, "left", sources=NEIGHBOURS):
+            wait_for(lambda: b"left" in taken(sock), "the neighbour's own is")
+            left.ip("link set eth0 down")
+            wait_for(lambda: b"top" in taken(sock), "it is all that there is")
+            left.ip("link set eth0 up")
+            wait_for(lambda: lab.comes_by(version, NEIGHBOURS) == "left", "the neighbour's own again")
+    top.ip(f"addr del {address}")

@@ -6,11 +6,14 @@ import contextlib
 import errno
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
 from mcastd.errors import LinkError
 from mcastd.net import _abi
+from mcastd.net.interfaces import Interface
 from mcastd.net.netlink import DUMPS_MAX, Netlink
 
 MULTI, INTERRUPTED = 2, 0x10
@@ -73,3 +76,14 @@ def test_a_refusal_is_none_that_is_asked_again() -> None:
     with contextlib.closing(Netlink()) as netlink, pytest.raises(LinkError) as failed:
         netlink.ask(_abi.RTM_GETROUTE, bytes(_abi.rtmsg.size - 1))
     assert failed.value.errno in (errno.EINVAL, errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
+
+
+def test_the_networks_of_an_interface_are_those_of_its_addresses() -> None:
+    own = {"10.9.1.1": 24, "192.0.2.7": 32, "fd00:9::1": 64, "203.0.113.1": 0}
+    interface = Interface(3, "eth0", 0, 1, tuple(map(ip_address, own)), prefix_lengths=tuple(own.values()))
+    on_link = ("10.9.1.200", "192.0.2.7", "fd00:9::ffff:1", "8.8.8.8")
+    assert all(interface.is_on_link(ip_address(one)) for one in on_link)
+    interface = replace(interface, prefix_lengths=(24, 32, 64, 32))
+    elsewhere = ("10.9.0.200", "192.0.2.6", "fd00:9:0:1::1", "8.8.8.8", "::10.9.1.200")
+    assert not any(interface.is_on_link(ip_address(one)) for one in elsewhere)
+    assert not replace(interface, prefix_lengths=()).is_on_link(ip_address("10.9.1.1"))
