@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from mcastd.config.addresses import interfaces_in, means_several
+from mcastd.config.addresses import means_several
 from mcastd.config.model import Conflicts, Model, WorkerSettings, check_distinct, check_limit
 from mcastd.config.types import (
     AnyInterface,
@@ -24,6 +24,8 @@ from mcastd.config.words import show
 from mcastd.ip import Address, Interfaces, Prefix
 
 DEFAULT_TTL_THRESHOLD = 1
+# What may be meant for every interface.
+EVERY_INTERFACE = ("all", "any", "*", "0.0.0.0", "::")
 
 
 class Rewrite(Model):
@@ -102,13 +104,20 @@ class Bridge(WorkerSettings):
         " what is beyond is dropped. Absent: all.",
     )
 
+    @field_validator("from_", "to", mode="before")
+    @classmethod
+    def _not_every_one(cls, value: object) -> object:
+        for one in value if isinstance(value, list) else [value]:
+            if one in EVERY_INTERFACE:
+                raise ValueError(
+                    f"{show(one)} would have every interface receive all groups there are: name those"
+                    ' that are meant, or a pattern like "eth*"'
+                )
+        return value
+
     @field_validator("from_", "to")
     @classmethod
-    def _named(cls, interfaces: Interfaces, info: ValidationInfo) -> Interfaces:
-        if "all" in interfaces_in(interfaces):
-            raise ValueError(
-                '"all" would have every interface receive all groups there are: name those that are meant'
-            )
+    def _others(cls, interfaces: Interfaces, info: ValidationInfo) -> Interfaces:
         if info.field_name == "to" and interfaces == info.data.get("from_") and not means_several(interfaces):
             raise ValueError(f"{show(interfaces)} is where they come from, and nothing goes back there")
         return interfaces
@@ -124,6 +133,14 @@ class Bridge(WorkerSettings):
             if prefix.version not in versions:
                 raise ValueError(f"{prefix} is IPv{prefix.version}, and no group is")
         return prefixes
+
+    @field_validator("ports")
+    @classmethod
+    def _each_port_once(cls, ports: tuple[int, ...]) -> tuple[int, ...]:
+        for port in ports:
+            if ports.count(port) > 1:
+                raise ValueError(f"{port} is named twice")
+        return ports
 
     @field_validator("rate")
     @classmethod

@@ -164,7 +164,7 @@ WITH_PORT = {
 
 def _unknown(key: str, model: type[Model]) -> str:
     known = list(model.fields_by_key())
-    if key == "port" and (ends := [end for end in WITH_PORT if end in known]):
+    if key == "port" and "ports" not in known and (ends := [end for end in WITH_PORT if end in known]):
         examples = " or ".join(f"{end} = {show(WITH_PORT[end])}" for end in ends)
         return f"unknown key; the port stands behind its host: {examples}"
     places: list[tuple[type[Model], str]] = [

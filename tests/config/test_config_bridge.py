@@ -57,6 +57,9 @@ def test_its_keys_are_those_of_the_text(tmp_path: Path) -> None:
     [
         ({"from": "all"}, '"all" would have every interface receive all groups there are'),
         ({"to": ["eth2", "all"]}, '"all" would have every interface receive all groups there are'),
+        ({"from": "*"}, '"*" would have every interface receive all groups there are'),
+        ({"to": ["::"]}, 'name those that are meant, or a pattern like "eth*"'),
+        ({**RELAYED, "ports": [5004, 5006, 5004]}, "5004 is named twice"),
         ({"to": "eth1"}, '"eth1" is where they come from, and nothing goes back there'),
         ({"groups": []}, "must have at least one group"),
         ({"groups": ["239.1.1.1", "239.1.1.1/32"]}, "239.1.1.1/32 is named twice"),
@@ -112,6 +115,13 @@ def test_which_engines_can_do_it() -> None:
     assert engines(**RELAYED, rate="5Mbit") == (True, True)
     assert engines(**RELAYED, rewrite={"port": 6000}) == (True, True)
     assert engines(**RELAYED, raise_ttl=True, sources=["192.0.2.1"]) == (True, True)
+
+
+def test_a_port_is_one_of_its_ports(tmp_path: Path) -> None:
+    path = tmp_path / "mcastd.toml"
+    path.write_text('[bridge.tv]\nfrom = "eth1"\nto = "eth2"\ngroups = ["239.1.1.1"]\nport = 5004\n')
+    with pytest.raises(ConfigError, match=r'bridge.tv.port: unknown key; did you mean "ports"\?'):
+        load(path)
 
 
 @pytest.mark.parametrize("key", ["grup", "interface"])
