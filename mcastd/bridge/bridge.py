@@ -270,11 +270,14 @@ def _problems(host: Host, config: Bridge, came_by: Iterable[Interface], to: Iter
         for side in (config.from_, config.to)
         for name in host.missing(side)
     }
-    for interface in came_by:
+    hearing = [("from", one) for one in came_by]
+    if config.when == "joined":  # members are heard there
+        hearing += [("to", one) for one in to]
+    for side, interface in hearing:
         if (taker := host.taken_by(interface)) is not None:
             problems.add(
                 f"{interface.name} is a port of {taker.name}, which takes all that arrives there:"
-                f' set from = "{taker.name}"'
+                f' set {side} = "{taker.name}"'
             )
     for interface, what in (*((one, "comes from") for one in came_by), *((one, "goes") for one in to)):
         if not interface.up and any(map(interface.is_meant_by, named_in(config.from_) + named_in(config.to))):

@@ -144,14 +144,15 @@ class FamilyRoutes:
             leads_to.update(route.course.to)
             if route.fresh:
                 routed.update(route.course.to)
-        silent = set(self.silent)
+        up = {ifindex for ifindex, one in self._host.interfaces.items() if one.up}
+        silent = {*self.silent} & up
         # Asked for after the routes: so what has gone by them is in it
         for ifindex in self.table.interfaces:
             if (count := self.table.interface_count(ifindex)) is None:
                 continue
             if count.packets_out != self._packets_out.get(ifindex, 0):
                 silent.discard(ifindex)
-            elif ifindex in routed:
+            elif ifindex in routed and ifindex in up:
                 silent.add(ifindex)
             self._packets_out[ifindex] = count.packets_out
         self.silent = frozenset(silent & leads_to)
@@ -159,6 +160,11 @@ class FamilyRoutes:
     def routes_of(self, name: str) -> Iterable[BridgedRoute]:
         """The routes that a bridge has a part in."""
         return (route for route in self.forwarding.routes() if name in route.course.bridges)
+
+    def silent_of(self, name: str) -> set[int]:
+        """The interfaces by which nothing has gone out, though a bridge has something routed there."""
+        silent = self.silent & self.rules[name].to.keys()
+        return {one for one in silent if any(one in route.course.to for route in self.routes_of(name))}
 
     def troubles_of(self, name: str) -> list[str]:
         """Why some of what a bridge is to do does not work."""
@@ -174,7 +180,7 @@ class FamilyRoutes:
         told += [
             f"nothing of what comes goes out by {self.name(ifindex)}: its TTL does not exceed"
             f" {rule.to[ifindex]}, or it is larger than the interface's MTU; have its sender set a higher TTL"
-            for ifindex in sorted(self.silent & rule.to.keys())
+            for ifindex in sorted(self.silent_of(name))
         ]
         for ifindex, network in self.members.networks.items() if rule.joined else ():
             if ifindex not in rule.to:

@@ -17,7 +17,7 @@ LISTED_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class BridgeListing:
-    silent: tuple[str, ...] = ()  # interfaces, as FamilyRoutes.silent
+    silent: tuple[str, ...] = ()  # interfaces, as FamilyRoutes.silent_of() has them
     routes: tuple[RouteStatus, ...] = ()  # those that were in use last
     queriers: tuple[QuerierStatus, ...] = ()
     members: tuple[BridgedGroupStatus, ...] = ()
@@ -32,7 +32,7 @@ def list_of(name: str, families: Iterable[FamilyRoutes], now: float) -> BridgeLi
     families = list(families)
     found = ((route, family) for family in families for route in family.routes_of(name))
     last = nlargest(LISTED_MAX, found, key=lambda one: one[0].last)
-    silent = {family.name(one) for family in families for one in family.silent & family.rules[name].to.keys()}
+    silent = {family.name(one) for family in families for one in family.silent_of(name)}
     return BridgeListing(
         tuple(sorted(silent)),
         tuple(_route(route, family, now) for route, family in last),

@@ -268,13 +268,24 @@ def test_an_interface_that_was_made_anew_with_its_index_takes_part_again(kernel:
 
 def test_interfaces_that_do_not_serve_are_told(kernel: Kernel, run: Run) -> None:
     kernel.interfaces[3] = Interface(3, "left", FLAGS, 1, master=8, port_of="bridge")
-    kernel.interfaces[5] = Interface(5, "right", FLAGS & ~_abi.IFF_UP, 1)
+    kernel.interfaces[5] = Interface(5, "right", FLAGS & ~_abi.IFF_UP, 1, master=8, port_of="bridge")
     one = run()
-    assert one.worker.status().troubles == (
+    troubles = (
         'left is a port of wg0, which takes all that arrives there: set from = "wg0"',
         "right is down: nothing goes there",
     )
+    assert one.worker.status().troubles == troubles
     assert one.context.degraded
+
+    def silent() -> tuple[str, ...]:
+        kernel.tables[4].send(3, *FOUR, ttl=1)
+        return one.worker.status().silent
+
+    assert wait_for(silent, "nothing leaves") == ("wg0",), "the other one is down"
+    with_addresses(kernel)
+    other = run("bridge/joined", when="joined", groups=["239.9.0.0/16"])
+    hears = 'right is a port of wg0, which takes all that arrives there: set to = "wg0"'
+    assert other.worker.status().troubles == (troubles[0], hears, troubles[1]), "nothing of the other bridge"
 
 
 def test_another_owner_of_the_kernels_routing_is_waited_for(kernel: Kernel, run: Run) -> None:
