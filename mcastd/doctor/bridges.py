@@ -28,8 +28,9 @@ def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
                 *(f"{_way(route)}: {route.packets} packets came (status)" for route in routes[:NAMED_MAX]),
                 f"packets sent to {interface}: none since (kernel)",
             ),
-            f"have the sender set a TTL of {threshold + 1} or more, or set raise_ttl = true with ports and"
-            f" sources in {subject.table}; if its TTL is well, it exceeds the MTU of {interface}",
+            f"have the sender set a TTL of {threshold + 1} or more, or have the relay raise it (in"
+            f' {subject.table} raise_ttl = true and when = "always", with ports, and groups and sources by'
+            f" themselves); if its TTL is well, it exceeds the MTU of {interface}",
         )
     before = subject.before(BridgeStatus).counters.dropped.get("ttl", 0)
     if (dropped := status.counters.dropped.get("ttl", 0)) > before:

@@ -36,6 +36,15 @@ def test_what_does_not_leave_by_one_of_its_interfaces() -> None:
     assert "nothing leaves by eth3" in one.what
     assert "192.0.2.7 to 239.1.1.1: 77 packets came (status)" in one.evidence
     assert one.fix.startswith("have the sender set a TTL of 6 or more")
+    keys = {
+        "raise_ttl": True,
+        "when": "always",
+        "ports": [5004],
+        "groups": ["239.1.1.1"],
+        "sources": ["192.0.2.7"],
+    }
+    assert 'raise_ttl = true and when = "always", with ports, and groups and sources by themselves' in one.fix
+    assert Bridge.model_validate({"from": "eth1", "to": "eth2", **keys}).needs_relay
 
 
 def test_what_a_relay_does_not_hand_on_for_its_ttl() -> None:
