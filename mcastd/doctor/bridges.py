@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from mcastd.config import Bridge
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.finding import Finding, Said, Severity, Way
+from mcastd.doctor.quoting import sysctl
 from mcastd.doctor.subject import Subject
 from mcastd.status import BridgeStatus, RouteStatus
 
@@ -66,6 +67,31 @@ def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
             (f"joined: {', '.join(joined[:NAMED_MAX]) or 'nowhere'}; no datagram came (status)",),
             "see whether the sender runs, and whether its network brings it here:"
             f" mcastctl listen -i {(*status.comes_by, 'IFACE')[0]} {dry[0]}:PORT",
+        )
+
+
+def filtered(subject: Subject[Bridge], evidence: Evidence) -> Iterator[Said]:
+    """Check that the kernel's reverse path filter drops nothing of what members want."""
+    observation, status = evidence.observation, subject.now(BridgeStatus)
+    if observation is None or not (count := observation.grown("TcpExtIPReversePathFilter")):
+        return
+    come = {route.group for route in status.routes if route.last_age < observation.seconds}
+    silent = sorted({one.group for one in status.members if ":" not in one.group} - come)
+    keys = [f"net/ipv4/conf/{name}/rp_filter" for name in (*status.comes_by, "all")]
+    values = {key: value for key in keys if (value := evidence.sysctl(key)) not in (None, "0")}
+    if silent and values:
+        off = sysctl(*values)
+        yield Finding(
+            "rp-filter",
+            Severity.BROKEN,
+            f"members want {', '.join(silent[:NAMED_MAX])}, of which nothing comes, and the kernel's reverse"
+            " path filter drops what arrives",
+            (
+                f"TcpExtIPReversePathFilter grew by {count} (/proc/net/netstat)",
+                *(f"{key.replace('/', '.')} = {value} (/proc/sys)" for key, value in values.items()),
+            ),
+            f"have the route back to the sender lead out by {' or '.join(status.comes_by)}, or: {off}",
+            ways=(Way(command=off),),
         )
 
 

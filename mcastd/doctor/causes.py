@@ -76,7 +76,7 @@ CAUSES: tuple[Cause, ...] = (
     # in, from the wire to the socket
     _cause("wrong-mac", "stale"),
     _cause("vlan-tagged", "stale"),
-    _cause("rp-filter", "firewall-drop", "dropped-inside", "stale"),
+    _cause("rp-filter", "firewall-drop", "dropped-inside", "stale", "bridge-dry"),
     _cause("martian-source", "stale"),
     _cause("firewall-drop", "nothing-arrives", *NOT_AT_WORK),
     _cause("dropped-inside", "nothing-arrives", *NOT_AT_WORK),

@@ -86,6 +86,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (transport_streams.unusable, InboundSubscription),
     (transport_streams.errors, InboundSubscription),
     (received_files.descriptions, InboundSubscription),
+    (bridges.filtered, Bridge),
     (bridges.forwarding, Bridge),
     (local_networks.network, AmtRelaySettings),
     (relays.heard, AmtRelaySettings),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mcastd.config import Bridge
@@ -9,6 +10,8 @@ from mcastd.doctor import bridges
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding
 from mcastd.doctor.subject import Subject
+from mcastd.doctor.watch import Kernel, Observation
+from mcastd.net.ruleset import Ruleset
 
 SETTINGS = Bridge.model_validate(
     {"from": "eth1", "to": ["eth2", "eth3"], "groups": ["239.1.0.0/16"], "ttl_threshold": 5}
@@ -65,6 +68,34 @@ def test_what_is_wanted_and_does_not_come() -> None:
     assert one.evidence == ("joined: 239.1.7.7 on eth1; no datagram came (status)",)
     assert "mcastctl listen -i eth1 239.1.7.7:PORT" in one.fix
     assert found(routes=[ROUTE], route_count=2, members=members) == [], "some routes are not listed"
+
+
+def test_what_the_reverse_path_filter_drops(tmp_path: Path) -> None:
+    def said(grown: int = 7, seconds: float = 5.0, **status: Any) -> list[Finding]:
+        wanted = [{"interface": "eth2", "group": one, "wanted": "any"} for one in ("239.1.1.1", "ff15::7")]
+        now = {"comes_by": ["eth1.5"], "members": wanted, **status}
+        subject = Subject("bridge/tv", SETTINGS, "active", status=now, earlier=now)
+        before, after = (
+            Kernel({"TcpExtIPReversePathFilter": count}, (), Ruleset(), {}, 0.0) for count in (70, 70 + grown)
+        )
+        evidence = Evidence(observation=Observation(seconds, before=before, after=after), root=tmp_path)
+        found = list(bridges.filtered(subject, evidence))
+        assert all(isinstance(one, Finding) for one in found)
+        return found  # type: ignore[return-value]
+
+    for name, value in (("eth1.5", 1), ("all", 0)):
+        path = tmp_path / f"proc/sys/net/ipv4/conf/{name}/rp_filter"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{value}\n")
+    (one,) = said(routes=[{**ROUTE, "last_age": 5.5}])
+    assert (one.cause, one.severity) == ("rp-filter", "broken")
+    assert one.what.startswith(
+        "members want 239.1.1.1, of which nothing comes, and the kernel's reverse path"
+    )
+    assert one.evidence[0] == "TcpExtIPReversePathFilter grew by 7 (/proc/net/netstat)"
+    assert [way.command for way in one.ways] == ["sysctl net.ipv4.conf.eth1/5.rp_filter=0"]
+    assert one.ways[0].command in one.fix
+    assert said(grown=0) == said(routes=[{**ROUTE, "last_age": 4.5}]) == said(comes_by=["eth9"]) == []
 
 
 def test_a_bridge_that_does_not_run() -> None:

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from support.gallery import GROUP, PORT, WITH_ROUTING, Case, Lab, show
-from support.inside import ifindex, inside, listener
+from support.inside import ifindex, inside, listener, sysctl
 from support.meanwhile import meanwhile
 from support.peer import Talker
 from support.wait import wait_for
@@ -110,6 +110,31 @@ def test_another_one_that_asks_is_named(
         rights=WITH_ROUTING,
         by_hand="which of them is to ask, only a person knows",
         hand=lower_address,
+    )
+    show(one, lab, tmp_path, record_property)
+
+
+@contextlib.contextmanager
+def filtered_by_the_way_back(lab: Lab) -> Iterator[None]:
+    lab.here.ip("route add 10.6.0.2/32 dev eth1")
+    sysctl(lab.here, ipv4__conf__eth0__rp_filter=1)
+    yield
+    sysctl(lab.here, ipv4__conf__eth0__rp_filter=0)
+    lab.here.ip("route del 10.6.0.2/32 dev eth1")
+
+
+def test_a_reverse_path_filter_is_named(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    one = Case(
+        "rp-filter",
+        "broken",
+        CONFIG,
+        filtered_by_the_way_back,
+        worker="bridge/tv",
+        prepare=Sender().sent,
+        rights=WITH_ROUTING,
+        variant="bridge",
     )
     show(one, lab, tmp_path, record_property)
 
