@@ -88,6 +88,7 @@ class FamilyRoutes:
             self.unjoined[ifindex, group] = lost
             self.joined.get(group, {}).pop(ifindex, None)
         groups = {group for rule in rules.values() for group in named(rule.groups)}
+        groups |= {group for _, group in self.unjoined}
         self._join(groups | self.members.groups() | self.joined.keys(), now)
 
     def adopt(self, now: float) -> None:
@@ -122,6 +123,7 @@ class FamilyRoutes:
             self._join(changed, now)
             self._apply(self.forwarding.members_changed(changed, now))
         if now >= self._retry_at:
+            self._retry_at = math.inf
             self._join({group for _, group in self.unjoined}, now)
 
     def state(self, now: float) -> tuple[object, ...]:
@@ -257,7 +259,8 @@ class FamilyRoutes:
                     self.unjoined[ifindex, group] = error
             if not have:
                 del self.joined[group]
-        self._retry_at = now + RETRY_SECONDS if self.unjoined else math.inf
+        # Not later for what is joined meanwhile, which may go on all the time
+        self._retry_at = min(self._retry_at, now + RETRY_SECONDS) if self.unjoined else math.inf
 
     def _apply(self, route_changes: list[RouteChange]) -> None:
         for change in route_changes:

@@ -323,8 +323,8 @@ class RoutingTable:
 
     def _be_told_of_wrong_interfaces(self) -> None:
         """Of all routes. Without PIM the kernel tells only of those that lead to the interface as well."""
-        self._set(_abi.MRT_ASSERT, 1)
         with contextlib.suppress(OSError):  # CONFIG_IP_PIMSM_V2, CONFIG_IPV6_PIMSM_V2
+            self._set(_abi.MRT_ASSERT, 1)
             self._set(_abi.MRT_PIM, 1)
 
     def _set(self, option: int, value: int | bytes) -> None:

@@ -266,6 +266,20 @@ def test_an_interface_that_was_made_anew_with_its_index_takes_part_again(kernel:
     wait_for(lambda: kernel.tables[4].interfaces == {3, 5, 8}, "again")
 
 
+def test_what_one_ip_version_lacks_is_told_and_the_other_goes_on(kernel: Kernel, run: Run) -> None:
+    kernel.interfaces[5] = Interface(5, "right", FLAGS, 1, versions=frozenset({4}), mtu=1500)
+    one = run(to="right", groups=["239.1.0.0/16", "ff15::/16"])
+    assert one.context.detail.startswith(
+        "from left to right; cannot forward ff15::/16 to right: IPv6 is disabled on it"
+    )
+    kernel.send(3, FOUR, {5})
+
+
+def test_interfaces_of_a_pattern_may_be_down(kernel: Kernel, run: Run) -> None:
+    kernel.interfaces[8] = Interface(8, "wg0", FLAGS & ~_abi.IFF_UP, 1)
+    assert run().worker.status().troubles == ()
+
+
 def test_interfaces_that_do_not_serve_are_told(kernel: Kernel, run: Run) -> None:
     kernel.interfaces[3] = Interface(3, "left", FLAGS, 1, master=8, port_of="bridge")
     kernel.interfaces[5] = Interface(5, "right", FLAGS & ~_abi.IFF_UP, 1, master=8, port_of="bridge")
@@ -531,7 +545,9 @@ def test_a_relay_hands_on_what_comes(kernel: Kernel, run: Run) -> None:
     assert (status.engine, status.engine_reason) == ("relay", "")
     assert (vitals.datagrams, vitals.dropped, vitals.overflow) == (4, 1, 5)
     assert vitals.last_datagram is not None
+    link.dropped_by_kernel = 9
     one.stop()
+    assert one.worker.vitals().overflow == 9
     assert all(receiver.closed for receiver in kernel.receivers.values())
     assert all(sender.closed for sender in kernel.sending.values())
 
@@ -552,10 +568,16 @@ def test_a_relay_raises_a_ttl_and_sends_to_another_group_and_port(kernel: Kernel
 def test_a_relay_forwards_no_more_than_its_rate(kernel: Kernel, run: Run) -> None:
     one = run(groups=["239.1.0.7"], ports=[5004], rate=8)
     counters = one.worker.counters
-    kernel.receivers["239.1.0.7", 5004, "left"].deliver(*[bytes(30_000)] * 3, origin=origin(9))
+    link = kernel.receivers["239.1.0.7", 5004, "left"]
+    link.deliver(*[bytes(30_000)] * 3, origin=origin(9))
     wait_for(lambda: counters.received == 3, "all")
     wait_for(lambda: counters.dropped == {"rate": 1}, "what is beyond")
     assert counters.forwarded == 2
+    one.context.send(Signal.NETWORK)
+    wait_for(lambda: link.network_changes, "it looks at the network")
+    link.deliver(bytes(30_000), origin=origin(9))
+    wait_for(lambda: counters.received == 4, "one more")
+    wait_for(lambda: counters.dropped == {"rate": 2}, "a change of the network allows no more")
 
 
 @pytest.mark.parametrize("engine", ["auto", "kernel"])

@@ -129,6 +129,12 @@ def test_where_a_datagram_goes(
     assert (course.to, course.bridges) == (to, bridges)
 
 
+def test_the_lowest_threshold_of_several_bridges_counts() -> None:
+    for names in (["tv", "also"], ["also", "tv"]):
+        rules = {name: RULES[name] for name in names}
+        assert decide(rules, LEFT, SOURCE, NEWS, lambda *_: True).to == {RIGHT: 3, DOWN: 1}
+
+
 def test_ipv6_goes_by_the_same_rules() -> None:
     rules = {"six": rule({LEFT}, {RIGHT: 1}, "ff15::/64", sources=("fd00:9::/64",))}
     source, group = ip_address("fd00:9::2"), ip_address("ff15::9:7")
@@ -285,7 +291,22 @@ def test_a_route_that_was_taken_over_is_not_moved_before_the_rules_are_known() -
     kernel.forwarding.adopt(SOURCE, NEWS, LEFT, {RIGHT: 1}, 0)
     kernel.apply(kernel.forwarding.set_rules({"tv": rule({UP}, {RIGHT: 1}, "239.1.0.0/16")}, 0))
     assert kernel.send(UP, SOURCE, NEWS, 1) == set()
+    kernel.look(9)
     assert kernel.routes[SOURCE, NEWS] == (LEFT, {RIGHT: 1})
+
+
+def test_a_route_that_was_taken_over_and_lost_goes_by_the_rules() -> None:
+    kernel = Kernel()
+    kernel.routes[SOURCE, NEWS] = LEFT, {RIGHT: 1}
+    kernel.counts[SOURCE, NEWS] = RouteCount(7, 7 * BYTES, 0)
+    kernel.forwarding.adopt(SOURCE, NEWS, LEFT, {RIGHT: 1}, 0)
+    kernel.routes.clear()
+    kernel.counts.clear()
+    kernel.look(1)
+    kernel.apply(kernel.forwarding.set_rules({"tv": rule({LEFT}, {RIGHT: 1}, "239.1.0.0/16")}, 2))
+    assert kernel.send(LEFT, SOURCE, NEWS, 3) == {RIGHT}
+    kernel.apply(kernel.forwarding.set_rules({"tv": rule({LEFT}, {DOWN: 1}, "239.1.0.0/16")}, 4))
+    assert kernel.send(LEFT, SOURCE, NEWS, 5) == {DOWN}
 
 
 def test_one_route_too_many_takes_the_place_of_the_one_that_was_in_use_longest_ago() -> None:

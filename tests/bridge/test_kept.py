@@ -93,6 +93,7 @@ def test_routes_stay_as_they_are_until_all_bridges_have_begun() -> None:
     family, _, host = adopted(table)
     counters = family.forwarding.counters["tv"] = BridgeCounters()
     family.set_rules({"tv": rule(joined=False)}, host, 101.0)
+    assert table.interfaces == {LEFT, RIGHT, OLD}
     assert table.send(LEFT, OTHER, FILMS) == {OLD}
     assert table.send(LEFT, SOURCE, NEWS) == {RIGHT}
     family.settle(102.0)

@@ -46,6 +46,8 @@ NAMED = rule("239.1.1.1", joined=False, sources=("10.1.0.2",))
         ([rule("239.1.0.0/16", sources=("10.1.0.0/24",))], include(FAR), None, {}),
         ([rule("239.1.0.0/16", sources=("10.1.0.0/24",))], exclude(ONE), None, {LEFT: exclude(ONE)}),
         ([rule("239.1.0.0/16", sources=("10.1.0.1", "10.1.0.2"))], exclude(ONE), None, {LEFT: include(TWO)}),
+        # Nothing is joined that could go nowhere
+        ([Rule(frozenset({LEFT}), {LEFT: 1}, (ip_network("239.1.1.1"),))], None, None, {}),
         # Nothing is joined for members of the interface itself
         ([rule("224.0.0.0/4", both=True)], include(ONE), None, {LEFT: include(ONE)}),
         ([rule("224.0.0.0/4", both=True)], None, include(TWO), {LEFT: include(TWO), RIGHT: include(TWO)}),

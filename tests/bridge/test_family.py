@@ -1,0 +1,198 @@
+"""The kernel's table of one IP version as the rules want it: over a kernel in memory."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from mcastd.bridge.family import RETRY_SECONDS, FamilyRoutes, open_family
+from mcastd.bridge.forwarding import SENDER_ELSEWHERE, Rule
+from mcastd.bridge.kept import KeptTables
+from mcastd.errors import LinkError
+from mcastd.ip import ANY_SOURCE, Address
+from mcastd.net import _abi
+from mcastd.net.fake import FakeJoins, FakeQuerySender, FakeRoutingTable
+from mcastd.net.interfaces import Host, Interface
+from mcastd.net.membership import Memberships
+from mcastd.net.routing import InterfaceCount, KeptTable
+
+LEFT, RIGHT, DOWN, LATE = 3, 5, 8, 13
+SOURCE, NEWS, FILMS = ip_address("10.1.0.2"), ip_address("239.1.1.1"), ip_address("239.2.0.9")
+FLAGS = _abi.IFF_UP | _abi.IFF_MULTICAST | _abi.IFF_RUNNING
+
+
+class Table(FakeRoutingTable):
+    """Notes what it is asked for; an interface may be deleted behind its back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[object, ...]] = []
+        self.deleted: set[int] = set()
+
+    def add(self, ifindex: int) -> None:
+        super().add(ifindex)
+        self.calls.append(("add", ifindex))
+
+    def remove(self, ifindex: int) -> None:
+        super().remove(ifindex)
+        self.deleted.discard(ifindex)
+        self.calls.append(("remove", ifindex))
+
+    def route(self, source: Address, group: Address, came_by: int, to: Mapping[int, int]) -> None:
+        super().route(source, group, came_by, to)
+        self.calls.append(("route", came_by, set(to)))
+
+    def interface_count(self, ifindex: int) -> InterfaceCount | None:
+        return None if ifindex in self.deleted else super().interface_count(ifindex)
+
+
+class Lab:
+    def __init__(self) -> None:
+        self.table, self.joins = Table(), FakeJoins()
+        self.family = FamilyRoutes(4, self.table, FakeQuerySender(), self.joins)
+        self.flags = FLAGS
+
+    def host(self, *ifindices: int) -> Host:
+        own = {i: (ip_address(f"10.{i}.0.1"), ip_address("192.0.2.1")) for i in ifindices}
+        return Host(
+            {
+                i: Interface(i, f"eth{i}", self.flags, 1, addresses, prefix_lengths=(16, 32))
+                for i, addresses in own.items()
+            },
+            0.0,
+        )
+
+    def rule(self, *groups: str, to: tuple[int, ...] = (RIGHT, DOWN), joined: bool = False) -> Rule:
+        prefixes = tuple(map(ip_network, groups or ("239.1.0.0/16",)))
+        return Rule(frozenset({LEFT}), dict.fromkeys(to, 1), prefixes, (), joined)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    made = Lab()
+    yield made
+    made.family.close()
+
+
+def test_routes_leave_an_interface_before_another_one_gets_its_number(lab: Lab) -> None:
+    family, table = lab.family, lab.table
+    family.set_rules({"tv": lab.rule()}, lab.host(LEFT, RIGHT, DOWN), 1.0)
+    table.send(LEFT, SOURCE, NEWS)
+    family.serve(2.0)
+    table.calls.clear()
+    family.set_rules({"tv": lab.rule(to=(RIGHT, LATE))}, lab.host(LEFT, RIGHT, LATE), 3.0)
+    assert table.calls == [
+        ("remove", DOWN),
+        ("route", LEFT, {RIGHT}),
+        ("add", LATE),
+        ("route", LEFT, {RIGHT, LATE}),
+    ]
+
+
+def test_an_interface_that_the_kernel_has_deleted_takes_part_anew(lab: Lab) -> None:
+    """One with its index was made since."""
+    family, table = lab.family, lab.table
+    rules, host = {"tv": lab.rule()}, lab.host(LEFT, RIGHT, DOWN)
+    family.set_rules(rules, host, 1.0)
+    table.calls.clear()
+    family.set_rules(rules, host, 2.0)
+    assert table.calls == []
+    table.deleted.add(RIGHT)
+    family.set_rules(rules, host, 3.0)
+    assert table.calls == [("remove", RIGHT), ("add", RIGHT)]
+
+
+def test_a_group_that_cannot_be_joined_is_forgotten_when_nobody_wants_it(lab: Lab) -> None:
+    family, host = lab.family, lab.host(LEFT, RIGHT, DOWN)
+    lab.joins.refused[NEWS] = LinkError("cannot join", "no buffer space")
+    family.set_rules({"tv": lab.rule("239.1.1.1", "239.2.0.9")}, host, 1.0)
+    assert (set(family.unjoined), family.joined) == ({(LEFT, NEWS)}, {FILMS: {LEFT: ANY_SOURCE}})
+    assert family.deadline == 1.0 + RETRY_SECONDS
+    family.set_rules({"tv": lab.rule("239.3.0.0/16")}, host, 2.0)
+    assert (family.unjoined, family.joined, lab.joins.joined) == ({}, {}, {})
+
+
+def test_what_others_join_meanwhile_delays_no_retry(lab: Lab) -> None:
+    family, host = lab.family, lab.host(LEFT, RIGHT, DOWN)
+    lab.joins.refused[NEWS] = LinkError("cannot join", "no buffer space")
+    family.set_rules({"tv": lab.rule("239.1.1.1")}, host, 1.0)
+    lab.joins.refused.clear()
+    for now in (2.0, 4.0):
+        family._join({FILMS}, now)
+    assert family.deadline == 1.0 + RETRY_SECONDS
+    family.serve(family.deadline)
+    assert (lab.joins.joined, family.unjoined) == ({(LEFT, NEWS): ANY_SOURCE}, {})
+
+
+def test_an_interface_that_is_gone_already_is_joined_nowhere(lab: Lab) -> None:
+    """It may vanish between the look at the host and this."""
+    lab.family.set_rules({"tv": lab.rule("239.1.1.1")}, lab.host(RIGHT, DOWN), 1.0)
+    assert lab.joins.joined == {}
+
+
+def test_a_route_that_the_kernel_refuses_is_none(lab: Lab) -> None:
+    family, table = lab.family, lab.table
+    family.set_rules({"tv": lab.rule()}, lab.host(LEFT, RIGHT, DOWN), 1.0)
+    table.refusal = LinkError("cannot route", "no memory")
+    table.send(LEFT, SOURCE, NEWS)
+    family.serve(2.0)
+    assert (len(family.forwarding), family.refusal) == (0, table.refusal)
+
+
+def test_a_sender_on_the_network_of_another_interface_is_heard_there(lab: Lab) -> None:
+    """As long as that has a carrier."""
+    family, table = lab.family, lab.table
+    neighbour = ip_address(f"10.{DOWN}.7.7")
+    rules, host = {"tv": lab.rule()}, lab.host(LEFT, RIGHT, DOWN)
+    for source, to in (
+        (neighbour, set()),
+        (SOURCE, {RIGHT, DOWN}),
+        (ip_address(f"10.{LEFT}.7.7"), {RIGHT, DOWN}),
+    ):
+        family.set_rules(rules, host, 1.0)
+        table.send(LEFT, source, NEWS)
+        family.serve(2.0)
+        assert table.send(LEFT, source, NEWS) == to
+    (route,) = (one for one in family.forwarding.routes() if one.source == neighbour)
+    assert route.course.bridges == {"tv": SENDER_ELSEWHERE}
+    lab.flags = _abi.IFF_UP
+    family.set_rules(rules, lab.host(LEFT, RIGHT, DOWN), 3.0)
+    assert table.send(LEFT, neighbour, NEWS) == {RIGHT, DOWN}
+
+
+def test_what_was_presumed_once_is_not_presumed_again(lab: Lab) -> None:
+    family, table = lab.family, lab.table
+    for ifindex in (LEFT, RIGHT, DOWN):
+        table.add(ifindex)
+    table.route(SOURCE, NEWS, LEFT, {RIGHT: 1})
+    family.adopt(0.0)
+    rules, host = {"tv": lab.rule(joined=True)}, lab.host(LEFT, RIGHT, DOWN)
+    family.set_rules(rules, host, 1.0)
+    for now in (1.0, 2.0, 3.1):
+        family.serve(now)
+    family.set_rules(rules, host, 4.0)
+    assert family.members.wanted(RIGHT, NEWS) is None
+    assert lab.joins.joined == {}
+
+
+class GivenBack(KeptTables):
+    def __init__(self, table: KeptTable) -> None:
+        super().__init__()
+        self._left[4] = table
+
+
+def test_a_kept_table_is_given_back_if_members_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(version: int) -> None:
+        raise LinkError("cannot ask for members", "too many open files")
+
+    monkeypatch.setattr("mcastd.bridge.family.QuerySender", refuse)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        table = KeptTable(sock)
+        kept = GivenBack(table)
+        with pytest.raises(LinkError):
+            open_family(4, Memberships(), kept)
+        assert kept.take(4) is table
+        assert sock.fileno() != -1
