@@ -422,6 +422,28 @@ def test_a_group_is_joined_and_goes_where_members_are(kernel: Kernel, run: Run) 
     assert joins.joined == {}
 
 
+def test_of_two_bridges_each_has_its_own_in_the_status(kernel: Kernel, run: Run) -> None:
+    with_addresses(kernel)
+    films = ip_address("239.2.0.9")
+    one = run(when="joined", to="right")
+    other = run(
+        "bridge/films", when="joined", groups=["239.2.0.0/16"], **{"from": "wg0", "to": ["right", "left"]}
+    )
+    table = kernel.tables[4]
+    for group in (FOUR[1], films):
+        table.say(report(RecordKind.IS_EXCLUDE, group=group))
+    joined = {(3, FOUR[1]): ANY_SOURCE, (8, films): ANY_SOURCE}
+    wait_for(lambda: kernel.joins[4].joined == joined, "both are joined")
+    for worker, group, side, queriers in (
+        (one.worker, FOUR[1], "left", {"right"}),
+        (other.worker, films, "wg0", {"right", "left"}),
+    ):
+        status = worker.status()
+        assert [(member.interface, member.group) for member in status.members] == [("right", str(group))]
+        assert [(join.interface, join.group) for join in status.joins] == [(side, str(group))]
+        assert {querier.interface for querier in status.queriers} == queriers
+
+
 def test_that_another_one_asks_and_forwards_is_told(kernel: Kernel, run: Run) -> None:
     with_addresses(kernel)
     one = run(when="joined")

@@ -204,3 +204,14 @@ def test_one_that_begins_anew_asks_as_at_the_start() -> None:
     querier.hear(LOW, MembershipQuery(), 161.0)
     querier.begin_anew(162.0)
     assert run(querier, 200.0) == [], "another one asks"
+
+
+def test_of_several_others_the_lowest_is_believed_and_then_forgotten() -> None:
+    querier = Querier(TIMING, HIGH, 100.0)
+    querier.hear(LOW, MembershipQuery(robustness=2, interval_seconds=30.0), 110.0)
+    querier.hear(MIDDLE, MembershipQuery(robustness=5, interval_seconds=90.0), 111.0)
+    assert (querier.other, querier.deadline) == (LOW, 110.0 + 2 * 30 + 2)
+    querier.tick(172.0)
+    assert querier.other is None
+    querier.hear(LOW, JOINED, 180.0)
+    assert querier.listeners.deadline == 180.0 + 3 * 20 + 4, "by the times that are set"
