@@ -208,10 +208,10 @@ def test_one_that_begins_anew_asks_as_at_the_start() -> None:
 
 def test_of_several_others_the_lowest_is_believed_and_then_forgotten() -> None:
     querier = Querier(TIMING, HIGH, 100.0)
-    querier.hear(LOW, MembershipQuery(robustness=2, interval_seconds=30.0), 110.0)
+    querier.hear(LOW, MembershipQuery(robustness=2, interval_seconds=40.0), 110.0)
     querier.hear(MIDDLE, MembershipQuery(robustness=5, interval_seconds=90.0), 111.0)
-    assert (querier.other, querier.deadline) == (LOW, 110.0 + 2 * 30 + 2)
-    querier.tick(172.0)
+    assert (querier.other, querier.deadline) == (LOW, 110.0 + 2 * 40 + 2)
+    querier.tick(192.0)
     assert querier.other is None
-    querier.hear(LOW, JOINED, 180.0)
-    assert querier.listeners.deadline == 180.0 + 3 * 20 + 4, "by the times that are set"
+    querier.hear(LOW, JOINED, 200.0)
+    assert querier.listeners.deadline == 200.0 + 3 * 20 + 4, "by the times that are set"
