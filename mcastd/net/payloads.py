@@ -158,7 +158,10 @@ class SlotPayloads(Sequence[bytes | memoryview]):
     def __getitem__(self, index: slice, /) -> list[memoryview]: ...
 
     def __getitem__(self, index: int | slice, /) -> memoryview | list[memoryview]:
-        return self._seen()[index]
+        if self._views is not None or isinstance(index, slice):
+            return self._seen()[index]
+        at = range(len(self.sizes))[index]
+        return self._slots[self._start + at][: self.sizes[at]]
 
     def total(self, count: int) -> int:
         return sum(self.sizes[:count])

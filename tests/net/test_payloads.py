@@ -143,7 +143,15 @@ def test_what_was_received_is_sent_as_it_lies_with_each_size_that_it_is_told() -
     assert went(received, 2, 4, 8) == [b"fourfive"]
     assert went(received.part(3, 6), 0, 1, 4) == [b"five"]
     assert went(received.part(3, 6), 2, 3, 5) == [b"seven"]
-    assert [*map(bytes, received)] == [b"one", b"two", b"four", b"five", b"", b"seven"]
+    for _ in range(2):  # before and after all are looked at
+        assert (bytes(received[0]), bytes(received[-1]), bytes(received.part(1, 4)[2])) == (
+            b"one",
+            b"seven",
+            b"five",
+        )
+        with pytest.raises(IndexError):
+            received[6]
+        assert [*map(bytes, received)] == [b"one", b"two", b"four", b"five", b"", b"seven"]
     with pytest.raises(OSError, match=f"Errno {errno.EINVAL}"):
         went(in_slots([bytes(8)] * 20), 0, 20, 1)  # 160 segments, more than the kernel cuts a piece into
 
