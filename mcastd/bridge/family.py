@@ -58,6 +58,7 @@ class FamilyRoutes:
         self._retry_at = math.inf
         self._host = Host({}, 0.0)
         self._active: dict[str, Rule] = {}  # the rules, as far as their interfaces take part
+        self._networks: list[tuple[int, Prefix]] = []  # of interfaces that take part and have a carrier
         self._packets_out: dict[int, int] = {}  # by interface, at the last look
 
     def __repr__(self) -> str:
@@ -212,14 +213,15 @@ class FamilyRoutes:
 
         Then what comes here was brought by another router, and would go back there, in a circle.
         """
-        found = (self._host.interfaces.get(one) for one in self.table.interfaces)
-        near = {one.index for one in found if one is not None and one.carrier and one.is_on_link(source)}
+        near = {one for one, network in self._networks if source in network}
         return not near or ifindex in near
 
     def _follow(self, now: float) -> None:
         """Have members and routes be those of the interfaces that take part."""
         present = self.table.interfaces
         self._active = {name: rule.among(present) for name, rule in self.rules.items()}
+        with_carrier = (one for i, one in self._host.interfaces.items() if i in present and one.carrier)
+        self._networks = [(one.index, net) for one in with_carrier for net in one.networks(self.version)]
         groups: dict[int, frozenset[Prefix]] = {}
         for rule in self._active.values():
             for ifindex in rule.to if rule.joined else ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -13,7 +13,7 @@ from shlex import quote
 
 from mcastd import clock
 from mcastd.errors import ANY_TEXT, LinkError, SettingChange
-from mcastd.ip import Address, Interfaces, is_pattern
+from mcastd.ip import Address, Interfaces, Prefix, is_pattern
 from mcastd.net import _abi, tables
 from mcastd.net.netlink import attributes, attributes_of, number, request, text
 from mcastd.net.routes import Ask, Route, Routes, route_to
@@ -81,12 +81,11 @@ class Interface:
     def loopback(self) -> bool:
         return bool(self.flags & _abi.IFF_LOOPBACK)
 
-    def is_on_link(self, address: Address) -> bool:
-        """Return True if ``address`` is of a network that this interface has an address of."""
-        return any(
-            own.version == address.version and not (int(own) ^ int(address)) >> (own.max_prefixlen - length)
-            for own, length in zip(self.addresses, self.prefix_lengths, strict=False)
-        )
+    def networks(self, version: int) -> Iterator[Prefix]:
+        """Those of its addresses of one IP version."""
+        for address, length in zip(self.addresses, self.prefix_lengths, strict=False):
+            if address.version == version:
+                yield ipaddress.ip_network((address, length), strict=False)
 
     def is_meant_by(self, setting: str | tuple[str, ...]) -> bool:
         """Return True if an ``interface`` setting means this one: "all", a name or an address of it.
