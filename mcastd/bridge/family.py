@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection, Iterable, Mapping
 
@@ -13,17 +14,19 @@ from mcastd.bridge.forwarding import (
     Forwarding,
     RouteChange,
     Rule,
+    WayBack,
 )
 from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.members import Members
 from mcastd.bridge.upstream import changes, upstream
-from mcastd.errors import LinkError, first_told
+from mcastd.errors import CannotAskError, LinkError, first_told
 from mcastd.ip import Address, Prefix, SourceFilter, named
 from mcastd.net.interfaces import Host
 from mcastd.net.joins import Joins, JoinsGroups
 from mcastd.net.membership import Memberships
 from mcastd.net.mroute import Heard
 from mcastd.net.query_sender import QuerySender, SendsQueries
+from mcastd.net.routes import route_to
 from mcastd.net.routing import MulticastRouting, NoRoute, RoutingTable, Version, WrongInterface
 
 # Between two attempts to join what could not be joined.
@@ -36,12 +39,17 @@ class FamilyRoutes:
     """The kernel's table of one IP version, and the members that it is to serve, for all bridges by name."""
 
     def __init__(
-        self, version: Version, table: MulticastRouting, sender: SendsQueries, joins: JoinsGroups
+        self,
+        version: Version,
+        table: MulticastRouting,
+        sender: SendsQueries,
+        joins: JoinsGroups,
+        way_back: WayBack = lambda _: 0,
     ) -> None:
         self.version = version
         self.table = table
         self.members = Members(version, table, sender)
-        self.forwarding = Forwarding(table.count, self.members.wants, self._may_come_by)
+        self.forwarding = Forwarding(table.count, self.members.wants, self._may_come_by, way_back)
         self.rules: Mapping[str, Rule] = {}  # as they are set, whatever takes part
         # Interfaces that the kernel does not take, by index.
         self.refused: dict[int, LinkError] = {}
@@ -277,6 +285,12 @@ class FamilyRoutes:
                 self.refusal = error
 
 
+def _way_back(source: Address) -> int:
+    with contextlib.suppress(CannotAskError):
+        return route_to(source).ifindex
+    return 0
+
+
 def open_family(version: Version, memberships: Memberships, kept: KeptTables) -> FamilyRoutes:
     """Open the kernel's table, or take over that of the run before. Raises LinkError: see RoutingTable."""
     before = kept.take(version)
@@ -290,7 +304,7 @@ def open_family(version: Version, memberships: Memberships, kept: KeptTables) ->
             table.close()
         raise
     kept.opened(version, table.fileno())
-    family = FamilyRoutes(version, table, sender, Joins(memberships))
+    family = FamilyRoutes(version, table, sender, Joins(memberships), _way_back)
     if before is not None:
         family.adopt(clock.monotonic())
     return family

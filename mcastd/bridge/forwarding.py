@@ -19,6 +19,8 @@ from mcastd.net.routing import RouteCount
 Wants = Callable[[int, Address, Address], bool]
 # Returns False if what comes by an interface, by its index, is a copy of what its source sent on another.
 MayComeBy = Callable[[int, Address], bool]
+# Returns the interface, by its index, by which this host's route to a source leads out; 0: none.
+WayBack = Callable[[Address], int]
 
 # Routes of one family at most. One more takes the place of one that was not in use for long.
 ROUTES_MAX = 65_536
@@ -141,6 +143,7 @@ class Forwarding:
         count: Callable[[Address, Address], RouteCount | None],
         wants: Wants = lambda *_: True,
         may_come_by: MayComeBy = lambda *_: True,
+        way_back: WayBack = lambda _: 0,
         *,
         routes_max: int = ROUTES_MAX,
     ) -> None:
@@ -150,6 +153,7 @@ class Forwarding:
         self._count = count
         self._wants = wants
         self._may_come_by = may_come_by
+        self._way_back = way_back
         self._routes_max = routes_max
         self._rules: dict[str, Rule] = {}
         self._lasting: dict[tuple[Address, Address], int] = {}  # routes that stay, and from where
@@ -226,7 +230,8 @@ class Forwarding:
         """A datagram came by another interface than its route says: that may be where it is to come from.
 
         It is, if no bridge takes it where the route says: what came there was a copy, or of somebody else who
-        has the sender's address. Otherwise look() sees whether it comes there alone.
+        has the sender's address. Or if the route leads there, and so does the way back to the sender: then it
+        goes in a circle. Otherwise look() sees whether it comes there alone.
         """
         route = self._routes.get((source, group))
         if route is None or route.came_by == came_by or (source, group) in self._adopted:
@@ -234,7 +239,9 @@ class Forwarding:
         takes = self._decide(came_by, source, group).is_taken
         if takes or now - route.elsewhere_at > TOLD_SECONDS:
             route.elsewhere, route.elsewhere_at = came_by, now
-        return self._move(route, now) if takes and not route.course.is_taken else []
+        if not takes or (route.course.is_taken and not self._goes_round(route, came_by)):
+            return []
+        return self._move(route, now)
 
     def look(self, now: float) -> list[RouteChange]:
         """Count what has gone by all routes, and remove those that are in use no more.
@@ -266,6 +273,9 @@ class Forwarding:
         """The kernel has not taken a route."""
         if (route := self._routes.get((source, group))) is not None:
             self._forget(route)
+
+    def _goes_round(self, route: BridgedRoute, came_by: int) -> bool:
+        return came_by in route.course.to and self._way_back(route.source) == came_by
 
     def _decide(self, came_by: int, source: Address, group: Address) -> Course:
         course = decide(self._rules, came_by, source, group, self._wants)

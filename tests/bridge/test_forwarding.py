@@ -54,6 +54,7 @@ class Kernel:
     """Routes datagrams as the kernel does, by what it was told."""
 
     def __init__(self, *, tells: bool = True, home: int = 0, **options: int) -> None:
+        self.way_back = 0  # to all senders
         self.home = home  # all senders are on its network, if it is not 0
         self.tells = tells  # of what comes by another interface than its route says
         self.routes: dict[tuple[Address, Address], tuple[int, dict[int, int]]] = {}
@@ -63,6 +64,7 @@ class Kernel:
             lambda source, group: self.counts.get((source, group)),
             lambda *one: one in self.members,
             lambda came_by, _: self.home in (0, came_by),
+            lambda _: self.way_back,
             **options,
         )
         self.asked = 0
@@ -271,6 +273,21 @@ def test_what_another_router_has_brought_is_taken_where_its_sender_is_alone() ->
     assert kernel.send(RIGHT, SOURCE, NEWS, 11) == set()
     kernel.send(LEFT, SOURCE, NEWS, 12)
     assert kernel.send(LEFT, SOURCE, NEWS, 12) == {RIGHT, DOWN}
+
+
+@pytest.mark.parametrize("way_back", [LEFT, RIGHT, UP])
+def test_what_goes_in_a_circle_is_taken_where_the_way_leads_back_to_its_sender(way_back: int) -> None:
+    """Two hosts forward it, one there and one back: what is heard first may be the copy."""
+    kernel = Kernel()
+    kernel.way_back = way_back
+    sides = {LEFT: 1, RIGHT: 1}
+    kernel.apply(kernel.forwarding.set_rules({"tv": rule({LEFT, RIGHT, UP}, sides, "239.1.0.0/16")}, 0))
+    assert kernel.send(RIGHT, SOURCE, NEWS, 1) == {LEFT}
+    for came_by in (UP, LEFT):
+        kernel.send(came_by, SOURCE, NEWS, 1)
+    assert kernel.routes[SOURCE, NEWS] == ((LEFT, {RIGHT: 1}) if way_back == LEFT else (RIGHT, {LEFT: 1}))
+    kernel.look(2)
+    assert kernel.send(LEFT, SOURCE, NEWS, 3) == ({RIGHT} if way_back == LEFT else set())
 
 
 def test_what_comes_elsewhere_no_more_is_no_place_to_move_to() -> None:

@@ -173,3 +173,19 @@ def test_what_another_router_brings_of_a_neighbour_goes_no_further(
             left.ip("link set eth0 up")
             wait_for(lambda: lab.comes_by(version, NEIGHBOURS) == "left", "the neighbour's own again")
     top.ip(f"addr del {address}")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_copy_that_was_heard_first_does_not_keep_the_route(lab: Lab, tmp_path: Path, version: int) -> None:
+    """By another host with the same bridge each datagram would come back, and go round and round."""
+    config = BRIDGE.replace('to = ["right", "side"]', 'to = ["left", "top"]')
+    prefix, gateway = ("10.9.8.0/24", "10.9.1.9") if version == 4 else ("fd00:9:0:8::/64", "fd00:9:0:1::9")
+    lab.router.ip(f"route add {prefix} via {gateway}")
+    with (
+        RunningDaemon(tmp_path, config, enter=lab.router.enter([])),
+        lab.sending(version, "top"),
+    ):
+        wait_for(lambda: lab.comes_by(version) == "top", "the copy")
+        with lab.sending(version, "left"):
+            wait_for(lambda: lab.comes_by(version) == "left", "what the sender sends")
+    lab.router.ip(f"route del {prefix} via {gateway}")
