@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from mcastd import clock
 from mcastd.bridge.forwarding import (
     CROWDED_SECONDS,
+    DOUBLED_MIN,
     ROUTES_MAX,
     BridgedRoute,
     Forwarding,
@@ -193,6 +194,13 @@ class FamilyRoutes:
             f" {rule.to[ifindex]}, or it is larger than the interface's MTU; have its sender set a higher TTL"
             for ifindex in sorted(self.silent_of(name))
         ]
+        doubled = (
+            f"{route.group} of {route.source} comes by {self.name(route.doubled_by)}, too, where it is sent"
+            " to: another router brings it there as well, or it goes in a circle; let one of them forward it"
+            for route in self.forwarding.doubled.values()
+            if name in route.course.bridges and route.doubled >= DOUBLED_MIN
+        )
+        told += first_told(doubled, "groups")
         for ifindex, network in self.members.networks.items() if rule.joined else ():
             if ifindex not in rule.to:
                 continue

@@ -34,6 +34,8 @@ IDLE_SECONDS = 300.0
 MOVED_SECONDS = 1.0
 # What comes by another interface is told of each 3 s at most: MFC_ASSERT_THRESH in linux/mroute_base.h.
 TOLD_SECONDS = 4.0
+# So many times in a row, it has come by an interface that it is sent to for long enough to be told of.
+DOUBLED_MIN = 3
 
 # What becomes of a datagram that a bridge takes: it goes on, or is dropped for one of these reasons.
 FORWARDED = "forwarded"
@@ -114,6 +116,10 @@ class BridgedRoute:
     fresh: int = 0  # packets between the last two looks
     elsewhere: int = 0  # another interface by which some came, and when the kernel said so
     elsewhere_at: float = -math.inf
+    # How often in a row the kernel said that it comes by an interface that it is sent to, and which it was
+    doubled: int = 0
+    doubled_by: int = 0
+    doubled_at: float = -math.inf
 
 
 def decide(rules: Mapping[str, Rule], came_by: int, source: Address, group: Address, wants: Wants) -> Course:
@@ -155,6 +161,7 @@ class Forwarding:
         self._may_come_by = may_come_by
         self._way_back = way_back
         self._routes_max = routes_max
+        self.doubled: dict[tuple[Address, Address], BridgedRoute] = {}  # that come where they are sent to
         self._rules: dict[str, Rule] = {}
         self._lasting: dict[tuple[Address, Address], int] = {}  # routes that stay, and from where
         self._adopted: set[tuple[Address, Address]] = set()  # routes that stay as they are, for now
@@ -236,6 +243,10 @@ class Forwarding:
         route = self._routes.get((source, group))
         if route is None or route.came_by == came_by or (source, group) in self._adopted:
             return []
+        if came_by in route.course.to:
+            route.doubled = route.doubled + 1 if now - route.doubled_at <= TOLD_SECONDS else 1
+            route.doubled_by, route.doubled_at = came_by, now
+            self.doubled[source, group] = route
         takes = self._decide(came_by, source, group).is_taken
         if takes or now - route.elsewhere_at > TOLD_SECONDS:
             route.elsewhere, route.elsewhere_at = came_by, now
@@ -249,6 +260,7 @@ class Forwarding:
         What comes by another interface alone gets another route, from there.
         """
         changes, used = [], []
+        self.doubled = {key: one for key, one in self.doubled.items() if now - one.doubled_at <= TOLD_SECONDS}
         for route in list(self._routes.values()):
             before = route.count
             if not self._account(route, now):

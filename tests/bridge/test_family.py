@@ -163,6 +163,24 @@ def test_a_sender_on_the_network_of_another_interface_is_heard_there(lab: Lab) -
     assert table.send(LEFT, neighbour, NEWS) == {RIGHT, DOWN}
 
 
+def test_what_comes_where_it_is_sent_to_is_told_if_it_goes_on(lab: Lab) -> None:
+    """Another router sends it there, too, or two make a circle."""
+    family, table = lab.family, lab.table
+    rules = {"tv": lab.rule(), "other": lab.rule("239.9.0.0/16")}
+    family.set_rules(rules, lab.host(LEFT, RIGHT, DOWN), 1.0)
+    table.send(LEFT, SOURCE, NEWS)
+    family.serve(1.0)
+    told = f"{NEWS} of {SOURCE} comes by eth{RIGHT}, too, where it is sent to: another router brings it there"
+    for now, is_told in ((2.0, False), (5.0, False), (8.0, True), (11.0, True), (20.0, False), (23.0, False)):
+        table.send(RIGHT, SOURCE, NEWS)
+        family.serve(now)
+        assert [one.startswith(told) for one in family.troubles_of("tv")] == [True] * is_told
+        assert family.troubles_of("other") == []
+    table.send(LEFT, SOURCE, NEWS)
+    family.look(30.0)
+    assert family.forwarding.doubled == {}
+
+
 def test_what_was_presumed_once_is_not_presumed_again(lab: Lab) -> None:
     family, table = lab.family, lab.table
     for ifindex in (LEFT, RIGHT, DOWN):
