@@ -177,10 +177,10 @@ class RoutingTable:
             raise _refused(what, error) from error
         try:
             self._socket.setblocking(False)
+            self._family.ask_for_interfaces(self._socket)  # and keep out what others could say
             enlarge(self._socket, SAID_BUFFER_BYTES)
             self._set(_abi.MRT_INIT, 1)
             self._be_told_of_wrong_interfaces()
-            self._family.ask_for_interfaces(self._socket)
         except OSError as error:
             self._socket.close()
             raise _refused(what, error) from error

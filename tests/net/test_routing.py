@@ -17,6 +17,7 @@ from support.wait import wait_for
 
 from mcastd.errors import LinkError
 from mcastd.ip import Address
+from mcastd.net import _abi
 from mcastd.net.mroute import Heard
 from mcastd.net.routing import (
     INTERFACES_MAX,
@@ -28,6 +29,7 @@ from mcastd.net.routing import (
 )
 from mcastd.net.tables import joined_groups
 from mcastd.protocols import igmp, mld
+from mcastd.protocols.internet import internet_checksum, pseudo_header
 from mcastd.protocols.membership import GroupRecord, MembershipReport, RecordKind
 
 PORT = 9190
@@ -206,6 +208,41 @@ def _records(heard: Heard) -> tuple[GroupRecord, ...]:
         assert heard.source.version == heard.destination.version == 6
         found = mld.read(heard.message, heard.source, heard.destination)
     return found.records if isinstance(found, MembershipReport) else ()
+
+
+RECEIVER = ip_address("fd00:9:0:2::9")
+
+
+def said_by_kernel(kind: int) -> bytes:
+    """As the kernel has it of the first interface, whose number stands where ICMPv6 has the checksum."""
+    message = _abi.mrt6msg.pack(0, kind, 0, 0, SOURCES[6].packed, GROUPS[6].packed)
+    pseudo = pseudo_header(RECEIVER, ip_address("ff02::1"), len(message), socket.IPPROTO_ICMPV6)
+    filling = internet_checksum(pseudo + message)  # with it the checksum is 0
+    return message[:4] + filling.to_bytes(2) + message[6:]
+
+
+def test_nobody_on_the_network_can_speak_for_the_kernel(lab: Lab) -> None:
+    """What it says of IPv6 looks like ICMPv6 of type 0, which a host might send."""
+    with inside(lab.router), contextlib.closing(RoutingTable(6)) as table:
+        for number in range(3):
+            table.add(lab.index(number))
+        index = ifindex(lab.receivers[0], "eth0")
+        with inside(lab.receivers[0]):
+            raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+        with raw:
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+            raw.bind((str(RECEIVER), 0))
+            heard: list[object] = []
+
+            def reported() -> bool:
+                for kind in (_abi.IGMPMSG_NOCACHE, _abi.IGMPMSG_WRONGVIF):
+                    raw.sendto(said_by_kernel(kind), ("ff02::1", 0))
+                raw.sendto(bytes([143]) + bytes(7), ("ff02::1", 0))
+                heard.extend(table.take())
+                return len([one for one in heard if isinstance(one, Heard) and len(one.message) == 8]) > 2
+
+            wait_for(reported, "what is sent after it")
+    assert not [one for one in heard if not isinstance(one, Heard)]
 
 
 def test_members_are_heard_on_all_interfaces_that_take_part(version: int) -> None:
