@@ -6,7 +6,6 @@ goes in a circle for ever.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,12 +16,10 @@ from mcastd.counters import BridgeCounters
 from mcastd.errors import LinkError
 from mcastd.ip import Address
 from mcastd.net.interfaces import Interface
-from mcastd.net.link import FULL_ERRNOS, Receiver, Sender, runs_by_ttl
+from mcastd.net.link import FULL_ERRNOS, Receiver, Sender, TtlSender, runs_by_ttl
 from mcastd.net.payloads import Payloads, as_payloads
 from mcastd.token_bucket import TokenBucket
 
-# Senders are kept for so many values of the TTL: those of a stream are few.
-TTLS_MAX = 8
 # After an interface by which nothing can be sent.
 RETRY_SECONDS = 1.0
 # Why what came does not go on, beside what stands in forwarding.py.
@@ -30,15 +27,15 @@ TTL_TOO_LOW, BEYOND_RATE, FULL, REFUSED = "ttl", "rate", "full", "refused"
 REASONS = (TTL_TOO_LOW, BEYOND_RATE, FULL, REFUSED)
 
 OpenRelayed = Callable[[Bridge, Address, int, Interface], Receiver]
-OpenRelaying = Callable[[Address, int, Interface, int], Sender]
+OpenRelaying = Callable[[Address, int, Interface, int], TtlSender]
 
 
 @dataclass(slots=True)
 class _WayOut:
-    """By which datagrams of one stream leave, with one TTL."""
+    """By which datagrams of one stream leave."""
 
     interface: Interface
-    sender: Sender | None = None  # None: it is to be opened
+    sender: TtlSender | None = None  # None: it is to be opened
     retry_at: float = 0.0  # monotonic seconds, after it could not be
 
 
@@ -47,10 +44,9 @@ class _Stream:
     """A group and port, as it comes by one interface, and where it goes."""
 
     receiver: Receiver
-    to: Sequence[Interface]
     group: Address  # that it is sent to
     port: int
-    ways: OrderedDict[int, list[_WayOut]] = field(default_factory=OrderedDict)  # by TTL
+    ways: list[_WayOut] = field(default_factory=list)
     overflow: int = 0  # of the receiver, as far as it is counted
 
 
@@ -91,12 +87,10 @@ class Relay:
                             stream.receiver.network_changed()
                         else:
                             receiver = self._open_receiver(config, group, port, interface)
-                            stream = streams[key] = _Stream(
-                                receiver, others, *_rewritten(config, group, port)
-                            )
+                            stream = streams[key] = _Stream(receiver, *_rewritten(config, group, port))
                         # Opened again when something is to be sent: addresses may have changed, too
-                        stream.to = others
-                        _close(stream)
+                        _close(stream.ways)
+                        stream.ways = [_WayOut(one) for one in others]
                     except LinkError as error:
                         errors.append(error)
         if self._config is None or config.rate != self._config.rate:
@@ -152,7 +146,7 @@ class Relay:
                 payloads = payloads.part(0, allowed)
         reason = NO_INTERFACE
         taken: dict[str, int] = {}
-        for way in _ways(stream, max(1, ttl - 1)):
+        for way in stream.ways:
             taken[way.interface.name], reason = self._send_by(way, stream, max(1, ttl - 1), payloads)
         went = max(taken.values(), default=0)
         counters.forwarded += went
@@ -171,6 +165,7 @@ class Relay:
                 if now < way.retry_at:
                     return 0, REFUSED
                 way.sender = self._open_sender(stream.group, stream.port, way.interface, ttl)
+            way.sender.set_ttl(ttl)
             count = _sent(way.sender, payloads)
         except LinkError as error:
             self.troubles[name] = str(error)
@@ -188,18 +183,7 @@ class Relay:
     def _end(self, stream: _Stream) -> None:
         self._count_overflow(stream, stream.receiver.load().overflow)
         stream.receiver.close()
-        _close(stream)
-
-
-def _ways(stream: _Stream, ttl: int) -> list[_WayOut]:
-    """Those of a stream for a TTL."""
-    if (ways := stream.ways.get(ttl)) is not None:
-        stream.ways.move_to_end(ttl)
-        return ways
-    stream.ways[ttl] = [_WayOut(interface) for interface in stream.to]
-    if len(stream.ways) > TTLS_MAX:
-        _close_all(stream.ways.popitem(last=False)[1])
-    return stream.ways[ttl]
+        _close(stream.ways)
 
 
 def _rewritten(config: Bridge, group: Address, port: int) -> tuple[Address, int]:
@@ -223,13 +207,7 @@ def _sent(sender: Sender, payloads: Payloads) -> int:
     return taken
 
 
-def _close(stream: _Stream) -> None:
-    for ways in stream.ways.values():
-        _close_all(ways)
-    stream.ways.clear()
-
-
-def _close_all(ways: Iterable[_WayOut]) -> None:
+def _close(ways: Iterable[_WayOut]) -> None:
     for way in ways:
         if way.sender is not None:
             way.sender.close()

@@ -328,6 +328,13 @@ class Sender(Protocol):
         """Send what is held, as far as it goes at once, and close."""
 
 
+class TtlSender(Sender, Protocol):
+    """A Sender whose datagrams may begin with one TTL and another."""
+
+    def set_ttl(self, ttl: int) -> None:
+        """Have what is sent from here on begin with this TTL or hop limit. Raises LinkError."""
+
+
 class SenderAround:
     """A Sender that hands all on to another one: a protocol overrides what it does otherwise."""
 

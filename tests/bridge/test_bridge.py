@@ -17,7 +17,6 @@ from support.wait import wait_for
 from mcastd.bridge.bridge import BridgeWorker
 from mcastd.bridge.family import FamilyRoutes, Version
 from mcastd.bridge.forwarding import Forwarding, Rule
-from mcastd.bridge.relay import TTLS_MAX
 from mcastd.bridge.router import MulticastRouter
 from mcastd.config import Bridge
 from mcastd.errors import CannotAskError, LinkError
@@ -27,6 +26,7 @@ from mcastd.net.fake import FakeJoins, FakeQuerySender, FakeReceiver, FakeRoutin
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.link import Origin
 from mcastd.net.mroute import Heard
+from mcastd.net.payloads import Payloads
 from mcastd.protocols import igmp
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
 from mcastd.querier.listeners import SOURCES_MAX
@@ -44,6 +44,21 @@ SETTINGS: dict[str, object] = {
 }
 
 
+class FakeTtlSender(FakeSender):
+    def __init__(self, ttl: int) -> None:
+        super().__init__()
+        self.ttl = ttl
+        self.ttls: list[int] = []  # of what was sent
+
+    def set_ttl(self, ttl: int) -> None:
+        self.ttl = ttl
+
+    def send(self, payloads: Payloads) -> int:
+        count = super().send(payloads)
+        self.ttls += [self.ttl] * count
+        return count
+
+
 class Kernel:
     """The interfaces of a host by index, and its tables by IP version."""
 
@@ -53,9 +68,10 @@ class Kernel:
         self.senders: dict[int, FakeQuerySender] = {}
         self.joins: dict[int, FakeJoins] = {}
         self.owned: set[int] = set()  # by another program
-        # Of the relay: by group, port and interface; and by TTL, too
+        # Of the relay: by group, port and interface
         self.receivers: dict[tuple[str, int, str], FakeReceiver] = {}
-        self.sending: dict[tuple[str, int, str, int], FakeSender] = {}
+        self.sending: dict[tuple[str, int, str], FakeTtlSender] = {}
+        self.senders_opened = 0
         self.refused: set[str] = set()  # interfaces by which nothing can be received
         self.opened = 0
         self.unasked = 0  # times that the kernel does not say which interfaces there are
@@ -81,8 +97,9 @@ class Kernel:
         made = self.receivers[str(group), port, interface.name] = FakeReceiver()
         return made
 
-    def open_sender(self, group: Address, port: int, interface: Interface, ttl: int) -> FakeSender:
-        made = self.sending[str(group), port, interface.name, ttl] = FakeSender()
+    def open_sender(self, group: Address, port: int, interface: Interface, ttl: int) -> FakeTtlSender:
+        self.senders_opened += 1
+        made = self.sending[str(group), port, interface.name] = FakeTtlSender(ttl)
         return made
 
     def send(
@@ -560,8 +577,8 @@ def test_a_relay_hands_on_what_comes(kernel: Kernel, run: Run) -> None:
     counters = one.worker.counters
     wait_for(lambda: counters.received == 4, "all")
     for name in ("right", "wg0"):
-        assert kernel.sending["239.1.0.7", 5006, name, 8].sent == [b"one", b"three"]
-        assert kernel.sending["239.1.0.7", 5006, name, 1].sent == [b"last"]
+        sender = kernel.sending["239.1.0.7", 5006, name]
+        assert (sender.sent, sender.ttls) == ([b"one", b"three", b"last"], [8, 8, 1])
     assert (counters.forwarded, counters.dropped) == (3, {"ttl": 1})
     assert (counters.received_bytes, counters.forwarded_bytes) == (16, 12)
     status, vitals = one.worker.status(), one.worker.vitals()
@@ -584,8 +601,9 @@ def test_a_relay_raises_a_ttl_and_sends_to_another_group_and_port(kernel: Kernel
         rewrite={"group": "239.9.0.9", "port": 6000},
     )
     kernel.receivers["239.1.0.7", 5004, "left"].deliver(b"one", origin=origin(1))
-    wait_for(lambda: ("239.9.0.9", 6000, "wg0", 1) in kernel.sending, "it goes")
-    wait_for(lambda: kernel.sending["239.9.0.9", 6000, "wg0", 1].sent == [b"one"], "it goes")
+    wait_for(lambda: ("239.9.0.9", 6000, "wg0") in kernel.sending, "it goes")
+    sender = kernel.sending["239.9.0.9", 6000, "wg0"]
+    wait_for(lambda: (sender.sent, sender.ttls) == ([b"one"], [1]), "it goes")
 
 
 def test_a_relay_forwards_no_more_than_its_rate(kernel: Kernel, run: Run) -> None:
@@ -638,9 +656,9 @@ def test_interfaces_of_a_relay_come_and_go(kernel: Kernel, run: Run, monkeypatch
     assert one.context.detail.endswith("; relayed; cannot join 239.1.0.7 on right: no buffer space")
     assert not first.closed
     first.deliver(b"two", origin=origin(9))
-    wait_for(lambda: ("239.1.0.7", 5004, "wg1", 8) in kernel.sending, "the new one")
+    wait_for(lambda: ("239.1.0.7", 5004, "wg1") in kernel.sending, "the new one")
     wait_for(lambda: one.worker.counters.forwarded == 2, "both")
-    assert kernel.sending["239.1.0.7", 5004, "wg1", 8].sent == [b"two"]
+    assert kernel.sending["239.1.0.7", 5004, "wg1"].sent == [b"two"]
     kernel.refused.clear()
     wait_for(lambda: not one.context.degraded, "it is tried again")
 
@@ -661,7 +679,7 @@ def test_what_a_relay_cannot_send_is_counted(
         )
 
     deliver(b"one")
-    right, wg0 = (kernel.sending["239.1.0.7", 5004, name, 8] for name in ("right", "wg0"))
+    right, wg0 = (kernel.sending["239.1.0.7", 5004, name] for name in ("right", "wg0"))
     right.errors.append(errno.ENOBUFS)
     deliver(b"two")
     assert (counters.forwarded, counters.dropped, counters.missed) == (2, {}, {"right": 1})
@@ -678,16 +696,18 @@ def test_what_a_relay_cannot_send_is_counted(
     assert wg0.sent == [b"one", b"two", b"four"]
     deliver(b"five")
     wait_for(lambda: not one.context.degraded, "there is another")
-    assert kernel.sending["239.1.0.7", 5004, "right", 8].sent == [b"five"]
+    assert kernel.sending["239.1.0.7", 5004, "right"].sent == [b"five"]
 
 
-def test_a_relay_keeps_senders_of_few_ttls(kernel: Kernel, run: Run) -> None:
+def test_a_relay_has_one_sender_for_all_ttls(kernel: Kernel, run: Run) -> None:
+    """Whoever sends with one TTL and another has it open no sockets."""
     one = run(**RELAYED)
-    for ttl in range(2, 2 + TTLS_MAX + 3):
+    for ttl in range(2, 100):
         kernel.receivers["239.1.0.7", 5004, "left"].deliver(b"x", origin=origin(ttl))
-    wait_for(lambda: one.worker.counters.forwarded == TTLS_MAX + 3, "all")
-    still_open = {ttl for (*_, ttl), sender in kernel.sending.items() if not sender.closed}
-    assert still_open == set(range(4, 4 + TTLS_MAX))
+    wait_for(lambda: one.worker.counters.forwarded == 98, "all")
+    assert kernel.senders_opened == 2
+    for name in ("right", "wg0"):
+        assert kernel.sending["239.1.0.7", 5004, name].ttls == list(range(1, 99))
 
 
 def test_an_error_of_ours_ends_no_bridge(kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
