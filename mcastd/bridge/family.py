@@ -139,7 +139,9 @@ class FamilyRoutes:
     def state(self, now: float) -> tuple[object, ...]:
         """What differs when something else is to be told, but for what a look shows."""
         networks = self.members.networks.values()
-        others = tuple((one.querier.other, one.failure, one.is_crowded(now)) for one in networks)
+        others = tuple(
+            (one.querier.other, one.failure, one.deafness, one.is_crowded(now)) for one in networks
+        )
         return self.refusal is None, len(self.unjoined), others
 
     @property
@@ -204,8 +206,7 @@ class FamilyRoutes:
         for ifindex, network in self.members.networks.items() if rule.joined else ():
             if ifindex not in rule.to:
                 continue
-            if network.failure:
-                told.append(network.failure)
+            told += filter(None, (network.failure, network.deafness))
             if (other := network.querier.other) is not None:
                 told.append(
                     f"{other} asks for members on {self.name(ifindex)}, and forwards there in place of this"

@@ -24,6 +24,8 @@ from mcastd.querier.querier import Querier
 from mcastd.querier.timing import Timing
 
 TIMING = Timing()
+# Between two attempts to hear members where that was refused, as without a descriptor.
+RETRY_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -35,6 +37,8 @@ class MemberNetwork:
     address: Address | None  # that this host asks from
     querier: Querier
     failure: str = ""  # why it cannot be asked, in words
+    deafness: str = ""  # why its members cannot be heard
+    listen_at: float = math.inf  # when that is tried again, in monotonic seconds
 
     @property
     def forwards(self) -> bool:
@@ -92,11 +96,20 @@ class Members:
             network.failure = (
                 "" if address else f"{interface.name} has no IPv{self._version} address to ask from"
             )
-            try:
-                self._table.listen(ifindex)
-            except LinkError as error:
-                network.failure = f"{interface.name}: {error}"
+            self._listen(ifindex, network, now)
         return changed
+
+    def _listen(self, ifindex: int, network: MemberNetwork, now: float) -> None:
+        network.listen_at = math.inf
+        try:
+            self._table.listen(ifindex)
+        except LinkError as error:
+            network.deafness = f"{network.interface.name}: {error}"
+            network.listen_at = now + RETRY_SECONDS
+        else:
+            if network.deafness:
+                network.deafness = ""
+                network.querier.begin_anew(now)
 
     def hear(self, heard: Heard, now: float) -> set[Address]:
         """Take what came of IGMP or MLD.
@@ -132,12 +145,15 @@ class Members:
     @property
     def deadline(self) -> float:
         """When tick() is to be called next, in monotonic seconds: never after something is due."""
-        return min((network.querier.deadline for network in self.networks.values()), default=math.inf)
+        networks = self.networks.values()
+        return min((min(one.querier.deadline, one.listen_at) for one in networks), default=math.inf)
 
     def tick(self, now: float) -> set[Address]:
         """Do what is due, and send the queries that are."""
         changed: set[Address] = set()
         for ifindex, network in self.networks.items():
+            if network.listen_at <= now:
+                self._listen(ifindex, network, now)
             if network.querier.deadline > now:
                 continue
             forwarded = network.forwards

@@ -8,9 +8,11 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from mcastd import clock
 from mcastd.bridge.family import RETRY_SECONDS, FamilyRoutes, open_family
 from mcastd.bridge.forwarding import SENDER_ELSEWHERE, Rule
 from mcastd.bridge.kept import KeptTables
+from mcastd.bridge.members import RETRY_SECONDS as LISTEN_SECONDS
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE, Address
 from mcastd.net import _abi
@@ -179,6 +181,26 @@ def test_what_comes_where_it_is_sent_to_is_told_if_it_goes_on(lab: Lab) -> None:
     table.send(LEFT, SOURCE, NEWS)
     family.look(30.0)
     assert family.forwarding.doubled == {}
+
+
+def test_that_members_are_not_heard_is_told_though_they_are_asked(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(ifindex: int) -> None:
+        raise LinkError("cannot hear the members of groups", "too many open files")
+
+    family, now = lab.family, clock.monotonic()
+    with monkeypatch.context() as refused:
+        refused.setattr(lab.table, "listen", refuse)
+        family.set_rules({"tv": lab.rule(to=(RIGHT,), joined=True)}, lab.host(LEFT, RIGHT), now)
+        before = family.state(now)
+        family.serve(now)
+    deaf = f"eth{RIGHT}: cannot hear the members of groups: too many open files"
+    assert family.troubles_of("tv") == [deaf]
+    assert family.deadline <= now + LISTEN_SECONDS
+    family.serve(now + LISTEN_SECONDS)
+    assert family.troubles_of("tv") == []
+    assert family.state(now) != before
 
 
 def test_what_was_presumed_once_is_not_presumed_again(lab: Lab) -> None:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from mcastd.bridge.members import Members
+from mcastd.bridge.members import RETRY_SECONDS, Members
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE, Address, Prefix
 from mcastd.net import _abi
@@ -223,6 +223,18 @@ def test_what_keeps_members_from_being_asked_or_heard(lab: Lab, monkeypatch: pyt
     def refuse(ifindex: int) -> None:
         raise LinkError("cannot hear the members of groups", "no buffer space")
 
-    monkeypatch.setattr(lab.table, "listen", refuse)
-    lab.follow(lab.interfaces, 1001.0)
-    assert networks[RIGHT].failure == "right: cannot hear the members of groups: no buffer space"
+    lab.follow({}, 1000.0)
+    with monkeypatch.context() as refused:
+        refused.setattr(lab.table, "listen", refuse)
+        lab.follow(lab.interfaces, 1001.0)
+        lab.members.tick(1001.0)
+        assert {sent[0] for sent in lab.sender.sent} == {RIGHT, DOWN}
+        assert networks[RIGHT].failure == ""
+        assert networks[RIGHT].deafness == "right: cannot hear the members of groups: no buffer space"
+        assert lab.members.deadline == 1001.0 + RETRY_SECONDS
+        lab.members.tick(1006.0)
+    assert (lab.table.listening, lab.members.deadline) == (set(), 1011.0)
+    lab.sender.sent.clear()
+    lab.members.tick(1011.0)
+    assert (lab.table.listening, networks[RIGHT].deafness) == ({RIGHT, DOWN}, "")
+    assert {sent[0] for sent in lab.sender.sent} == {RIGHT, DOWN}, "what they said meanwhile was not heard"
