@@ -28,7 +28,14 @@ from mcastd.net.membership import Memberships
 from mcastd.net.mroute import Heard
 from mcastd.net.query_sender import QuerySender, SendsQueries
 from mcastd.net.routes import route_to
-from mcastd.net.routing import MulticastRouting, NoRoute, RoutingTable, Version, WrongInterface
+from mcastd.net.routing import (
+    INTERFACES_MAX,
+    MulticastRouting,
+    NoRoute,
+    RoutingTable,
+    Version,
+    WrongInterface,
+)
 
 # Between two attempts to join what could not be joined.
 RETRY_SECONDS = 5.0
@@ -79,14 +86,14 @@ class FamilyRoutes:
         wanted = {ifindex for rule in rules.values() for ifindex in rule.interfaces}
         if self._adopting:
             wanted |= self.table.interfaces
-        for ifindex in self.table.interfaces:
-            if ifindex not in wanted or self.table.interface_count(ifindex) is None:
-                self.table.remove(ifindex)
-                self._packets_out.pop(ifindex, None)
+        came_by = {ifindex for rule in rules.values() for ifindex in rule.came_by}
+        for ifindex in self._leaving(wanted, came_by):
+            self.table.remove(ifindex)
+            self._packets_out.pop(ifindex, None)
         # Before others get the numbers of those that have gone: routes would lead there
         self._follow(now)
         self.refused = {}
-        for ifindex in sorted(wanted - self.table.interfaces):
+        for ifindex in sorted(wanted - self.table.interfaces, key=lambda one: (one not in came_by, one)):
             try:
                 self.table.add(ifindex)
             except LinkError as error:
@@ -100,6 +107,14 @@ class FamilyRoutes:
         groups = {group for rule in rules.values() for group in named(rule.groups)}
         groups |= {group for _, group in self.unjoined}
         self._join(groups | self.members.groups() | self.joined.keys(), now)
+
+    def _leaving(self, wanted: Collection[int], came_by: Collection[int]) -> list[int]:
+        """The interfaces that take part no more: some make room for those without which nothing comes."""
+        interfaces, table = self.table.interfaces, self.table
+        leaving = [one for one in interfaces if one not in wanted or table.interface_count(one) is None]
+        staying = interfaces.difference(leaving)
+        lacking = len(staying.union(came_by)) - max(INTERFACES_MAX, len(staying))
+        return leaving + sorted(staying.difference(came_by))[-lacking:] if lacking > 0 else leaving
 
     def adopt(self, now: float) -> None:
         """Take over the routes of a run before. They stay as they are until :meth:`settle`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -19,7 +21,7 @@ from mcastd.net import _abi
 from mcastd.net.fake import FakeJoins, FakeQuerySender, FakeRoutingTable
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.membership import Memberships
-from mcastd.net.routing import InterfaceCount, KeptTable
+from mcastd.net.routing import INTERFACES_MAX, InterfaceCount, KeptTable
 
 LEFT, RIGHT, DOWN, LATE = 3, 5, 8, 13
 SOURCE, NEWS, FILMS = ip_address("10.1.0.2"), ip_address("239.1.1.1"), ip_address("239.2.0.9")
@@ -33,8 +35,11 @@ class Table(FakeRoutingTable):
         super().__init__()
         self.calls: list[tuple[object, ...]] = []
         self.deleted: set[int] = set()
+        self.room = INTERFACES_MAX
 
     def add(self, ifindex: int) -> None:
+        if len(self.interfaces) >= self.room:
+            raise LinkError("cannot route by one more", "too many", errno=errno.ENFILE)
         super().add(ifindex)
         self.calls.append(("add", ifindex))
 
@@ -105,6 +110,30 @@ def test_an_interface_that_the_kernel_has_deleted_takes_part_anew(lab: Lab) -> N
     table.deleted.add(RIGHT)
     family.set_rules(rules, host, 3.0)
     assert table.calls == [("remove", RIGHT), ("add", RIGHT)]
+
+
+def test_where_groups_come_from_has_its_place_before_others(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel routes among few interfaces; without one where groups come from none goes anywhere."""
+    monkeypatch.setattr("mcastd.bridge.family.INTERFACES_MAX", 3)
+    monkeypatch.setattr(lab.table, "room", 3)
+    family, table = lab.family, lab.table
+    tunnels, last = (4, 6, 7), LATE
+
+    def rules(came_by: int) -> dict[str, Rule]:
+        rule = lab.rule(to=tunnels)
+        return {"tv": replace(rule, came_by=frozenset({came_by}))}
+
+    family.set_rules(rules(last), lab.host(last, *tunnels), 1.0)
+    assert (table.interfaces, set(family.refused)) == ({4, 6, last}, {7})
+    family.set_rules({"tv": replace(rules(last)["tv"], came_by=frozenset())}, lab.host(*tunnels), 2.0)
+    assert table.interfaces == set(tunnels)
+    family.set_rules(rules(LEFT), lab.host(LEFT, *tunnels), 3.0)
+    assert (table.interfaces, set(family.refused)) == ({LEFT, 4, 6}, {7})
+    table.calls.clear()
+    family.set_rules(rules(LEFT), lab.host(LEFT, *tunnels), 4.0)
+    assert table.calls == []
 
 
 def test_a_group_that_cannot_be_joined_is_forgotten_when_nobody_wants_it(lab: Lab) -> None:
