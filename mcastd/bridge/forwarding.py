@@ -36,6 +36,7 @@ MOVED_SECONDS = 1.0
 TOLD_SECONDS = 4.0
 # So many times in a row, it has come by an interface that it is sent to for long enough to be told of.
 DOUBLED_MIN = 3
+DOUBLED_MAX = 1000  # that are told of
 
 # What becomes of a datagram that a bridge takes: it goes on, or is dropped for one of these reasons.
 FORWARDED = "forwarded"
@@ -246,7 +247,8 @@ class Forwarding:
         if came_by in route.course.to:
             route.doubled = route.doubled + 1 if now - route.doubled_at <= TOLD_SECONDS else 1
             route.doubled_by, route.doubled_at = came_by, now
-            self.doubled[source, group] = route
+            if len(self.doubled) < DOUBLED_MAX:
+                self.doubled[source, group] = route
         takes = self._decide(came_by, source, group).is_taken
         if takes or now - route.elsewhere_at > TOLD_SECONDS:
             route.elsewhere, route.elsewhere_at = came_by, now

@@ -72,7 +72,9 @@ class Relay:
 
     def follow(self, config: Bridge, came_by: Sequence[Interface], to: Sequence[Interface]) -> None:
         """Go over to these settings and interfaces. Raises LinkError if nothing can be received."""
-        before = {} if config != self._config else dict(self._streams)
+        # What was received and not yet handed on would be lost with its receiver
+        same = self._config is not None and config.sources == self._config.sources
+        before = dict(self._streams) if same else {}
         streams: dict[_Key, _Stream] = {}
         errors: list[LinkError] = []
         for interface in came_by:
@@ -87,7 +89,8 @@ class Relay:
                             stream.receiver.network_changed()
                         else:
                             receiver = self._open_receiver(config, group, port, interface)
-                            stream = streams[key] = _Stream(receiver, *_rewritten(config, group, port))
+                            stream = streams[key] = _Stream(receiver, group, port)
+                        stream.group, stream.port = _rewritten(config, group, port)
                         # Opened again when something is to be sent: addresses may have changed, too
                         _close(stream.ways)
                         stream.ways = [_WayOut(one) for one in others]

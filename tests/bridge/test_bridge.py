@@ -621,6 +621,32 @@ def test_a_relay_forwards_no_more_than_its_rate(kernel: Kernel, run: Run) -> Non
     wait_for(lambda: counters.dropped == {"rate": 2}, "a change of the network allows no more")
 
 
+def test_a_relay_takes_other_settings_over_and_loses_nothing(kernel: Kernel, run: Run) -> None:
+    settings: dict[str, object] = {**SETTINGS, "groups": ["239.1.0.7"], "ports": [5004], "engine": "relay"}
+    one = run(**settings)
+    counters = one.worker.counters
+    link = kernel.receivers["239.1.0.7", 5004, "left"]
+
+    def change(**changed: object) -> None:
+        before = link.network_changes
+        settings.update(changed)
+        assert one.worker.update(Bridge.model_validate(settings))
+        one.context.send(Signal.NETWORK)
+        wait_for(lambda: link.closed or link.network_changes > before, "it is taken over")
+
+    change(rate=8, rewrite={"port": 6000}, ttl_threshold=7)
+    assert not link.closed
+    link.deliver(b"low", origin=origin(7))
+    link.deliver(*[bytes(30_000)] * 3, origin=origin(9))
+    wait_for(lambda: counters.dropped == {"ttl": 1, "rate": 1}, "by the new settings")
+    assert len(kernel.sending["239.1.0.7", 6000, "right"].sent) == 2
+    change(rewrite={"group": "239.9.0.9"}, rate=None)
+    link.deliver(b"one", origin=origin(9))
+    wait_for(lambda: ("239.9.0.9", 5004, "wg0") in kernel.sending, "it goes elsewhere")
+    change(sources=["10.1.0.2"])
+    wait_for(lambda: link.closed, "another receiver, for these senders")
+
+
 @pytest.mark.parametrize("engine", ["auto", "kernel"])
 def test_where_the_kernel_cannot_be_had_a_relay_is_taken(kernel: Kernel, run: Run, engine: str) -> None:
     kernel.owned.add(4)
