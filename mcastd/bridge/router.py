@@ -34,7 +34,7 @@ from mcastd.threads import Thread
 LOOK_SECONDS = 1.0
 LOOK_TIMES = 50
 # A look that takes longer than this is not made for a status as well.
-SHORT_LOOK_SECONDS = 0.05
+SHORT_LOOK_SECONDS = 0.2
 # After a turn that takes longer than TURN_SECONDS as much is rested: a flood takes half a processor at most,
 # and others get the lock.
 REST_MAX_SECONDS = 0.05

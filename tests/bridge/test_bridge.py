@@ -527,6 +527,7 @@ def test_many_routes_are_not_all_looked_at_for_a_status(
     kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcastd.bridge.router.LOOK_SECONDS", 1000.0)
+    monkeypatch.setattr("mcastd.bridge.router.SHORT_LOOK_SECONDS", 1000.0)
     one = run()
     kernel.send(3, FOUR, {5, 8})
     assert [route.packets for route in one.worker.status().routes] == [1]
