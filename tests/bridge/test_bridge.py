@@ -17,6 +17,7 @@ from support.wait import wait_for
 from mcastd.bridge.bridge import BridgeWorker
 from mcastd.bridge.family import FamilyRoutes, Version
 from mcastd.bridge.forwarding import Forwarding, Rule
+from mcastd.bridge.members import MemberNetwork
 from mcastd.bridge.router import MulticastRouter
 from mcastd.config import Bridge
 from mcastd.errors import CannotAskError, LinkError
@@ -30,7 +31,6 @@ from mcastd.net.payloads import Payloads
 from mcastd.protocols import igmp
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
 from mcastd.querier.listeners import SOURCES_MAX
-from mcastd.querier.timing import Timing
 from mcastd.worker import Context, Signal
 
 FLAGS = _abi.IFF_UP | _abi.IFF_MULTICAST | _abi.IFF_RUNNING
@@ -485,7 +485,6 @@ def test_that_another_one_asks_and_forwards_is_told(kernel: Kernel, run: Run) ->
 def test_more_than_is_kept_of_members_is_told_as_long_as_they_want_it(
     kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcastd.bridge.members.TIMING", Timing(query_interval=0.3, response=0.1))
     with_addresses(kernel)
     one = run(when="joined")
     sources = tuple(FOUR[0] + number for number in range(SOURCES_MAX + 1))
@@ -493,7 +492,8 @@ def test_more_than_is_kept_of_members_is_told_as_long_as_they_want_it(
     kernel.tables[4].say(Heard(5, ip_address("10.9.2.9"), igmp.ALL_IGMPV3_ROUTERS, message))
     wait_for(lambda: one.context.degraded, "it is told")
     assert one.context.detail.endswith("; members on right want more groups or sources than are kept")
-    wait_for(lambda: not one.context.degraded, "they want it no more")
+    monkeypatch.setattr(MemberNetwork, "is_crowded", lambda *_: False)
+    wait_for(lambda: not one.context.degraded, "they have not wanted it for long")
 
 
 def test_a_flood_is_served_in_parts(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,13 +512,13 @@ def test_a_flood_is_served_in_parts(kernel: Kernel, monkeypatch: pytest.MonkeyPa
 def test_a_flood_of_senders_is_told_while_it_goes_on(
     kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcastd.bridge.family.CROWDED_SECONDS", 0.3)
     monkeypatch.setattr("mcastd.bridge.family.Forwarding", partial(Forwarding, routes_max=3))
     one = run()
     for number in range(5):
         kernel.tables[4].send(3, FOUR[0] + number, FOUR[1])
     wait_for(lambda: one.context.degraded, "it is told")
     assert "pairs of sender and group come by interfaces of bridges" in one.context.detail
+    monkeypatch.setattr("mcastd.bridge.family.CROWDED_SECONDS", 0.0)
     wait_for(lambda: not one.context.degraded, "it is over")
     assert len(kernel.tables[4].routes) == 3
 

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from mcastd.bridge.members import RETRY_SECONDS, Members
+from mcastd.bridge.members import RETRY_SECONDS, TIMING, Members
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE, Address, Prefix
 from mcastd.net import _abi
@@ -143,6 +143,15 @@ def test_groups_that_are_not_forwarded_there_take_no_room(lab: Lab) -> None:
     lab.follow(lab.interfaces, 112.0, groups=ALL)
     lab.members.tick(112.0)
     assert lab.sender.sent == []
+
+
+def test_that_more_is_wanted_than_is_kept_is_known_for_as_long_as_a_membership(lab: Lab) -> None:
+    network = lab.members.networks[RIGHT]
+    network.querier.listeners._groups_max = 0
+    assert not network.is_crowded(100.0)
+    assert lab.members.hear(lab.report(RecordKind.TO_EXCLUDE), 101.0) == set()
+    over = 101.0 + TIMING.membership
+    assert [network.is_crowded(now) for now in (101.0, over - 0.1, over)] == [True, True, False]
 
 
 def test_members_are_asked_again_when_a_carrier_is_back(lab: Lab) -> None:
