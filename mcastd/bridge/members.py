@@ -210,6 +210,7 @@ def _read(heard: Heard) -> MembershipQuery | MembershipReport | None:
     if not isinstance(heard.source, IPv6Address):
         return igmp.read(heard.message)
     assert isinstance(heard.destination, IPv6Address)
-    if not (heard.source.is_link_local or heard.source.is_unspecified):  # RFC 3810 section 5.2.13
+    # RFC 3810 section 5.2.13: a host reports from :: as long as it has no address, and again when it has one
+    if not heard.source.is_link_local:
         return None
     return mld.read(heard.message, heard.source, heard.destination)
