@@ -62,8 +62,7 @@ def load(workers: Iterable[WorkerSettings]) -> None:
             if isinstance(maker, Later):
                 maker.load()
     except (ImportError, OSError) as error:
-        cause = reason_of(error) if isinstance(error, OSError) else str(error)
-        raise McastdError("cannot load what a worker is made of", cause) from error
+        raise McastdError("cannot load what a worker is made of", reason_of(error)) from error
 
 
 def build(name: str, settings: WorkerSettings, parts: Parts = ALONE) -> Worker:

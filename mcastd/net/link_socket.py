@@ -48,7 +48,7 @@ _MTU_DISCOVER = {4: _abi.IP_MTU_DISCOVER, 6: _abi.IPV6_MTU_DISCOVER}
 
 PeerName = tuple[Address, int]
 """An address, and a port of UDP."""
-Ancillary = tuple[int, int, bytes]
+ControlMessage = tuple[int, int, bytes]
 """A control message of a socket: its level, type and data."""
 
 
@@ -100,7 +100,7 @@ class LinkSocket:
         self._locals = OrderedDict[PeerName, Address]()  # where peers have sent to, the last one last
         # Whom the last messages went to, its name as a socket has it, and what they are sent from
         self._to: PeerName | None = None
-        self._name, self._from = ("", 0), list[Ancillary]()
+        self._name, self._from = ("", 0), list[ControlMessage]()
         self._origin: Origin | None = None  # where the last ones came from, and whose that is
         self._sender: PeerName | None = None
         self._pool = pools[version, "link", answers]
@@ -192,7 +192,7 @@ class LinkSocket:
                 self._to = None
         return name
 
-    def _source(self, to: PeerName) -> list[Ancillary]:
+    def _source(self, to: PeerName) -> list[ControlMessage]:
         """What has the kernel send from the address that a peer has sent to; nothing: it chooses one."""
         if (local := self._locals.get(to)) is None:
             return []

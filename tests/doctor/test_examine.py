@@ -40,8 +40,8 @@ def test_a_cause_explains_only_causes_that_there_are_and_that_come_after_it() ->
 
 
 def test_every_check_has_a_name_of_its_own() -> None:
-    names = [name_of(check) for check in (*(check for check, _ in CHECKS), *HOST_CHECKS)]
-    assert len(names) == len(set(names))
+    checks = {*(check for check, _ in CHECKS), *HOST_CHECKS}
+    assert len({name_of(check) for check in checks}) == len(checks)
 
 
 def test_the_worst_comes_first_and_each_workers_findings_stay_together() -> None:
