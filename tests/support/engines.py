@@ -58,6 +58,11 @@ class EngineServer(ABC):
             )
         wait_for(self._is_there, f"{type(self).__name__} listens")
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         assert self._process is not None
         self._process.kill()
