@@ -169,7 +169,7 @@ def doctor(path: Path, as_json: bool, watch: float | None, probe: bool, name: st
     runs, `mcastctl doctor` knows more. Exit status: 2 if something is broken, 1 if there are warnings, 0 if
     all is well, 78 if the configuration is refused.
     """
-    from mcastd import build, log  # noqa: PLC0415 - not for `mcastd --help`
+    from mcastd import log, makers  # noqa: PLC0415 - not for `mcastd --help`
     from mcastd.config import load  # noqa: PLC0415
     from mcastd.doctor.examine import consult  # noqa: PLC0415
     from mcastd.doctor.subject import named  # noqa: PLC0415
@@ -182,7 +182,7 @@ def doctor(path: Path, as_json: bool, watch: float | None, probe: bool, name: st
         _refuse(error)
     if not (of := named(name, workers)):
         raise click.BadParameter(f"no worker {name!r} (known: {', '.join(workers)})", param_hint="NAME")
-    with Trial(workers, build.open_sender, build.open_receiver) as trial:
+    with Trial(workers, makers.open_sender, makers.open_receiver) as trial:
         report = consult(trial.subjects, of, seconds=1.0 if watch is None else watch, probe=probe)
     findings.show(report, as_json=as_json)
     sys.exit(findings.exit_status(report))

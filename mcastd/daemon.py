@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from mcastd import __version__, clock, log, systemd
 from mcastd.bell import Bell
-from mcastd.build import Parts, load
 from mcastd.chores import Chores
 from mcastd.codec import as_json
 from mcastd.config import Config, WorkerSettings, diff
@@ -30,6 +29,7 @@ from mcastd.errors import ConfigError, ConfigProblem, McastdError
 from mcastd.gateway.overview import ShownFinding
 from mcastd.inbound.sinks import PIPES, Ends
 from mcastd.later import Later, Once
+from mcastd.makers import Parts, load
 from mcastd.metrics import MetricsServer
 from mcastd.ondisk import OnDisk
 from mcastd.process import Signals, settle

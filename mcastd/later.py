@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Later:
-    """Stands for a callable by its name, ``mcastd.build.link:make``; when called, it imports its module.
+    """Stands for a callable by its name, ``mcastd.makers.link:make``; when called, it imports its module.
 
     A call may raise what the import raises: OSError where descriptors are short.
     """

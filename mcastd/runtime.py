@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mcastd import clock
-from mcastd.build import ALONE, Parts, build
 from mcastd.config import Config, OpenFiles
 from mcastd.inbound.reader import Reader
 from mcastd.ip import Concerned
 from mcastd.later import Later, Once
+from mcastd.makers import ALONE, Parts, build
 from mcastd.net.membership import Memberships
 from mcastd.net.watch import NetworkWatch
 from mcastd.outbound.announcer import SessionAnnouncer
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 NETWORK_CALM_SECONDS = 2.0
 
 # What few have workers for.
-OPEN_ROUTER = Later("mcastd.build.bridge:open_router")
+OPEN_ROUTER = Later("mcastd.makers.bridge:open_router")
 KEPT_TABLES = Later("mcastd.bridge.kept:KeptTables")
 TUNNELS = Later("mcastd.tunnel.tunnels:Tunnels")
-OPEN_LINKS = Later("mcastd.build.link:open_links")
+OPEN_LINKS = Later("mcastd.makers.link:open_links")
 
 
 class Runtime:

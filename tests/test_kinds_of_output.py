@@ -13,7 +13,6 @@ from support.objects import ObjectsSettings, SentObject
 from support.wait import wait_for
 
 from mcastd import log
-from mcastd.build import FACTORIES, Parts, build
 from mcastd.config import (
     INBOUND_PROTOCOLS,
     OUTBOUND_PROTOCOLS,
@@ -38,6 +37,7 @@ from mcastd.inbound import protocols as inbound_protocols
 from mcastd.inbound.sinks import FORMATS, SINKS, Sink, StreamFacts, make_sink
 from mcastd.inbound.subscription import Subscription
 from mcastd.inbound.symbols import SymbolBatch
+from mcastd.makers import FACTORIES, Parts, build
 from mcastd.metrics.exposition import Exposition
 from mcastd.metrics.families import OF_KIND
 from mcastd.net.fake import FakeReceiver

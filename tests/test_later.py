@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 import mcastd.daemon
-from mcastd import build
+from mcastd import makers
 from mcastd.config import Config
 from mcastd.errors import McastdError
 from mcastd.inbound import protocols as inbound_protocols
@@ -31,7 +31,7 @@ def test_what_is_named_is_there(later: Later) -> None:
 
 
 def test_all_registries_name_something() -> None:
-    registries = build.FACTORIES, sinks.SINKS, inbound_protocols.PROTOCOLS, sources.OPENERS
+    registries = makers.FACTORIES, sinks.SINKS, inbound_protocols.PROTOCOLS, sources.OPENERS
     assert all(any(isinstance(maker, Later) for maker in registry.values()) for registry in registries)
     assert len(NAMED) > 20
 
@@ -71,7 +71,7 @@ def test_what_cannot_be_loaded_is_said_before_anything_is_touched(
     workers = Config.model_validate({"bridge": {"b": bridge}}).workers().values()
     monkeypatch.setattr(Later, "load", fail)
     with pytest.raises(McastdError, match="cannot load what a worker is made of") as raised:
-        build.load(workers)
+        makers.load(workers)
     assert raised.value.cause == cause
 
 
@@ -98,7 +98,7 @@ def test_the_parts_of_a_subscription_are_loaded_beforehand(
 ) -> None:
     names: list[str] = []
     monkeypatch.setattr(Later, "load", lambda self: names.append(self.name))
-    build.load(Config.model_validate({"inbound": {"a": {"output": "/news"} | settings}}).workers().values())
+    makers.load(Config.model_validate({"inbound": {"a": {"output": "/news"} | settings}}).workers().values())
     assert names == [f"mcastd.inbound.{name}" for name in loaded]
 
 

@@ -59,12 +59,12 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "reload_notes": LEAVES | {"worker", "config"},
     "ondisk": LEAVES | {"config"},
     "chores": LEAVES | {"systemd", "inbound", "supervisor"},
-    "build": LEAVES
+    "makers": LEAVES
     | {"worker", "config", "net", "outbound", "inbound", "discovery", "bridge", "tunnel"}
     | {"amt_relay", "gateway", "link", "protocols"},
     "runtime": LEAVES
     | {"process", "worker", "config", "net", "outbound", "inbound", "bridge", "tunnel"}
-    | {"build", "supervisor"},
+    | {"makers", "supervisor"},
     "daemon": LEAVES
     | {
         "process",
@@ -73,7 +73,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "ondisk",
         "reload_notes",
         "reloads",
-        "build",
+        "makers",
         "runtime",
         "worker",
         "config",
@@ -86,7 +86,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     },
     "demo": LEAVES | {"process", "worker", "config", "net", "runtime", "supervisor"},
     "cli": LEAVES
-    | {"process", "ondisk", "config", "console", "build", "daemon", "delivery", "demo", "doctor"},
+    | {"process", "ondisk", "config", "console", "makers", "daemon", "delivery", "demo", "doctor"},
     "console": LEAVES | {"process", "control", "config", "doctor"},
     "adhoc": LEAVES
     | {
@@ -96,7 +96,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "inbound",
         "outbound",
         "process",
-        "build",
+        "makers",
         "runtime",
         "control",
         "console",

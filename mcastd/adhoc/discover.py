@@ -10,10 +10,10 @@ import click
 from mcastd import clock
 from mcastd.adhoc.session import Session
 from mcastd.adhoc.settings import configure
-from mcastd.build import Parts
 from mcastd.codec import as_json
 from mcastd.config import Config
 from mcastd.console.text import plural, span
+from mcastd.makers import Parts
 from mcastd.printable import printable
 from mcastd.status import DiscoveryStatus, MediumStatus, SessionStatus
 

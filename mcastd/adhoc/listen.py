@@ -15,13 +15,13 @@ from mcastd.adhoc import Refused, report, shown
 from mcastd.adhoc.session import Session
 from mcastd.adhoc.settings import by_tunnel, configure, endpoint
 from mcastd.adhoc.sink import Listener, Printer
-from mcastd.build import Parts
 from mcastd.config import Config
 from mcastd.console.live import write_all
 from mcastd.console.text import plural
 from mcastd.errors import reason_of
 from mcastd.inbound.sinks.format import Format, StreamFacts
 from mcastd.inbound.sinks.formats import FORMATS as OF_OUTPUTS
+from mcastd.makers import Parts
 from mcastd.status import SubscriptionStatus
 
 # Seconds without a datagram after which the trouble so far is shown.

@@ -18,7 +18,6 @@ from mcastd.adhoc.listen import RATES_SECONDS, SILENCE_SECONDS
 from mcastd.adhoc.outcomes import FileOutcomes
 from mcastd.adhoc.session import Session
 from mcastd.adhoc.settings import by_tunnel, configure, endpoint
-from mcastd.build import Parts
 from mcastd.config import Config, DirectoryOutput, OutputSettings
 from mcastd.console.live import write_all
 from mcastd.delivery.names import PARTIAL_DIRECTORY
@@ -27,6 +26,7 @@ from mcastd.errors import McastdError, reason_of
 from mcastd.inbound.sinks import FORMATS, Means, Sink, StreamFacts
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.directory import DirectorySink
+from mcastd.makers import Parts
 from mcastd.printable import printable
 from mcastd.protocols import raptorq
 from mcastd.status import SubscriptionStatus

@@ -14,10 +14,10 @@ from mcastd.adhoc import Refused, numbered, report
 from mcastd.adhoc.session import INTERRUPTED, Session
 from mcastd.adhoc.settings import configure_sender, endpoint
 from mcastd.adhoc.sources import ROOM, Headed, Outgoing, Repeated, StreamSource
-from mcastd.build import Parts, open_sender
 from mcastd.config import Config, OutboundChannel
 from mcastd.console.live import write_all
 from mcastd.ip import MAX_DATAGRAM_BYTES
+from mcastd.makers import Parts, open_sender
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.sources import Source, open_source
 from mcastd.outbound.sources.file import FileSource

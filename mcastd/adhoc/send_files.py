@@ -15,9 +15,9 @@ from mcastd.adhoc.send import DEFAULT_RATE, PROGRESS_SECONDS
 from mcastd.adhoc.session import INTERRUPTED, Session
 from mcastd.adhoc.settings import configure_sender, endpoint
 from mcastd.adhoc.sources import Outgoing
-from mcastd.build import Parts, open_sender
 from mcastd.config import Config, FluteOutbound
 from mcastd.console.live import write_all
+from mcastd.makers import Parts, open_sender
 from mcastd.status import ChannelStatus
 
 

@@ -11,10 +11,10 @@ from contextlib import ExitStack
 from mcastd import clock, log
 from mcastd.adhoc.settings import OPTIONS
 from mcastd.bell import Bell
-from mcastd.build import Parts
 from mcastd.config import Config, diff
 from mcastd.console.live import LiveLine
 from mcastd.errors import McastdError, SourceError
+from mcastd.makers import Parts
 from mcastd.names import short_name
 from mcastd.printable import printable
 from mcastd.process import Signals, prepare_process

@@ -12,8 +12,8 @@ from support.wait import wait_for
 from mcastd import clock
 from mcastd.adhoc.session import Session
 from mcastd.adhoc.settings import configure
-from mcastd.build import Parts
 from mcastd.errors import ANY_TEXT, LinkError, McastdError, SettingChange
+from mcastd.makers import Parts
 from mcastd.net.fake import FakeSender
 from mcastd.net.link import Payloads
 from mcastd.status import ChannelStatus

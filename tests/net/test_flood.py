@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from support.wait import wait_for
 
-from mcastd.build import Parts, build
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.inbound.reader import Reader
+from mcastd.makers import Parts, build
 from mcastd.net import arenas, mmsg, slots
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver

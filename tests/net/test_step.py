@@ -22,9 +22,9 @@ from support.subscription import VisitedByHand
 from support.wait import wait_for
 
 import mcastd
-from mcastd.build import Parts, build
 from mcastd.config import InboundSubscription
 from mcastd.inbound.subscription import Subscription
+from mcastd.makers import Parts, build
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.sender import SocketSender
 from mcastd.net.sockets import free_port

@@ -20,10 +20,10 @@ from support.inside import ifindex, inside, sysctl
 from support.wait import wait_for
 
 from mcastd import clock
-from mcastd.build import Parts, build
 from mcastd.config import Changes, InboundSubscription
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import Address, Concerned, Interfaces
+from mcastd.makers import Parts, build
 from mcastd.net._abi import (
     IFA_LOCAL,
     NLM_F_REQUEST,

@@ -12,9 +12,9 @@ from support.channel import running
 from support.wait import wait_for
 
 from mcastd import clock
-from mcastd.build import Parts, build
 from mcastd.config import OutboundChannel, RtpOutbound
 from mcastd.errors import LinkError
+from mcastd.makers import Parts, build
 from mcastd.net.fake import FakeSender
 from mcastd.net.payloads import Chunks, ListPayloads
 from mcastd.outbound.channel import Channel

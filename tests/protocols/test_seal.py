@@ -470,7 +470,7 @@ def test_the_bytes_are_those_of_the_first_version() -> None:
 
 def test_nobody_loads_the_library_before_there_is_a_key() -> None:
     code = """import sys
-import mcastd.build, mcastd.cli, mcastd.daemon, mcastd.delivery.keys, mcastd.delivery.serials
+import mcastd.makers, mcastd.cli, mcastd.daemon, mcastd.delivery.keys, mcastd.delivery.serials
 import mcastd.protocols.manifest, mcastd.protocols.seal
 print([name for name in sys.modules if name.partition(".")[0] in ("cryptography", "_cffi_backend")])"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-from mcastd import build
+from mcastd import makers
 from mcastd.bounded import Patience
 from mcastd.config import Config, WorkerSettings
 from mcastd.config.types import Period, WorkerName
@@ -75,7 +75,7 @@ def add() -> None:
     table = FieldInfo(annotation=dict[WorkerName, BeaconSettings], default={}, description="Beacons by name.")
     Config.__pydantic_fields__["beacon"] = table
     Config.model_rebuild(force=True)
-    build.FACTORIES[BeaconSettings] = lambda name, settings, _: Beacon(name, settings)
+    makers.FACTORIES[BeaconSettings] = lambda name, settings, _: Beacon(name, settings)
     flashes = exposition.Family("mcastd_flashes_total", "counter", "Flashes.", lambda of: of.counters.flashes)
     exposition.OF_KIND["beacon"] = (*exposition.WORKER, flashes)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mcastd.build import channel, subscription
-from mcastd.build.parts import ALONE, OpenReceiver, OpenSender, Parts, open_receiver, open_sender
 from mcastd.config import (
     AmtRelaySettings,
     Bridge,
@@ -22,6 +20,8 @@ from mcastd.config import (
 )
 from mcastd.errors import McastdError, reason_of
 from mcastd.later import Later
+from mcastd.makers import channel, subscription
+from mcastd.makers.parts import ALONE, OpenReceiver, OpenSender, Parts, open_receiver, open_sender
 from mcastd.worker import Worker
 
 __all__ = [
@@ -40,11 +40,11 @@ __all__ = [
 FACTORIES: dict[type[WorkerSettings], Callable[[str, Any, Parts], Worker]] = {
     OutboundChannel: channel.make,
     InboundSubscription: subscription.make,
-    Discover: Later("mcastd.build.discovery:make"),
-    Bridge: Later("mcastd.build.bridge:make"),
-    AmtRelaySettings: Later("mcastd.build.amt_relay:make"),
-    GatewaySettings: Later("mcastd.build.gateway:make"),
-    LinkSettings: Later("mcastd.build.link:make"),
+    Discover: Later("mcastd.makers.discovery:make"),
+    Bridge: Later("mcastd.makers.bridge:make"),
+    AmtRelaySettings: Later("mcastd.makers.amt_relay:make"),
+    GatewaySettings: Later("mcastd.makers.gateway:make"),
+    LinkSettings: Later("mcastd.makers.link:make"),
 }
 
 
