@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mcastd import log
 from mcastd.bounded import Patience
-from mcastd.bridge.forwarding import REASONS, Rule
 from mcastd.bridge.relay import REASONS as RELAY_REASONS
 from mcastd.bridge.relay import OpenRelayed, OpenRelaying, Relay
 from mcastd.bridge.router import Enlisted, MulticastRouter
+from mcastd.bridge.rules import REASONS, Rule
 from mcastd.config import Bridge, label_of
 from mcastd.config.addresses import format_prefix, interfaces_in
 from mcastd.counters import BridgeCounters, copy_of, losses

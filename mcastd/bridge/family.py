@@ -14,11 +14,11 @@ from mcastd.bridge.forwarding import (
     BridgedRoute,
     Forwarding,
     RouteChange,
-    Rule,
     WayBack,
 )
 from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.members import Members
+from mcastd.bridge.rules import Rule
 from mcastd.bridge.upstream import changes, upstream
 from mcastd.errors import CannotAskError, LinkError, first_told
 from mcastd.ip import Address, Prefix, SourceFilter, named

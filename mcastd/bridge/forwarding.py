@@ -1,4 +1,4 @@
-"""Which datagrams go from where to where, by the rules of all bridges, and which routes that takes. Pure.
+"""Which routes the kernel is to have, by the rules of all bridges. Pure.
 
 The kernel has one route for a source and a group, whoever wants it: so the rules of all bridges are looked
 at together. A datagram that no rule takes gets a route as well, to nowhere: without it the kernel would hold
@@ -8,15 +8,14 @@ each one, and ask again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
+from mcastd.bridge.rules import FORWARDED, SENDER_ELSEWHERE, WRONG_INTERFACE, Course, Rule, Wants, decide
 from mcastd.counters import BridgeCounters
-from mcastd.ip import Address, Prefix, named, stays_on_link
+from mcastd.ip import Address
 from mcastd.net.routing import RouteCount
 
-# Returns True if members on an interface, by its index, want what a source sends to a group.
-Wants = Callable[[int, Address, Address], bool]
 # Returns False if what comes by an interface, by its index, is a copy of what its source sent on another.
 MayComeBy = Callable[[int, Address], bool]
 # Returns the interface, by its index, by which this host's route to a source leads out; 0: none.
@@ -37,60 +36,6 @@ TOLD_SECONDS = 4.0
 # So many times in a row, it has come by an interface that it is sent to for long enough to be told of.
 DOUBLED_MIN = 3
 DOUBLED_MAX = 1000  # that are told of
-
-# What becomes of a datagram that a bridge takes: it goes on, or is dropped for one of these reasons.
-FORWARDED = "forwarded"
-NO_INTERFACE, UNWANTED, WRONG_INTERFACE = "no-interface", "unwanted", "wrong-interface"
-SENDER_ELSEWHERE = "sender-elsewhere"
-REASONS = (NO_INTERFACE, UNWANTED, WRONG_INTERFACE, SENDER_ELSEWHERE)
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What one bridge forwards, in one family, among the interfaces that there are now, by their indices."""
-
-    came_by: frozenset[int]
-    to: Mapping[int, int]  # the TTL that a datagram must exceed to go there
-    groups: tuple[Prefix, ...]
-    sources: tuple[Prefix, ...] = ()  # none: any
-    joined: bool = False  # only where members want it
-    insists: bool = False  # ask for members whoever else does
-
-    @property
-    def interfaces(self) -> frozenset[int]:
-        return self.came_by | self.to.keys()
-
-    def among(self, interfaces: Collection[int]) -> Rule:
-        """The same among these interfaces alone."""
-        to = {ifindex: ttl for ifindex, ttl in self.to.items() if ifindex in interfaces}
-        return replace(self, came_by=self.came_by & set(interfaces), to=to)
-
-    def lasting(self) -> Iterator[tuple[tuple[Address, Address], int]]:
-        """Each source and group that it names by themselves, with the interface, if there is one alone."""
-        if self.joined or len(self.came_by) != 1:
-            return
-        (came_by,) = self.came_by
-        for group in filter(self.has_group, named(self.groups)):
-            yield from (((source, group), came_by) for source in named(self.sources))
-
-    def has_group(self, group: Address) -> bool:
-        return not stays_on_link(group) and any(group in prefix for prefix in self.groups)
-
-    def has_source(self, source: Address) -> bool:
-        return not self.sources or any(source in prefix for prefix in self.sources)
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """What becomes of what a source sends to a group, and comes by one interface."""
-
-    to: Mapping[int, int]
-    bridges: Mapping[str, str]  # by the name of each that takes it: FORWARDED, or one of REASONS
-
-    @property
-    def is_taken(self) -> bool:
-        """Return True if it is for a bridge, and comes where it is to come."""
-        return any(became != SENDER_ELSEWHERE for became in self.bridges.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,27 +60,13 @@ class BridgedRoute:
     last: float  # the same, when datagrams of it were seen last
     count: RouteCount = field(default_factory=lambda: RouteCount(0, 0, 0))
     fresh: int = 0  # packets between the last two looks
+    alone: bool = False  # it comes by no other interface, though its sender seems to be on another network
     elsewhere: int = 0  # another interface by which some came, and when the kernel said so
     elsewhere_at: float = -math.inf
     # How often in a row the kernel said that it comes by an interface that it is sent to, and which it was
     doubled: int = 0
     doubled_by: int = 0
     doubled_at: float = -math.inf
-
-
-def decide(rules: Mapping[str, Rule], came_by: int, source: Address, group: Address, wants: Wants) -> Course:
-    """Say where it goes. Nothing goes back to where it came from."""
-    to: dict[int, int] = {}
-    bridges: dict[str, str] = {}
-    for name, rule in rules.items():
-        if came_by not in rule.came_by or not rule.has_group(group) or not rule.has_source(source):
-            continue
-        others = {ifindex: ttl for ifindex, ttl in rule.to.items() if ifindex != came_by}
-        wanted = {one: ttl for one, ttl in others.items() if not rule.joined or wants(one, source, group)}
-        bridges[name] = FORWARDED if wanted else UNWANTED if others else NO_INTERFACE
-        for ifindex, ttl in wanted.items():
-            to[ifindex] = min(ttl, to.get(ifindex, ttl))
-    return Course(to, bridges)
 
 
 class Forwarding:
@@ -249,12 +180,17 @@ class Forwarding:
             route.doubled_by, route.doubled_at = came_by, now
             if len(self.doubled) < DOUBLED_MAX:
                 self.doubled[source, group] = route
+        if route.alone:
+            route.alone = False
+            changes = self._renew([route], now)
+        else:
+            changes = []
         takes = self._decide(came_by, source, group).is_taken
         if takes or now - route.elsewhere_at > TOLD_SECONDS:
             route.elsewhere, route.elsewhere_at = came_by, now
-        if not takes or (route.course.is_taken and not self._goes_round(route, came_by)):
-            return []
-        return self._move(route, now)
+        if takes and (not route.course.is_taken or self._goes_round(route, came_by)):
+            changes += self._move(route, now)
+        return changes
 
     def look(self, now: float) -> list[RouteChange]:
         """Count what has gone by all routes, and remove those that are in use no more.
@@ -271,6 +207,7 @@ class Forwarding:
             route.fresh = route.count.packets - before.packets
             if route.fresh:
                 used.append(route)
+                changes += self._take_alone(route, now)
             key = route.source, route.group
             if route.fresh or self._lasting.get(key) == route.came_by:
                 continue
@@ -291,9 +228,20 @@ class Forwarding:
     def _goes_round(self, route: BridgedRoute, came_by: int) -> bool:
         return came_by in route.course.to and self._way_back(route.source) == came_by
 
-    def _decide(self, came_by: int, source: Address, group: Address) -> Course:
+    def _take_alone(self, route: BridgedRoute, now: float) -> list[RouteChange]:
+        """Take what comes by no other interface, though its sender seems to be on the network of one.
+
+        Networks may have the same addresses, as those of two homes.
+        """
+        is_copy = bool(route.course.bridges) and not route.course.is_taken
+        if not is_copy or route.count.wrong_interface or now - route.since < MOVED_SECONDS:
+            return []
+        route.alone = True
+        return self._renew([route], now)
+
+    def _decide(self, came_by: int, source: Address, group: Address, *, alone: bool = False) -> Course:
         course = decide(self._rules, came_by, source, group, self._wants)
-        if course.bridges and not self._may_come_by(came_by, source):
+        if course.bridges and not alone and not self._may_come_by(came_by, source):
             return Course({}, dict.fromkeys(course.bridges, SENDER_ELSEWHERE))
         return course
 
@@ -302,7 +250,7 @@ class Forwarding:
         for route in list(routes):
             if (route.source, route.group) in self._adopted:
                 continue
-            course = self._decide(route.came_by, route.source, route.group)
+            course = self._decide(route.came_by, route.source, route.group, alone=route.alone)
             if course == route.course:
                 continue
             self._account(route, now)

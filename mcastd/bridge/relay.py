@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mcastd import clock
-from mcastd.bridge.forwarding import NO_INTERFACE
+from mcastd.bridge.rules import NO_INTERFACE
 from mcastd.config import Bridge
 from mcastd.counters import BridgeCounters
 from mcastd.errors import LinkError
@@ -22,7 +22,7 @@ from mcastd.token_bucket import TokenBucket
 
 # After an interface by which nothing can be sent.
 RETRY_SECONDS = 1.0
-# Why what came does not go on, beside what stands in forwarding.py.
+# Why what came does not go on, beside what stands in rules.py.
 TTL_TOO_LOW, BEYOND_RATE, FULL, REFUSED = "ttl", "rate", "full", "refused"
 REASONS = (TTL_TOO_LOW, BEYOND_RATE, FULL, REFUSED)
 

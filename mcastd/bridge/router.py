@@ -20,9 +20,9 @@ from mcastd.bell import Bell
 from mcastd.bounded import Patience
 from mcastd.bridge.family import TURN_SECONDS, FamilyRoutes
 from mcastd.bridge.family import open_family as _open_family
-from mcastd.bridge.forwarding import Rule
 from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.listing import NOTHING_LISTED, BridgeListing, list_of
+from mcastd.bridge.rules import Rule
 from mcastd.counters import BridgeCounters
 from mcastd.errors import LinkError, reason_of
 from mcastd.net.interfaces import Host

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from mcastd.bridge.forwarding import Rule
+from mcastd.bridge.rules import Rule
 from mcastd.ip import ANY_SOURCE, NO_SOURCE, Address, SourceFilter, limited, merged, named
 
 # Returns what members on an interface, by its index, want of a group; None: nothing.

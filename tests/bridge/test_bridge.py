@@ -16,9 +16,10 @@ from support.wait import wait_for
 
 from mcastd.bridge.bridge import BridgeWorker
 from mcastd.bridge.family import FamilyRoutes, Version
-from mcastd.bridge.forwarding import Forwarding, Rule
+from mcastd.bridge.forwarding import Forwarding
 from mcastd.bridge.members import MemberNetwork
 from mcastd.bridge.router import MulticastRouter
+from mcastd.bridge.rules import Rule
 from mcastd.config import Bridge
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter

@@ -12,9 +12,9 @@ import pytest
 
 from mcastd import clock
 from mcastd.bridge.family import RETRY_SECONDS, FamilyRoutes, open_family
-from mcastd.bridge.forwarding import SENDER_ELSEWHERE, Rule
 from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.members import RETRY_SECONDS as LISTEN_SECONDS
+from mcastd.bridge.rules import SENDER_ELSEWHERE, Rule
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE, Address
 from mcastd.net import _abi

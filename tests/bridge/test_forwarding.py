@@ -11,16 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcastd.bridge.forwarding import (
+from mcastd.bridge.forwarding import IDLE_SECONDS, MOVED_SECONDS, TRIED_MAX, Forwarding, RouteChange
+from mcastd.bridge.rules import (
     FORWARDED,
-    IDLE_SECONDS,
     NO_INTERFACE,
     SENDER_ELSEWHERE,
-    TRIED_MAX,
     UNWANTED,
     WRONG_INTERFACE,
-    Forwarding,
-    RouteChange,
     Rule,
     decide,
 )
@@ -273,6 +270,26 @@ def test_what_another_router_has_brought_is_taken_where_its_sender_is_alone() ->
     assert kernel.send(RIGHT, SOURCE, NEWS, 11) == set()
     kernel.send(LEFT, SOURCE, NEWS, 12)
     assert kernel.send(LEFT, SOURCE, NEWS, 12) == {RIGHT, DOWN}
+
+
+def test_what_comes_nowhere_else_is_taken_whatever_the_address_of_its_sender() -> None:
+    """Networks may have the same addresses, as those of two homes."""
+    kernel = Kernel(home=UP)
+    rules = {"tv": rule({LEFT}, {RIGHT: 1, UP: 1}, "239.1.0.0/16")}
+    kernel.apply(kernel.forwarding.set_rules(rules, 0))
+    counters = kernel.forwarding.counters["tv"] = BridgeCounters()
+    kernel.send(LEFT, SOURCE, NEWS, 1)
+    kernel.look(1 + MOVED_SECONDS / 2)
+    assert kernel.send(LEFT, SOURCE, NEWS, 2) == set()
+    kernel.look(2)
+    assert counters.dropped == {SENDER_ELSEWHERE: 2}
+    assert kernel.send(LEFT, SOURCE, NEWS, 3) == {RIGHT, UP}
+    kernel.apply(kernel.forwarding.set_rules(rules, 4))
+    assert kernel.send(LEFT, SOURCE, NEWS, 4) == {RIGHT, UP}
+    kernel.send(UP, SOURCE, NEWS, 5)  # there it is: what came was a copy
+    for now in (6, 8, 10):
+        assert kernel.send(LEFT, SOURCE, NEWS, now) == set()
+        kernel.look(now)
 
 
 @pytest.mark.parametrize("way_back", [LEFT, RIGHT, UP])

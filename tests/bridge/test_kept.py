@@ -10,8 +10,8 @@ from support.host import Host
 from support.inside import inside
 
 from mcastd.bridge.family import FamilyRoutes
-from mcastd.bridge.forwarding import Rule
 from mcastd.bridge.kept import KeptTables
+from mcastd.bridge.rules import Rule
 from mcastd.counters import BridgeCounters
 from mcastd.ip import SourceFilter
 from mcastd.net import _abi

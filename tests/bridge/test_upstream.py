@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from mcastd.bridge.forwarding import Rule
+from mcastd.bridge.rules import Rule
 from mcastd.bridge.upstream import changes, upstream
 from mcastd.ip import ANY_SOURCE, NO_SOURCE, SourceFilter
 

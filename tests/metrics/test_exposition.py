@@ -18,8 +18,8 @@ from support.wait import wait_for
 from mcastd import clock
 from mcastd.amt_relay.fan_out import DROP_REASONS, MISS_REASONS
 from mcastd.amt_relay.gateways import IGNORED_REASONS
-from mcastd.bridge.forwarding import REASONS as BRIDGE_REASONS
 from mcastd.bridge.relay import REASONS as RELAY_REASONS
+from mcastd.bridge.rules import REASONS as BRIDGE_REASONS
 from mcastd.counters import (
     AmtRelayCounters,
     BridgeCounters,
