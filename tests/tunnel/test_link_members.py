@@ -110,6 +110,8 @@ def test_what_this_host_says_and_what_stays_on_the_link_is_nobodys_want() -> Non
     assert not members.hear(report(RecordKind.TO_EXCLUDE, GROUPS[4], source=HERE), 101.0)
     assert not members.hear(report(RecordKind.TO_EXCLUDE, GROUPS[6], source=HERE_6), 101.0)
     members.hear(report(RecordKind.TO_EXCLUDE, ip_address("224.0.0.251")), 101.0)
+    # RFC 3810 section 5.2.13: from a host that has no address yet
+    members.hear(report(RecordKind.TO_EXCLUDE, GROUPS[6], source=ip_address("::")), 101.0)
     assert [*members.wanted()] == []
 
 

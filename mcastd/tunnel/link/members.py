@@ -81,7 +81,7 @@ class InterfaceMembers:
             return False
         source, destination = found.source, found.destination
         if isinstance(source, IPv6Address):
-            if found.protocol != ICMPV6 or not (source.is_link_local or source.is_unspecified):
+            if found.protocol != ICMPV6 or not source.is_link_local:
                 return False
             assert isinstance(destination, IPv6Address)
             message = mld.read(found.body, source, destination)
