@@ -163,7 +163,7 @@ def test_coalesce_changes_in_place(group: str, no_fd_leak: None) -> None:
             over = threading.Event()
 
             def flood(over: threading.Event = over) -> None:
-                while not over.is_set():
+                while not over.wait(0.0002):  # or the buffer is full, where threads run side by side
                     send(1)
 
             thread = threading.Thread(target=flood)
