@@ -761,6 +761,7 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
             if not headline.name.startswith(("discover", "bridge", "amt_relay", "gateway", "link"))
         )
     )
+    wait_for(lambda: all(books.link.message_bytes for _, books in a.rows() if books.link))
     text = b"".join(Metrics(a.rows).text())
     result = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")

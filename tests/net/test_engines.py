@@ -235,8 +235,8 @@ def test_half_a_minute_with_four_deaths_of_the_server_and_one_of_the_daemon(lab:
             pass_on(4)
             sending.close()
             wait_for(lambda: received(daemon) >= sent[0] - back, "all that was sent")
-            wait_for(lambda: max(numbers_of(lab)) == sent[0] - 1, "the last one is kept")
-            wait_for(lambda: output_of(daemon)["engine"]["waiting"] == 0, "all are acknowledged")
+            wait_for(lambda: output_of(daemon)["engine"]["waiting"] == 0, "all are acknowledged", 180)
+            wait_for(lambda: max(numbers_of(lab)) == sent[0] - 1, "the last one is kept", 180)
             worker = daemon.worker("inbound/tv")["status"]
             (output,) = worker["outputs"]
             assert (worker["counters"]["overflow"], output["counters"]["dropped"]) == (0, {})
