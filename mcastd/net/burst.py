@@ -243,7 +243,7 @@ class _Queue:
         for header, iovec in zip(self._headers, self._iovecs, strict=True):
             header.msg_hdr.msg_iov = ctypes.addressof(iovec)
             header.msg_hdr.msg_iovlen = 1
-        self._headers_at = ctypes.addressof(self._headers)
+        self._headers_pointer = ctypes.c_void_p(ctypes.addressof(self._headers))
         words = memoryview(self._iovecs).cast("B").cast("L")
         self._bases, self._lengths = words[::2], words[1::2]
         self._addresses = memoryview(self._pointers).cast("B").cast("L")
@@ -255,4 +255,4 @@ class _Queue:
         self._pointers[:count] = data  # type: ignore[assignment] # a list of bytes is one of these, too
         self._bases[:count] = self._addresses[:count]
         self._lengths[:count] = array("L", map(len, data))
-        return _libc.sendmmsg(sock.fileno(), self._headers_at, count, DONTWAIT)
+        return _libc.sendmmsg(sock.fileno(), self._headers_pointer, count, DONTWAIT)

@@ -87,7 +87,8 @@ class MmsgArena:
             if controls:
                 header.msg_hdr.msg_control = ctypes.addressof(self._control) + CONTROL_BYTES * index
                 header.msg_hdr.msg_controllen = CONTROL_BYTES
-        self._headers_at = ctypes.addressof(self._headers)
+        self._headers_pointer = ctypes.c_void_p(ctypes.addressof(self._headers))
+        self._raw_headers = memoryview(self._headers).cast("B")
         # recvmmsg writes lengths into the headers: before each use they are made fresh again
         self._fresh = {every: self._naming(ALL_SLOTS if every else SAMPLED_SLOTS) for every in (True, False)}
         self._every = False  # whether every sender is named: as the headers are now
@@ -104,24 +105,26 @@ class MmsgArena:
         self._addresses: dict[bytes, str] = {}
         self._origins: dict[tuple[bytes, int, int, Local], Origin] = {}
 
-    def _naming(self, named: Sequence[int]) -> bytes:
+    def _naming(self, named: Sequence[int]) -> memoryview:
         """The headers, fresh, with room for the names of the senders of some packets."""
         for header in self._headers:
             header.msg_hdr.msg_name = header.msg_hdr.msg_namelen = 0
         for name, index in zip(self._names, named, strict=False):
             self._headers[index].msg_hdr.msg_name = ctypes.addressof(name)
             self._headers[index].msg_hdr.msg_namelen = NAME_BYTES
-        return bytes(self._headers)
+        return memoryview(bytes(self._headers))
 
     def receive(self, sock: socket.socket, ifindex: int, wait: bool = False) -> Batch:
         if (every := ifindex > 0 or self.senders.several or self.senders.each) is not self._every:
             self._every, self._used = every, SLOTS
-        ctypes.memmove(self._headers_at, self._fresh[every], self._used * HEADER_BYTES)
-        self._used = 0
+        if self._used:
+            end = self._used * HEADER_BYTES
+            self._raw_headers[:end] = self._fresh[every][:end]
+            self._used = 0
         most = self._most
         try:
             flags = WAITING_FLAGS if wait else RECEIVE_FLAGS
-            count = _libc.recvmmsg(sock.fileno(), self._headers_at, most, flags)
+            count = _libc.recvmmsg(sock.fileno(), self._headers_pointer, most, flags)
         except (BlockingIOError, InterruptedError):
             self.full = False
             return NOTHING

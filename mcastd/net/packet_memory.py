@@ -77,13 +77,13 @@ class _Vectors:
         for header, vector in zip(self._headers, self._vectors, strict=True):
             header.msg_hdr.msg_iov = ctypes.addressof(vector)
             header.msg_hdr.msg_iovlen = 1
-        self._headers_at = ctypes.addressof(self._headers)
+        self._headers_pointer = ctypes.c_void_p(ctypes.addressof(self._headers))
         size = ctypes.sizeof(ctypes.c_uint)
         words: memoryview[int] = memoryview(self._headers).cast("B").cast("I")
         self._lengths = words[_libc.mmsghdr.msg_len.offset // size :: ctypes.sizeof(_libc.mmsghdr) // size]
 
     def receive(self, sock: socket.socket) -> list[int]:
-        count = _libc.recvmmsg(sock.fileno(), self._headers_at, SLOTS, _DONTWAIT)
+        count = _libc.recvmmsg(sock.fileno(), self._headers_pointer, SLOTS, _DONTWAIT)
         before, said = self._before, self._lengths[:count]
         raw = said.tobytes()
         if count and raw == raw[: said.itemsize] * count:  # as a rule; and quicker

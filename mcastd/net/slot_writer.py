@@ -32,6 +32,7 @@ class SlotWriter:
         bases = range(base, base + STRIDE * SLOTS, STRIDE)
         self._iovecs = (_libc.iovec * SLOTS)(*(_libc.iovec(start, 0) for start in bases))
         self._iovecs_at = ctypes.addressof(self._iovecs)
+        self._iovecs_pointer = ctypes.c_void_p(self._iovecs_at)
         # Their lower halves: no length takes more, and 32 bits are what recvmmsg gives
         low = 0 if sys.byteorder == "little" else ctypes.sizeof(ctypes.c_size_t) - 4
         self._sizes = column(self._iovecs, _libc.iovec.iov_len.offset + low, "I")
@@ -40,12 +41,12 @@ class SlotWriter:
         self._ancillary: Ancillary = ()  # what is in it
         self._header = _libc.msghdr()
         self._header.msg_control = ctypes.addressof(self._control)
-        self._header_at = ctypes.addressof(self._header)
+        self._header_pointer = ctypes.c_void_p(ctypes.addressof(self._header))
 
     def write(self, fd: int, count: int) -> int:
         """One writev(2) of what is in the first ``count`` slots. Returns how many bytes. Raises OSError."""
         self._sizes[:count] = self._lengths[:count]
-        return _libc.writev(fd, self._iovecs_at, count)
+        return _libc.writev(fd, self._iovecs_pointer, count)
 
     def send(self, fd: int, start: int, stop: int, ancillary: Ancillary) -> None:
         """One sendmsg(2) of what is in the slots from ``start`` up to ``stop``. Raises OSError.
@@ -58,7 +59,7 @@ class SlotWriter:
         header = self._header
         header.msg_iov = self._iovecs_at + IOVEC_BYTES * start
         header.msg_iovlen = stop - start
-        _libc.sendmsg(fd, self._header_at, 0)
+        _libc.sendmsg(fd, self._header_pointer, 0)
 
     def _set_control(self, ancillary: Ancillary) -> None:
         ((level, kind, data),) = ancillary
