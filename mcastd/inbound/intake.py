@@ -53,12 +53,12 @@ class Intake:
 
     def take(self, link: Receiver) -> int:
         """Take what has come, BATCHES_AT_ONCE batches at most. Returns the number of datagrams."""
-        taken, outputs = 0, self._outputs
-        for _ in range(BATCHES_AT_ONCE):
-            if outputs.blocking and outputs.blocked():
-                break
+        taken = batches = 0
+        outputs = self._outputs
+        while not (outputs.blocking and outputs.blocked()):
             taken += self._accept(link.receive())
-            if link.emptied:
+            batches += 1
+            if link.emptied or batches == BATCHES_AT_ONCE:
                 break
         return taken
 

@@ -48,8 +48,6 @@ SAMPLED_SLOTS = (*range(16), *range(16, SLOTS, 16))
 SAMPLES = [bisect_left(SAMPLED_SLOTS, count) for count in range(SLOTS + 1)]
 # A batch takes no more than this: what a core's own cache holds, with room to spare.
 BATCH_MAX_BYTES = 1 << 19
-# Up to this number of packets Python's writev is quicker than ours.
-FEW_PACKETS = 16
 # Addresses and origins that an arena remembers.
 REMEMBERED = 1024
 
@@ -130,10 +128,13 @@ class MmsgArena:
             return NOTHING
         self._used = count
         self.full = count == most
+        length, control = self._lengths, self._control_lengths
         if count == 1:
-            lengths, controls = [self._lengths[0]], [self._control_lengths[0]]
+            lengths, controls = [length[0]], [control[0]]
+        elif count == 2:  # a slice would be slower
+            lengths, controls = [length[0], length[1]], [control[0], control[1]]
         else:
-            lengths, controls = self._lengths[:count].tolist(), self._control_lengths[:count].tolist()
+            lengths, controls = length[:count].tolist(), control[:count].tolist()
         size, first = sum(lengths), controls[0]
         layouts = None
         if controls.count(first) == count:  # as a rule
@@ -234,15 +235,17 @@ class BareBatch:
     A batch of one or two is what most are at low rates, and then each step here is felt.
     """
 
+    __slots__ = ("_arena", "_lengths", "_sources", "size")
+
     truncated = 0
     origins = times = ()
-    _sources: Sequence[tuple[str, int]] = ()  # once they were asked for
 
     def __init__(self, arena: MmsgArena, lengths: list[int], size: int) -> None:
         """``size`` is the sum of ``lengths``."""
         self.size = size
         self._arena = arena
         self._lengths = lengths
+        self._sources: Sequence[tuple[str, int]] = ()  # once they were asked for
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -263,12 +266,13 @@ class BareBatch:
         return self._arena.slots.rows(self._lengths)
 
     def write(self, fd: int) -> int:
-        if len(self._lengths) == 1:
-            return os.write(fd, self._arena.slots.views[0][: self.size])
-        if len(self._lengths) <= FEW_PACKETS:
-            slots = zip(self._arena.slots.views, self._lengths, strict=False)
-            return os.writev(fd, [slot[:length] for slot, length in slots])
-        return self._arena.writer.write(fd, len(self._lengths))
+        lengths, arena = self._lengths, self._arena
+        if (count := len(lengths)) > 2:
+            return arena.writer.write(fd, count)
+        slots = arena.slots.views  # of so few Python's own calls are quicker
+        if count == 1:
+            return os.write(fd, slots[0][: self.size])
+        return os.writev(fd, (slots[0][: lengths[0]], slots[1][: lengths[1]]))
 
 
 class MmsgBatch:

@@ -43,7 +43,7 @@ def stack(no_fd_leak: None) -> Iterator[ExitStack]:
 
 
 def calls_of_a_step(stack: ExitStack, output: dict[str, object]) -> Counter[str]:
-    """The functions of mcastd that a visit calls: how often each."""
+    """The functions of mcastd that a visit calls, if it has nothing else to do: how often each."""
     ip(f"addr add {SENDER}/32 dev lo")
     stack.callback(ip, f"addr del {SENDER}/32 dev lo")
     port = free_port()
@@ -65,6 +65,7 @@ def calls_of_a_step(stack: ExitStack, output: dict[str, object]) -> Counter[str]
     visited = reader.visited
     assert visited is not None
     counts: Counter[str] = Counter()
+    visits: list[Counter[str]] = []
 
     def count(frame: FrameType, event: str, _: object) -> None:
         if event == "call" and frame.f_code.co_filename.startswith(ROOT):
@@ -72,7 +73,7 @@ def calls_of_a_step(stack: ExitStack, output: dict[str, object]) -> Counter[str]
 
     link = worker._turns.link
     assert link is not None
-    for _ in range(3):  # the first ones learn, and open
+    for _ in range(3):  # the first one learns, and opens; any may find that it is time to look at a path
         counts.clear()
         for _ in range(DATAGRAMS):  # each by itself
             sender.send(ListPayloads([bytes(1316)]))
@@ -83,17 +84,18 @@ def calls_of_a_step(stack: ExitStack, output: dict[str, object]) -> Counter[str]
         finally:
             sys.setprofile(None)
         assert taken == DATAGRAMS
+        visits.append(counts.copy())
     (sink,) = worker.sinks
     assert (sink.counters.written, sink.counters.written_bytes) == (3 * DATAGRAMS, 3 * DATAGRAMS * 1316)
-    return counts
+    return min(visits, key=Counter.total)
 
 
 def test_a_step_of_an_output_to_a_group(stack: ExitStack) -> None:
     output = {"kind": "group", "group": OTHER_GROUP, "port": 9, "interface": "lo", "ttl": 1, "loop": False}
     calls = calls_of_a_step(stack, output)
-    assert calls.total() <= 38, calls
+    assert calls.total() <= 37, calls
 
 
 def test_a_step_of_a_raw_file(stack: ExitStack, tmp_path: Path) -> None:
     calls = calls_of_a_step(stack, {"kind": "file", "path": tmp_path / "out"})
-    assert calls.total() <= 26, calls
+    assert calls.total() <= 24, calls

@@ -67,6 +67,7 @@ class FileSink(Sink):
         super().__init__(account)
         self.slow = config.fsync
         self._config = config
+        self._limit = config.rotate_size
         self._path = config.path
         self._format = format
         self._files = means.files
@@ -74,6 +75,8 @@ class FileSink(Sink):
         self._wall = wall
         self._look_every = look_every
         self._looked = 0.0  # monotonic time of the last look at the path
+        # Monotonic time until which there is nothing to prepare before a batch: what each visit would look at
+        self._prepared_until = 0.0
         self._fd = -1
         self._identity: FileIdentity = (0, 0)
         self._size = 0  # bytes in the file
@@ -92,10 +95,11 @@ class FileSink(Sink):
     def write(self, batch: Batch) -> None:
         records = self._format.records(batch)
         counters = self._account.counters
-        before, limit = counters.written, self._config.rotate_size
+        before, limit = counters.written, self._limit
         try:
             try:
-                self._prepare()
+                if clock.monotonic() >= self._prepared_until:
+                    self._prepare()
                 if limit is None or self._size + records.size <= limit:
                     self._append(records)
                 else:
@@ -134,13 +138,13 @@ class FileSink(Sink):
     def _start(self) -> None:
         """Prepare, and delete rotated files beyond ``keep``. Raises OSError, SinkError."""
         self._prepare()
-        if self._config.rotate_size or self._config.rotate_every:
+        if self._limit or self._config.rotate_every:
             with place_of(self._path) as place:
                 self._prune(place)
 
     def _prepare(self) -> None:
         """Ensure that the file at the path is open, whole and of this period. Raises OSError, SinkError."""
-        self._prepared = False
+        self._prepared, self._prepared_until = False, 0.0
         # Not for each batch: for look_every seconds datagrams may still go to a file that was moved away
         if self._fd >= 0 and (now := clock.monotonic()) - self._looked >= self._look_every:
             self._looked = now
@@ -154,6 +158,8 @@ class FileSink(Sink):
         if not self._size or self._format.revision != self._revision:
             self._begin()
         self._prepared = True
+        if self._config.rotate_every is None and self._format.revision is None:
+            self._prepared_until = self._looked + self._look_every
 
     def _turn(self, every: float) -> None:
         """Rotate the file if the period of its last record is over."""
@@ -211,7 +217,7 @@ class FileSink(Sink):
 
     def _release(self) -> None:
         fd, torn_at = self._fd, self._torn_at
-        self._fd, self._torn_at = -1, None
+        self._fd, self._torn_at, self._prepared_until = -1, None, 0.0
         self._revision = self._safe_revision = None
         if torn_at is not None:  # the file is closed next: cut it now or never
             with contextlib.suppress(OSError):
@@ -276,7 +282,7 @@ class FileSink(Sink):
 
     def _take_back(self, end: int) -> None:
         """Cut the file to ``end`` bytes; if that fails, it is tried again before the next record."""
-        self._torn_at = end
+        self._torn_at, self._prepared_until = end, 0.0
         if os.fstat(self._fd).st_size > end:
             os.ftruncate(self._fd, end)
             self._size = end
