@@ -1,8 +1,9 @@
-"""The least that Python can do: ``least.py GROUP PORT INTERFACE BUFFER OUTPUT``.
+"""The least that Python can do: ``least.py GROUP PORT INTERFACE BUFFER OUTPUT [GROUP PORT ...]``.
 
 The loop of ``receive.c recvmmsg`` with nothing around it: recvmmsg(2), the lengths, writev(2). It counts
 nothing, looks at no error, and does nothing else. What the daemon takes more than this is its own; what this
-takes more than C is Python's. Runs until it is ended.
+takes more than C is Python's. Each further group has a thread of its own, and all share the interpreter, as
+threads of the daemon do. Runs until it is ended.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import os
 import socket
 import struct
 import sys
+import threading
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 BATCH, LONGEST = 64, 65536
 SO_RCVBUFFORCE, MSG_WAITFORONE = 33, 0x10000
+MEMBER = 5  # arguments
+SWITCH_SECONDS = 1e-4  # as the daemon has it
 
 
 class iovec(ctypes.Structure):
@@ -89,17 +94,32 @@ def prepared(batch: int) -> Calls:
     )
 
 
-def main() -> None:
-    *member, output = sys.argv[1:]
+def receiver(*arguments: str) -> Callable[[], None]:
+    """Open a member and its output. Returns what receives for ever."""
+    *member, output = arguments
     sock = open_member(*member)
     out = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # of a pipe: waits for its reader
-    recvmmsg, writev, headers_at, gathered_at, received, written, _memory = prepared(BATCH)
-    fd = sock.fileno()
+    calls = prepared(BATCH)
+
+    def receive() -> None:
+        recvmmsg, writev, headers_at, gathered_at, received, written, _memory = calls
+        fd = sock.fileno()
+        while True:
+            count = recvmmsg(fd, headers_at, BATCH, MSG_WAITFORONE, None)
+            written[:count] = received[:count]
+            writev(out, gathered_at, count)
+
+    return receive
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    first, *others = [receiver(*arguments[at : at + MEMBER]) for at in range(0, len(arguments), MEMBER)]
+    sys.setswitchinterval(SWITCH_SECONDS)
+    for other in others:
+        threading.Thread(target=other, daemon=True).start()
     print("ready", flush=True)
-    while True:
-        count = recvmmsg(fd, headers_at, BATCH, MSG_WAITFORONE, None)
-        written[:count] = received[:count]
-        writev(out, gathered_at, count)
+    first()
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from typing import Self
 
 from bench.context import Bench
 from bench.daemon import Daemon, channel, subscription
-from bench.lab import INTERFACE, Address, Lab
+from bench.lab import INTERFACE, SOURCES, Address, Lab
 from bench.measure import LossFree, middle, rates_ratio, ratio
 from bench.processes import Program, resident
-from bench.receivers import DEEP, DEFAULT, Receiver
+from bench.receivers import DEEP, DEFAULT, LEAST, Receiver
 from bench.report import Result, at_least, at_least_rate, at_most, times
 
 SIZE = 1316
@@ -63,6 +63,14 @@ class Crowd:
                 str(output),
             )
             self.programs.append(lab.start(lab.receiver, *command, stack=stack, ready=True))
+        return self
+
+    def are_of_least_python(self, bench: Bench, stack: contextlib.ExitStack) -> Self:
+        """One program with a thread for each, ``least.py``."""
+        command = [bench.checkout.python, str(SOURCES / "least.py")]
+        for (group, port), output in zip(self.addresses, self.outputs, strict=True):
+            command += [group, str(port), INTERFACE, str(DEEP), str(output)]
+        self.programs = [self.lab.start(self.lab.receiver, *command, stack=stack, ready=True)]
         return self
 
     def are_of_one_in_c(self, stack: contextlib.ExitStack) -> Self:
@@ -146,23 +154,30 @@ def busy(bench: Bench) -> list[Result]:
             crowds[f"{count} subscriptions"] = crowd.are_of_daemon(bench, stack, receive_buffer=DEEP)
             crowd = Crowd(bench.lab, count, after(address, 100))
             crowds[f"{count} in C"] = crowd.are_of_c(stack)
+            crowd = Crowd(bench.lab, count, after(address, 200))
+            crowds[f"{count} in {LEAST}"] = crowd.are_of_least_python(bench, stack)
         contestants = {
             name: partial(crowd.drain, each[len(crowd.addresses)]) for name, crowd in crowds.items()
         }
         samples = bench.interleave("busy subscriptions", contestants)
     results = []
     for count in (2, 8):
-        mine, c = f"{count} subscriptions", f"{count} in C"
-        of_one = ratio(samples, mine, "1 subscriptions", "per_second")
-        c_of_one = ratio(samples, c, "1 in C", "per_second")
-        chosen = {name: samples[name] for name in ("1 subscriptions", mine, "1 in C", c)}
+        mine, c, least = f"{count} subscriptions", f"{count} in C", f"{count} in {LEAST}"
+        ones = {mine: "1 subscriptions", c: "1 in C", least: f"1 in {LEAST}"}
+        chosen = {name: samples[name] for pair in ones.items() for name in reversed(pair)}
+        rates = {name: ratio(samples, name, one, "per_second") for name, one in ones.items()}
+        costs = {name: ratio(samples, name, one, "cpu") for name, one in ones.items()}
         results.append(
             Result(
                 f"{count} busy raw subscriptions, {SIZE} B",
                 chosen,
-                [at_least("datagrams/s of one", of_one, 1.4, of_c=c_of_one)],
+                [at_least("datagrams/s of one", rates[mine], 1.4, of_c=rates[c])],
                 cpu=middle(samples, mine, "cpu"),
                 of_c=times(rate=ratio(samples, mine, c, "per_second")),
+                notes=[
+                    f"datagrams/s of one: {times(**rates)}",
+                    f"CPU a datagram, of one: {times(**costs)}",
+                ],
             )
         )
     return results
