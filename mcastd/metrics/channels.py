@@ -19,8 +19,9 @@ from mcastd.metrics.family import (
     counts,
     gauge,
     of_manifest,
+    within,
 )
-from mcastd.status import FilesStatus
+from mcastd.status import AnnouncementStatus, FilesStatus
 from mcastd.worker import ReceptionBooks, SentLegBooks
 
 OfChannel = ScrapedWorker[OutboundCounters]
@@ -34,6 +35,11 @@ def _of_files(value: Callable[[FilesStatus], Any], without: Any = None) -> Calla
 def _of_reception(value: Callable[[ReceptionBooks], int]) -> Callable[[OfChannel], Any]:
     """Takes a value of what came to a channel's source; None if it is not what others send."""
     return lambda of: None if of.books.reception is None else value(of.books.reception)
+
+
+def _of_announcement(value: Callable[[AnnouncementStatus], int]) -> Callable[[OfChannel], Any]:
+    """Takes a value of a channel's announcement; None if it is not announced."""
+    return lambda of: None if of.books.announcement is None else value(of.books.announcement)
 
 
 def _of_sent_legs(name: str, kind: str, text: str, value: Callable[[SentLegBooks], int]) -> Family[OfChannel]:
@@ -82,57 +88,68 @@ CHANNEL: tuple[Family[OfChannel], ...] = (
         lambda identity: identity.refusals,
     ),
     counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda identity: identity.reasons),
-    # Of one whose source is what others send
-    counter(*RECEIVED_DATAGRAMS, _of_reception(lambda one: one.received)),
-    counter(*RECEIVED_BYTES, _of_reception(lambda one: one.received_bytes)),
-    counter(*OVERFLOW, _of_reception(lambda one: one.overflow)),
-    gauge("source_files", "Files of the pass under way.", _of_files(lambda files: files.files)),
-    gauge("source_bytes", "Bytes of these.", _of_files(lambda files: files.total_bytes)),
-    gauge(
-        "pass_number",
-        "The pass over all files that is under way, from 1.",
-        _of_files(lambda files: files.pass_number),
+    *within(
+        lambda of: of.books.reception,  # of one whose source is what others send
+        counter(*RECEIVED_DATAGRAMS, _of_reception(lambda one: one.received)),
+        counter(*RECEIVED_BYTES, _of_reception(lambda one: one.received_bytes)),
+        counter(*OVERFLOW, _of_reception(lambda one: one.overflow)),
     ),
-    gauge(
-        "pass_ratio",
-        "How much of it has gone, from 0 to 1.",
-        _of_files(lambda files: files.pass_percent / 100),
-    ),
-    Family(
-        "mcastd_unsent_files",
-        "gauge",
-        "Files below the source that are not sent, by reason.",
-        _of_files(lambda files: files.refused, NO_COUNTS),
-        "reason",
-        known=lambda _: (),
+    *within(
+        lambda of: of.books.files,
+        gauge("source_files", "Files of the pass under way.", _of_files(lambda files: files.files)),
+        gauge("source_bytes", "Bytes of these.", _of_files(lambda files: files.total_bytes)),
+        gauge(
+            "pass_number",
+            "The pass over all files that is under way, from 1.",
+            _of_files(lambda files: files.pass_number),
+        ),
+        gauge(
+            "pass_ratio",
+            "How much of it has gone, from 0 to 1.",
+            _of_files(lambda files: files.pass_percent / 100),
+        ),
+        Family(
+            "mcastd_unsent_files",
+            "gauge",
+            "Files below the source that are not sent, by reason.",
+            _of_files(lambda files: files.refused, NO_COUNTS),
+            "reason",
+            known=lambda _: (),
+        ),
     ),
     *of_manifest(lambda books: None if books.files is None else books.files.manifest),
-    counter(
-        "announcements",
-        "Announcements of the channel that were sent, by SAP.",
-        lambda of: None if of.books.announcement is None else of.books.announcement.sent,
+    *within(
+        lambda of: of.books.announcement,
+        counter(
+            "announcements",
+            "Announcements of the channel that were sent, by SAP.",
+            _of_announcement(lambda one: one.sent),
+        ),
+        counter(
+            "failed_announcements",
+            "Announcements that could not be sent.",
+            _of_announcement(lambda one: one.failed),
+        ),
     ),
-    counter(
-        "failed_announcements",
-        "Announcements that could not be sent.",
-        lambda of: None if of.books.announcement is None else of.books.announcement.failed,
-    ),
-    _of_sent_legs(
-        "leg_sent_datagrams_total",
-        "counter",
-        "Datagrams that the kernel took for each leg of a channel with copies.",
-        lambda leg: leg.sent,
-    ),
-    _of_sent_legs(
-        "leg_dropped_datagrams_total",
-        "counter",
-        "Datagrams that another leg of the channel has sent and this one has not.",
-        lambda leg: leg.dropped,
-    ),
-    _of_sent_legs(
-        "leg_works",
-        "gauge",
-        "1 for a leg by which the channel can send, 0 for one that is down.",
-        lambda leg: int(leg.works),
+    *within(
+        lambda of: of.books.sent_legs,
+        _of_sent_legs(
+            "leg_sent_datagrams_total",
+            "counter",
+            "Datagrams that the kernel took for each leg of a channel with copies.",
+            lambda leg: leg.sent,
+        ),
+        _of_sent_legs(
+            "leg_dropped_datagrams_total",
+            "counter",
+            "Datagrams that another leg of the channel has sent and this one has not.",
+            lambda leg: leg.dropped,
+        ),
+        _of_sent_legs(
+            "leg_works",
+            "gauge",
+            "1 for a leg by which the channel can send, 0 for one that is down.",
+            lambda leg: int(leg.works),
+        ),
     ),
 )

@@ -9,7 +9,7 @@ families.py has the metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mcastd import clock
@@ -100,7 +100,13 @@ class _Part:
         # The outputs of this scrape: an equal identity may hold old counters.
         outputs: list[Any] = [output for _, books in rows for output in books.identity.outputs]
         for of, columns in ((workers, self._of_workers), (outputs, self._of_outputs)):
+            parts: dict[Callable[[Any], Any], bool] = {}  # whether any of them has it
             for family, column in columns:
+                if (part := family.part) is not None:
+                    if part not in parts:
+                        parts[part] = any(map(part, of))
+                    if not parts[part]:
+                        continue
                 yield family.name, column.text([family.value(one) for one in of])
 
 

@@ -38,6 +38,8 @@ class Family(NamedTuple, Generic[Of]):
     # What values of the label an identity or an output knows. If there is this, the value is counts by label.
     known: Callable[[Any], Sequence[str]] | None = None
     monotonic: bool = False  # the value is in monotonic seconds, and written as Unix time
+    # What the value is taken from, if it may be missing: then there is no sample
+    part: Callable[[Of], Any] | None = None
 
     def head(self) -> bytes:
         return f"# HELP {self.name} {self.help}\n# TYPE {self.name} {self.kind}\n".encode()
@@ -81,6 +83,14 @@ def timestamp(name: str, text: str, value: Callable[[Of], float | None]) -> Fami
     return Family(f"mcastd_{name}_timestamp_seconds", "gauge", text, value, form="%.3f", monotonic=True)
 
 
+def within(part: Callable[[Of], Any], *families: Family[Of]) -> tuple[Family[Of], ...]:
+    """Families that take their values from a part of a worker or an output.
+
+    Of hundreds of workers few have it, as a rule: where none has it, no value is asked for.
+    """
+    return tuple(family._replace(part=part) for family in families)
+
+
 def of_manifest(
     manifest: Callable[[Books], ManifestStatus | None],
 ) -> tuple[Family[ScrapedWorker[Any]], ...]:
@@ -89,7 +99,8 @@ def of_manifest(
     def value(take: Callable[[ManifestStatus], Any]) -> Callable[[ScrapedWorker[Any]], Any]:
         return lambda of: None if (found := manifest(of.books)) is None else take(found)
 
-    return (
+    return within(
+        lambda of: manifest(of.books),
         gauge("manifest_files", "Files of the manifest that holds now.", value(lambda one: one.files)),
         gauge(
             "manifest_issued_timestamp_seconds",

@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mcastd.counters import SymbolCounts
-from mcastd.metrics.family import DROPPED, NO_COUNTS, Family, copy_of_counts, counter, counts, gauge
+from mcastd.metrics.family import (
+    DROPPED,
+    NO_COUNTS,
+    Family,
+    copy_of_counts,
+    counter,
+    counts,
+    gauge,
+    within,
+)
 from mcastd.status import EngineStatus, TreeStatus
 from mcastd.worker import ObjectBooks, OutputIdentity
 
@@ -49,77 +58,87 @@ OUTPUT: tuple[Family[OutputIdentity], ...] = (
     ),
     gauge("queued_datagrams", "Datagrams that wait for an output's reader.", lambda of: of.counters.queued),
     counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda output: output.reasons),
-    Family(
-        "mcastd_files",
-        "gauge",
-        "Files of an output, by state; of expired ones all that ever were.",
-        _of_objects(lambda objects: copy_of_counts(objects.states), NO_COUNTS),
-        "state",
-        known=_of_objects(lambda objects: tuple(objects.states), ()),
+    *within(
+        lambda of: of.objects,
+        Family(
+            "mcastd_files",
+            "gauge",
+            "Files of an output, by state; of expired ones all that ever were.",
+            _of_objects(lambda objects: copy_of_counts(objects.states), NO_COUNTS),
+            "state",
+            known=_of_objects(lambda objects: tuple(objects.states), ()),
+        ),
+        counts(
+            "received_symbols",
+            "Datagrams of files that were taken: written (source), kept (repair), there already (duplicate),"
+            " or not needed (surplus).",
+            _of_objects(lambda objects: _by_use(objects.symbols), NO_COUNTS),
+            "use",
+            _of_objects(lambda _: USES, ()),
+        ),
+        counter(
+            "restored_symbols",
+            "Source symbols that did not come, and were made of repair symbols.",
+            _of_objects(lambda objects: objects.symbols.restored),
+        ),
+        counter(
+            "repaired_blocks",
+            "Blocks of files that were completed so.",
+            _of_objects(lambda objects: objects.symbols.repaired_blocks),
+        ),
+        counter(
+            "wrong_blocks",
+            "Blocks of files that were not what was signed, and were thrown away.",
+            _of_objects(lambda objects: objects.symbols.wrong_blocks),
+        ),
     ),
-    counts(
-        "received_symbols",
-        "Datagrams of files that were taken: written (source), kept (repair), there already (duplicate),"
-        " or not needed (surplus).",
-        _of_objects(lambda objects: _by_use(objects.symbols), NO_COUNTS),
-        "use",
-        _of_objects(lambda _: USES, ()),
+    *within(
+        lambda of: of.engine,
+        gauge(
+            "engine_connected",
+            "1 if the server that an output hands datagrams to is connected.",
+            _of_engine(lambda engine: int(engine.server is not None)),
+        ),
+        gauge(
+            "engine_waiting_datagrams",
+            "Datagrams that it has not acknowledged yet, those that an earlier run left in the spool"
+            " included.",
+            _of_engine(lambda engine: engine.waiting),
+        ),
+        gauge(
+            "engine_spool_bytes",
+            "What the spool of an output takes on the disk.",
+            _of_engine(lambda engine: engine.spool_bytes),
+        ),
+        counter(
+            "engine_duplicates",
+            "Datagrams that were sent again, and that the server had.",
+            _of_engine(lambda engine: engine.duplicates),
+        ),
     ),
-    counter(
-        "restored_symbols",
-        "Source symbols that did not come, and were made of repair symbols.",
-        _of_objects(lambda objects: objects.symbols.restored),
-    ),
-    counter(
-        "repaired_blocks",
-        "Blocks of files that were completed so.",
-        _of_objects(lambda objects: objects.symbols.repaired_blocks),
-    ),
-    counter(
-        "wrong_blocks",
-        "Blocks of files that were not what was signed, and were thrown away.",
-        _of_objects(lambda objects: objects.symbols.wrong_blocks),
-    ),
-    gauge(
-        "engine_connected",
-        "1 if the server that an output hands datagrams to is connected.",
-        _of_engine(lambda engine: int(engine.server is not None)),
-    ),
-    gauge(
-        "engine_waiting_datagrams",
-        "Datagrams that it has not acknowledged yet, those that an earlier run left in the spool included.",
-        _of_engine(lambda engine: engine.waiting),
-    ),
-    gauge(
-        "engine_spool_bytes",
-        "What the spool of an output takes on the disk.",
-        _of_engine(lambda engine: engine.spool_bytes),
-    ),
-    counter(
-        "engine_duplicates",
-        "Datagrams that were sent again, and that the server had.",
-        _of_engine(lambda engine: engine.duplicates),
-    ),
-    counter(
-        "switched_trees",
-        "Times that a whole tree was exchanged for another.",
-        _of_tree(lambda tree: tree.switches),
-    ),
-    gauge(
-        "tree_missing_files",
-        "Files that the tree which is listed lacks before it is switched to.",
-        _of_tree(lambda tree: tree.missing),
-    ),
-    counter(
-        "written_notices",
-        "Lines that the pipe of an output's notify has taken, one for each file.",
-        _of_notices(lambda pipe: pipe.counters.written),
-    ),
-    counts(
-        "dropped_notices",
-        "Lines that this pipe did not take, by reason.",
-        _of_notices(lambda pipe: pipe.counters.dropped, NO_COUNTS),
-        "reason",
-        _of_notices(lambda pipe: pipe.reasons, ()),
+    *within(
+        lambda of: of.objects,
+        counter(
+            "switched_trees",
+            "Times that a whole tree was exchanged for another.",
+            _of_tree(lambda tree: tree.switches),
+        ),
+        gauge(
+            "tree_missing_files",
+            "Files that the tree which is listed lacks before it is switched to.",
+            _of_tree(lambda tree: tree.missing),
+        ),
+        counter(
+            "written_notices",
+            "Lines that the pipe of an output's notify has taken, one for each file.",
+            _of_notices(lambda pipe: pipe.counters.written),
+        ),
+        counts(
+            "dropped_notices",
+            "Lines that this pipe did not take, by reason.",
+            _of_notices(lambda pipe: pipe.counters.dropped, NO_COUNTS),
+            "reason",
+            _of_notices(lambda pipe: pipe.reasons, ()),
+        ),
     ),
 )

@@ -16,6 +16,7 @@ from mcastd.metrics.family import (
     counts,
     gauge,
     of_manifest,
+    within,
 )
 from mcastd.status import KeptStatus
 from mcastd.worker import LegBooks, TransportBooks
@@ -56,6 +57,10 @@ def _of_kept(value: Callable[[KeptStatus], int]) -> Callable[[ScrapedWorker[Inbo
     return lambda of: None if of.books.kept is None else value(of.books.kept)
 
 
+def _refused_manifests(of: OfSubscription) -> Mapping[str, int]:
+    return of.books.refused_manifests
+
+
 SUBSCRIPTION: tuple[Family[OfSubscription], ...] = (
     *WORKER,
     *RECEIVED,
@@ -86,25 +91,28 @@ SUBSCRIPTION: tuple[Family[OfSubscription], ...] = (
         "The receive buffer that the kernel gave: the smallest, if several.",
         lambda of: of.books.receive_buffer,
     ),
-    counter(
-        "lost_numbers",
-        "Numbers of datagrams, or of messages in them, that the network did not deliver.",
-        _of_sequence(lambda counters: counters.lost),
-    ),
-    counter(
-        "duplicated_datagrams",
-        "Datagrams that the network delivered again.",
-        _of_sequence(lambda counters: counters.duplicated),
-    ),
-    counter(
-        "reordered_datagrams",
-        "Datagrams that the network delivered after later ones.",
-        _of_sequence(lambda counters: counters.reordered),
-    ),
-    counter(
-        "sequence_restarts",
-        "Times that a sender began to number anew, or another one took its place.",
-        _of_sequence(lambda counters: counters.restarts),
+    *within(
+        lambda of: of.books.sequence,
+        counter(
+            "lost_numbers",
+            "Numbers of datagrams, or of messages in them, that the network did not deliver.",
+            _of_sequence(lambda counters: counters.lost),
+        ),
+        counter(
+            "duplicated_datagrams",
+            "Datagrams that the network delivered again.",
+            _of_sequence(lambda counters: counters.duplicated),
+        ),
+        counter(
+            "reordered_datagrams",
+            "Datagrams that the network delivered after later ones.",
+            _of_sequence(lambda counters: counters.reordered),
+        ),
+        counter(
+            "sequence_restarts",
+            "Times that a sender began to number anew, or another one took its place.",
+            _of_sequence(lambda counters: counters.restarts),
+        ),
     ),
     counter(
         "repaired_datagrams",
@@ -112,92 +120,106 @@ SUBSCRIPTION: tuple[Family[OfSubscription], ...] = (
         lambda of: of.books.repaired,
     ),
     gauge("jitter_seconds", "The jitter of RTP (RFC 3550).", lambda of: of.books.jitter, form="%.9f"),
-    _of_legs(
-        "leg_datagrams_total",
-        "counter",
-        "Datagrams that came by each leg of a subscription.",
-        lambda leg: leg.received,
+    *within(
+        lambda of: of.books.legs,
+        _of_legs(
+            "leg_datagrams_total",
+            "counter",
+            "Datagrams that came by each leg of a subscription.",
+            lambda leg: leg.received,
+        ),
+        _of_legs(
+            "leg_first_datagrams_total",
+            "counter",
+            "Of these, those that no other leg had brought before.",
+            lambda leg: leg.first,
+        ),
+        _of_legs(
+            "leg_lost_numbers_total",
+            "counter",
+            "Numbers, or datagrams without numbers, that a leg did not bring.",
+            lambda leg: leg.lost,
+        ),
+        _of_legs(
+            "leg_skew_seconds",
+            "gauge",
+            "How much later than by the first leg the last copy that was timed came.",
+            lambda leg: leg.skew,
+            "%.6f",
+        ),
+        _of_legs(
+            "leg_silent",
+            "gauge",
+            "1 while a leg brings nothing, and another goes on.",
+            lambda leg: int(leg.silent),
+        ),
+        gauge(
+            "legs_unprotected",
+            "1 while all legs come by one interface or from one sender, so that they fail together.",
+            lambda of: int(of.books.legs_share) if of.books.legs else None,
+        ),
     ),
-    _of_legs(
-        "leg_first_datagrams_total",
-        "counter",
-        "Of these, those that no other leg had brought before.",
-        lambda leg: leg.first,
+    *within(
+        lambda of: of.books.ts,
+        counts(
+            "ts_errors",
+            "Errors of the transport stream in a subscription's datagrams, by the check of TR 101 290.",
+            _of_ts(lambda ts: ts.counters.errors, NO_COUNTS),
+            "check",
+            lambda _: (),
+        ),
+        counter(
+            "ts_packets",
+            "Packets of the transport stream that came.",
+            _of_ts(lambda ts: ts.counters.packets),
+        ),
+        counter(
+            "ts_lost_packets",
+            "Packets of it that are missing by their continuity counters, which count to 16.",
+            _of_ts(lambda ts: ts.counters.lost),
+        ),
+        gauge(
+            "ts_bytes_per_second",
+            "Its rate as it arrives.",
+            _of_ts(lambda ts: ts.bit_rate / 8),
+            form="%.0f",
+        ),
+        gauge(
+            "ts_clock_jitter_seconds",
+            "How far its program clock arrived from its time in a second, from the earliest to the latest.",
+            _of_ts(lambda ts: ts.clock_jitter),
+            form="%.6f",
+        ),
+        gauge(
+            "mdi_delay_factor_seconds",
+            "The delay factor of it in a second (RFC 4445): what a buffer has to hold.",
+            _of_ts(lambda ts: ts.delay_factor),
+            form="%.6f",
+        ),
     ),
-    _of_legs(
-        "leg_lost_numbers_total",
-        "counter",
-        "Numbers, or datagrams without numbers, that a leg did not bring.",
-        lambda leg: leg.lost,
-    ),
-    _of_legs(
-        "leg_skew_seconds",
-        "gauge",
-        "How much later than by the first leg the last copy that was timed came.",
-        lambda leg: leg.skew,
-        "%.6f",
-    ),
-    _of_legs(
-        "leg_silent",
-        "gauge",
-        "1 while a leg brings nothing, and another goes on.",
-        lambda leg: int(leg.silent),
-    ),
-    gauge(
-        "legs_unprotected",
-        "1 while all legs come by one interface or from one sender, so that they fail together.",
-        lambda of: int(of.books.legs_share) if of.books.legs else None,
-    ),
-    counts(
-        "ts_errors",
-        "Errors of the transport stream in a subscription's datagrams, by the check of TR 101 290.",
-        _of_ts(lambda ts: ts.counters.errors, NO_COUNTS),
-        "check",
-        lambda _: (),
-    ),
-    counter(
-        "ts_packets",
-        "Packets of the transport stream that came.",
-        _of_ts(lambda ts: ts.counters.packets),
-    ),
-    counter(
-        "ts_lost_packets",
-        "Packets of it that are missing by their continuity counters, which count to 16.",
-        _of_ts(lambda ts: ts.counters.lost),
-    ),
-    gauge(
-        "ts_bytes_per_second",
-        "Its rate as it arrives.",
-        _of_ts(lambda ts: ts.bit_rate / 8),
-        form="%.0f",
-    ),
-    gauge(
-        "ts_clock_jitter_seconds",
-        "How far its program clock arrived from its time in a second, from the earliest to the latest.",
-        _of_ts(lambda ts: ts.clock_jitter),
-        form="%.6f",
-    ),
-    gauge(
-        "mdi_delay_factor_seconds",
-        "The delay factor of it in a second (RFC 4445): what a buffer has to hold.",
-        _of_ts(lambda ts: ts.delay_factor),
-        form="%.6f",
-    ),
-    gauge(
-        "kept_bytes",
-        "Memory of what is kept of what came last, for captures.",
-        _of_kept(lambda kept: kept.memory_bytes),
-    ),
-    counter("captures", "Captures of a loss that were written.", _of_kept(lambda kept: kept.captures)),
-    counter(
-        "failed_captures", "Captures of a loss that could not be written.", _of_kept(lambda kept: kept.failed)
+    *within(
+        lambda of: of.books.kept,
+        gauge(
+            "kept_bytes",
+            "Memory of what is kept of what came last, for captures.",
+            _of_kept(lambda kept: kept.memory_bytes),
+        ),
+        counter("captures", "Captures of a loss that were written.", _of_kept(lambda kept: kept.captures)),
+        counter(
+            "failed_captures",
+            "Captures of a loss that could not be written.",
+            _of_kept(lambda kept: kept.failed),
+        ),
     ),
     *of_manifest(lambda books: books.manifest),
-    counts(
-        "refused_manifests",
-        "Manifests that came whole and were not taken, by reason.",
-        lambda of: of.books.refused_manifests,
-        "reason",
-        lambda _: (),
+    *within(
+        _refused_manifests,
+        counts(
+            "refused_manifests",
+            "Manifests that came whole and were not taken, by reason.",
+            _refused_manifests,
+            "reason",
+            lambda _: (),
+        ),
     ),
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from metrics.conftest import House, parse, values
@@ -36,8 +36,10 @@ from mcastd.discovery.sessions import REASONS
 from mcastd.gateway.player import REASONS as ANSWER_REASONS
 from mcastd.gateway.players import ENDINGS, REFUSALS
 from mcastd.link import reasons as of_links
+from mcastd.metrics import exposition
 from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row
 from mcastd.metrics.families import families
+from mcastd.metrics.family import Family
 from mcastd.metrics.scraped import Metrics
 from mcastd.net.link import Origin
 from mcastd.status import NO_MANIFEST, AnnouncementStatus, EngineStatus, FilesStatus, KeptStatus, TreeStatus
@@ -360,6 +362,51 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
     assert values(samples, "mcastd_worker_state", "state").keys() == {"failed", "active"}
     assert values(samples, "mcastd_refused_sends_total", "errno")["ENOBUFS"] == 107
     assert values(samples, "mcastd_dropped_datagrams_total", "reason").keys() >= {"too-big", "no-space"}
+
+
+def test_a_part_that_most_workers_lack_is_shown_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every family were asked for its value, whichever part a worker has, and others lack."""
+    a = House(
+        {"outbound": {"a": {**GROUP, "source": "/s"}}, "inbound": {"a": {**GROUP, "output": ["/x", "/y"]}}}
+    )
+    (head, into), (out_head, out) = sorted(a.rows())
+    takes_files = House({"inbound": {"a": {**GROUP, "protocol": PROTOCOL, "output": [directory("x")]}}})
+    objects = takes_files.rows()[0][1].identity.outputs[0].objects
+    x, y = into.identity.outputs
+    parts: list[tuple[Row, Row]] = [
+        ((head, into._replace(**{name: value})), (out_head, out))
+        for name, value in {
+            "manifest": MANIFEST,
+            "refused_manifests": {"signature": 1},
+            "sequence": SequenceCounters(),
+            "legs": (LegBooks(received=2, first=3, lost=4, skew=5.5, silent=True),),
+            "ts": TransportBooks(TransportCounters(6, 7, Counter(PAT_error=8)), 9.0, 10.0, 11.0),
+            "kept": KEPT,
+        }.items()
+    ]
+    parts += [
+        ((head, into), (out_head, out._replace(**{name: value})))
+        for name, value in {
+            "files": FILES,
+            "announcement": ANNOUNCEMENT,
+            "sent_legs": [SentLegBooks(12, 13, works=True)],
+            "reception": ReceptionBooks(14, 15, 16),
+        }.items()
+    ]
+    parts += [
+        ((head, into._replace(identity=into.identity._replace(outputs=(x, other)))), (out_head, out))
+        for other in (y._replace(objects=objects), y._replace(engine=lambda: engine_status(17, 18, 19)))
+    ]
+    shown = [rendered(Exposition(), [*rows]) for rows in parts]
+    ungated = {kind: tuple(map(_without_part, of)) for kind, of in exposition.OF_KIND.items()}
+    monkeypatch.setattr(exposition, "OF_KIND", ungated)
+    monkeypatch.setattr(exposition, "OUTPUT", tuple(map(_without_part, exposition.OUTPUT)))
+    assert shown == [rendered(Exposition(), [*rows]) for rows in parts]
+    assert len({*shown, rendered(Exposition(), [(head, into), (out_head, out)])}) == len(parts) + 1
+
+
+def _without_part(family: Family[Any]) -> Family[Any]:
+    return family if family.part is None else family._replace(part=None)
 
 
 def test_the_interface_is_the_one_it_is_on_or_was_on_or_is_to_be_on(house: MakeHouse, tmp_path: Path) -> None:
