@@ -87,6 +87,8 @@ EXPECTED_REASONS = frozenset(
 
 def losses(dropped: Mapping[str, int]) -> int:
     """How many of these are lost, as far as this host can tell."""
+    if not dropped:  # as a rule, and each second for each worker
+        return 0
     counts = dict(dropped)  # the worker goes on counting
     return sum(counts.values()) - sum(counts.get(reason, 0) for reason in EXPECTED_REASONS)
 

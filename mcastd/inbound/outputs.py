@@ -53,6 +53,7 @@ class Outputs:
             OutputIdentity(settings.label, sink.counters, (*sink.reasons, CRASHED), sink.objects, sink.engine)
             for settings, sink in self._sinks.items()
         )
+        self._file_books = [sink.objects for sink in self.sinks if sink.objects is not None]
         # One list, replaced as a whole: so a thread that adds them up counts each output once
         self._losses = [self._closed.copy(), *(sink.counters.dropped for sink in self.sinks)]
 
@@ -122,12 +123,16 @@ class Outputs:
 
     def dropped(self) -> int:
         """Datagrams dropped by all outputs, closed ones too; it never shrinks."""
-        # A copy of each: the worker goes on counting
-        return sum(sum(dict(dropped).values()) for dropped in self._losses if dropped)
+        total = 0
+        for dropped in self._losses:
+            if dropped:
+                total += sum(dict(dropped).values())  # a copy: the worker goes on counting
+        return total
 
     def files(self) -> tuple[int, float | None]:
         """Files that have landed, and how much of the others the output has that has least, in percent."""
-        books = [sink.objects for sink in self.sinks if sink.objects is not None]
+        if not (books := self._file_books):
+            return 0, None
         percents = [percent for one in books if (percent := one.percent()) is not None]
         return sum(one.states["landed"] for one in books), min(percents, default=None)
 
