@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
 from struct import Struct
-from typing import Protocol
+from typing import Literal, Protocol
 
 WORD_BYTES, HALF_BYTES = 4, 2
 # Views of rows that are kept for the next batch in the same memory; and groups of at least this many rows,
@@ -29,12 +30,29 @@ UNPACKED_ROWS_MAX = 32
 UNPACKED_BYTES_MIN = 12
 
 RowBytes = bytes | memoryview
+UnitCode = Literal["B", "H", "I"]
+"""The type code, in struct(3), of a unit of 1, 2 or 4 bytes."""
+
+Columns = tuple[memoryview, tuple[memoryview, ...]]
+"""A column of numbers, and those of which all is alike: see :class:`ColumnPlaces`."""
 
 
 @lru_cache(maxsize=256)
 def _cells(size: int, gap: int, count: int) -> Struct:
     """Unpacks ``count`` cells of ``size`` bytes, with ``gap`` bytes between them."""
     return Struct(f"{size}s" + f"{gap}x{size}s" * (count - 1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ColumnPlaces:
+    """Columns that are looked at together, each by its first byte and the type code of its units.
+
+    They are known by identity: one object stands for many rows and many streams.
+    """
+
+    numbers: tuple[int, UnitCode]
+    alike: tuple[tuple[int, UnitCode], ...]
+    end: int  # bytes that a row has at least
 
 
 class Rows(Protocol):
@@ -53,6 +71,9 @@ class Rows(Protocol):
 
     def cells(self, at: int, size: int) -> bytes:
         """``size`` bytes from ``at`` of all rows, one after another. Both are whole words."""
+
+    def columns(self, places: ColumnPlaces) -> Columns | None:
+        """Views of columns of all rows; None: these are shorter, or have no views, or none yet."""
 
     def tails(self, at: int, start: int, stop: int) -> list[RowBytes]:
         """The same rows, each without its first ``at`` bytes."""
@@ -78,6 +99,9 @@ class ListedRows:
     def cells(self, at: int, size: int) -> bytes:
         return b"".join([row[at : at + size] for row in self._rows])
 
+    def columns(self, places: ColumnPlaces) -> Columns | None:
+        return None
+
     def tails(self, at: int, start: int, stop: int) -> list[RowBytes]:
         return [row[at:] for row in self._rows[start:stop]]
 
@@ -95,6 +119,7 @@ class RowMemory:
         self.bytes = memory
         self.words = memory.cast("I")
         self.halves = memory.cast("H")
+        self.by_code: dict[UnitCode, memoryview] = {"B": memory, "H": self.halves, "I": self.words}
         self._kept: dict[tuple[int, int, int, int], list[memoryview]] = {}
         self._kept_number = 0
 
@@ -125,7 +150,7 @@ class SpacedRows:
     RowBytes 0 begins at ``start``, and row 1 ``stride`` bytes behind that.
     """
 
-    __slots__ = ("_count", "_memory", "_skip", "_start", "_stride", "_unpack", "size")
+    __slots__ = ("_asked", "_columns", "_count", "_memory", "_skip", "_start", "_stride", "_unpack", "size")
 
     def __init__(
         self, memory: RowMemory, start: int, stride: int, *, size: int, count: int, skip: int = 0
@@ -137,6 +162,8 @@ class SpacedRows:
         self._count = count
         # By place and size of cells: these rows may be kept for the next batch that lies just so
         self._unpack: dict[int, Callable[[], tuple[bytes, ...]]] = {}
+        self._columns: dict[ColumnPlaces, Columns | None] = {}  # likewise
+        self._asked = False  # for columns
         self._skip = skip
 
     def __len__(self) -> int:
@@ -172,6 +199,32 @@ class SpacedRows:
             start = first + word
             columns[word::words] = memory[start : start + (count - 1) * step + 1 : step]
         return found.tobytes()
+
+    def columns(self, places: ColumnPlaces) -> Columns | None:
+        if places in self._columns:
+            return self._columns[places]
+        if self._asked:
+            return self._view(places)
+        self._asked = True  # views are worth their making if these rows are kept for another batch
+        return None
+
+    def _view(self, places: ColumnPlaces) -> Columns | None:
+        """Make views of these columns, to be kept."""
+        found: Columns | None = None
+        units = [self._column(at, code) for at, code in (places.numbers, *places.alike)]
+        if self.size >= places.end and (views := tuple(one for one in units if one is not None)) == (*units,):
+            found = views[0], views[1:]
+        self._columns[places] = found
+        return found
+
+    def _column(self, at: int, code: UnitCode) -> memoryview | None:
+        """A view of a column; None if it does not stand at multiples of its size."""
+        memory = self._memory.by_code[code]
+        size, stride, begin = memory.itemsize, self._stride, self._start + self._skip * self._stride + at
+        if begin % size or stride % size:
+            return None
+        end = begin + (self._count - 1) * stride + size
+        return memory[begin // size : end // size : stride // size]
 
     def tails(self, at: int, start: int, stop: int) -> list[RowBytes]:
         skip, columns = self._skip, slice(at, self.size)

@@ -166,11 +166,12 @@ class MergingSequencer(LegsSequencer):
 
     def take(self, leg: LegAccount, batch: Batch, now: float) -> Iterable[Batch]:
         order = self._places[leg].order
-        ordered = order.feed(batch)
-        if isinstance(order.numbers, range):  # all of the batch goes on in order
-            return self._take_ordered(leg, batch, order.numbers, now)
+        if (count := order.follow(batch, now)) >= 0:
+            assert order.stream is not None
+            end = order.stream.order.next
+            return self._take_ordered(leg, batch, range(end - count, end), now)
         given: list[Batch] = []
-        for one in ordered:
+        for one in order.sort(batch, now):
             given += self._take_ordered(leg, one, order.numbers, now)
         return given
 
@@ -232,7 +233,9 @@ class MergingSequencer(LegsSequencer):
                 place.misfits.refuse(reason, batch.payloads[-1], sorting.now)
         else:
             place.misfits.accept()
-            breaks = place.order.breaks if is_ascending else breaks_of(numbers, count)
+            breaks: Sequence[int] = ()
+            if not isinstance(numbers, range):
+                breaks = place.order.breaks if is_ascending else breaks_of(numbers, count)
             self._put(taking, numbers, range(at, count), breaks)
         return joined(taking.parts)
 

@@ -28,24 +28,24 @@ class Misfits:
     def __init__(self, explain: ExplainMisfit) -> None:
         self._explain = explain
         self._since = math.inf  # monotonic seconds, of the first one
-        self._number = 0
+        self.number = 0
         self._last = "", b"", 0  # what ``explain`` takes
         self.told: Misfit | None = None  # None: it accepts what comes, or nothing comes
 
     def accept(self) -> None:
         """Something came that is to be received."""
-        self._since, self._number, self.told = math.inf, 0, None
+        self._since, self.number, self.told = math.inf, 0, None
 
     def refuse(self, reason: str, datagram: RowBytes, now: float) -> None:
         """A datagram came at monotonic time ``now`` that is none to be received."""
         self._since = min(self._since, now)
-        self._number += 1
+        self.number += 1
         self._last = reason, bytes(datagram[:HEAD_BYTES]), len(datagram)
 
     @property
     def deadline(self) -> float:
         """When :meth:`look` has something to tell, in monotonic seconds; ``inf``: nothing."""
-        is_due = self.told is None and self._number >= REFUSED_MIN
+        is_due = self.told is None and self.number >= REFUSED_MIN
         return self._since + REFUSED_SECONDS if is_due else math.inf
 
     def look(self, now: float) -> None:

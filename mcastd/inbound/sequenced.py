@@ -56,13 +56,14 @@ class NumberedSequencer(Sequencer):
         self.total = SequenceCounters()
         self._wire = wire
         self._cells = wire.cells
+        self._has_counts = wire.cells.has_counts
         self._wanted = wanted
         self._now = now
         room = HeldRoom()
         self._streams = NumberedStreams(wire, wanted, self.total, room, is_exclusive=self.is_exclusive)
         self._arrivals = NumberedArrivals(wire, dropped, room, self._explain)
-        self._accept = self._arrivals.misfits.accept
-        # The numbers of the batch that was given on last, if it was fed just so, and all of it is NEXT:
+        self._misfits = self._arrivals.misfits
+        # The numbers of the batch that was sorted last, if it was given on just so, and all of it is NEXT:
         # a range if it has each from first to last, and else with the indices behind gaps; or None
         self.numbers: Sequence[int] | None = None
         self.breaks: Sequence[int] = ()
@@ -151,20 +152,36 @@ class NumberedSequencer(Sequencer):
     # -- datagrams
 
     def feed(self, batch: Batch) -> Iterable[Batch]:
-        now, stream = self._now(), self._streams.last
-        self.numbers, self.breaks = None, ()
-        if stream is not None and ((reorder := stream.reorder) is None or not stream.is_waiting):
-            order = stream.order
-            begin = order.next
-            if self._goes_on(batch, stream, order):
-                self.numbers = range(begin, order.next)
-                stream.heard = order.went_on = now
-                self._accept()
-                stream.datagrams += len(batch)
-                if reorder is not None:
-                    reorder.next = order.next
-                return (batch,)
-        return self._sort(batch, now)
+        now = self._now()
+        return self.sort(batch, now) if self.follow(batch, now) < 0 else (batch,)
+
+    def follow(self, batch: Batch, now: float) -> int:
+        """Take a batch if all of it goes on in order with the stream that was heard last.
+
+        Returns how many numbers it has; -1: it does not, and has to be sorted.
+        """
+        stream = self._streams.last
+        if stream is None or ((reorder := stream.reorder) is not None and stream.is_waiting):
+            return -1
+        sources = batch.sources
+        if len(sources) > 1 or (sources and sources[0][0] != stream.address):
+            return -1
+        order, rows = stream.order, batch.rows
+        if (count := self._cells.follow(rows, stream.fixed, order.next)) < 0:
+            return -1
+        datagrams = len(batch) if self._has_counts else count
+        if count != datagrams and not self._fits(min([one.size for one in rows]), count // datagrams):
+            return -1
+        order.advance(count)
+        stream.heard = order.went_on = now
+        stream.datagrams += datagrams
+        if reorder is not None:
+            reorder.next = order.next
+        if stream.jitter is not None and (times := batch.times):
+            self._measure(stream, self._cells.column_in(rows), times)
+        if self._misfits.number:
+            self._misfits.accept()
+        return count
 
     def hold_back(self, seconds: float) -> None:
         self._streams.hold_back(seconds)
@@ -184,30 +201,14 @@ class NumberedSequencer(Sequencer):
 
     def _column_of(self, batch: Batch, rows: Sequence[Rows], stream: OfStream) -> bytes:
         """The cells of a batch, if all of it is of the sender of a stream, and long enough; b"" if not."""
-        sources, cells = batch.sources, self._cells
+        sources = batch.sources
         if len(sources) > 1 or (sources and sources[0][0] != stream.address):
             return b""
-        if len(rows) == 1:
-            one = rows[0]
-            return one.cells(cells.at, cells.size) if one.size >= cells.end else b""
-        if min([one.size for one in rows]) < cells.end:
-            return b""
-        return b"".join([one.cells(cells.at, cells.size) for one in rows])
+        return self._cells.column_in(rows)
 
-    def _goes_on(self, batch: Batch, stream: OfStream, order: Order) -> bool:
-        """Return True if all datagrams of a batch go on in order with this stream, and count them there."""
-        rows = batch.rows
-        column = self._column_of(batch, rows, stream)
-        if not column or (count := self._cells.in_order(column, stream.fixed, order.next)) < 0:
-            return False
-        if count != len(batch) and not self._fits(min([one.size for one in rows]), count // len(batch)):
-            return False
-        order.advance(count)
-        if stream.jitter is not None and (times := batch.times):
-            self._measure(stream, column, times)
-        return True
-
-    def _sort(self, batch: Batch, now: float) -> Iterator[Batch]:
+    def sort(self, batch: Batch, now: float) -> Iterator[Batch]:
+        """Take a batch that is not simply in order. Returns what may go on now."""
+        self.numbers, self.breaks = None, ()
         sorting = Sorting(batch, now)
         stream = self._streams.last
         if stream is None or not self._sort_whole(sorting, stream):

@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
-from mcastd.rows import WORD_BYTES, RowBytes
+from mcastd.rows import WORD_BYTES, RowBytes, Rows
+from mcastd.sequence.in_place import NUMBER_BYTES, ColumnsInPlace
 
 ByteOrder = Literal["big", "little"]
 # Cells that are compared at once.
@@ -66,11 +67,14 @@ class Cells:
         self.size = -(-(end - self.at) // WORD_BYTES) * WORD_BYTES
         self.end = self.at + self.size  # a datagram has to be so long
         self.numbers = 1 << 8 * number.size  # they count modulo this
+        self._number_max = self.numbers - 1
         self._order = byte_order
+        # The default is big-endian, and one argument less to look at
+        self._integer = int.from_bytes if byte_order == "big" else partial(int.from_bytes, byteorder="little")
         self._number = number
         self._count = count
         self._shift = self._shift_of(number)
-        self._number_mask = (self.numbers - 1) << self._shift
+        self._number_mask = self._number_max << self._shift
         self._count_max = count_max
         self._count_shift, self._count_mask = 0, 0
         if count is not None:
@@ -81,6 +85,9 @@ class Cells:
         self._fixed = fixed & ~(self._number_mask | self._count_mask)
         self._mask = self._number_mask | self._count_mask | self._fixed
         self._lanes: dict[int, _Lanes] = {}  # by the bytes of a column
+        # Of the stream that has these bits fixed, if its numbers can be seen where they lie
+        self._in_place: ColumnsInPlace | None = None
+        self._in_place_fixed = -1
 
     def _shift_of(self, field: Field) -> int:
         behind = self.end - field.end if self._order == "big" else field.offset - self.at
@@ -121,7 +128,7 @@ class Cells:
         for begin in range(0, len(column), width):
             part = column[begin : begin + width]
             lanes = self._lanes_of(len(part) // size, fixed)
-            found = int.from_bytes(part, self._order) & lanes.fixed_mask ^ lanes.all_fixed
+            found = self._integer(part) & lanes.fixed_mask ^ lanes.all_fixed
             while found:
                 lane = (found.bit_length() - 1) // (8 * size)
                 found &= (1 << 8 * size * lane) - 1
@@ -148,28 +155,56 @@ class Cells:
         cells = [int.from_bytes(column[at : at + size], order) for at in range(0, len(column), size)]
         return [cell >> shift & mask for cell in cells]
 
+    def follow(self, rows: Sequence[Rows], fixed: int, number: int) -> int:
+        """How many numbers datagrams have, if they go on in order from ``number``; -1 if not.
+
+        ``number`` may have wrapped often. Those in which it wraps may be seen as in order or not.
+        """
+        if len(rows) == 1:
+            if fixed != self._in_place_fixed:
+                self._in_place, self._in_place_fixed = self._see_in_place(fixed), fixed
+            if (in_place := self._in_place) is not None:
+                count = in_place.in_order(rows[0], number)
+                if count is not None:
+                    return count
+        column = self.column_in(rows)
+        return self.in_order(column, fixed, number) if column else -1
+
+    def _see_in_place(self, fixed: int) -> ColumnsInPlace | None:
+        number = self._number
+        if self._order != "big" or number.size != NUMBER_BYTES or self._count is not None:
+            return None
+        bits, mask = (value.to_bytes(self.size, "big") for value in (fixed, self._fixed))
+        return ColumnsInPlace(number.offset, self.at, bits, mask)
+
+    def column_in(self, rows: Sequence[Rows]) -> bytes:
+        """The cells of datagrams; b"" if some of them are too short."""
+        if len(rows) == 1:
+            one = rows[0]
+            return one.cells(self.at, self.size) if one.size >= self.end else b""
+        if min([one.size for one in rows]) < self.end:
+            return b""
+        return b"".join([one.cells(self.at, self.size) for one in rows])
+
     def in_order(self, column: bytes, fixed: int, number: int) -> int:
         """How many numbers the cells of a column have, if they go on in order from ``number``; -1 if not.
 
         ``number`` may have wrapped often. A column in which it wraps is not seen as in order.
         """
-        number &= self.numbers - 1
+        number &= self._number_max
         lanes = self._lanes.get(len(column))
         if lanes is None or lanes.fixed != fixed or self._count_mask:
             return self._in_order(column, fixed, number)
-        expected = lanes.of_zero + number * lanes.ones
-        goes_on = (
-            number <= self.numbers - lanes.cells
-            and int.from_bytes(column, self._order) & lanes.mask == expected
-        )
-        return lanes.cells if goes_on else -1
+        if number > lanes.begin_max:
+            return -1
+        is_so = self._integer(column) & lanes.mask == lanes.of_zero + number * lanes.ones
+        return lanes.cells if is_so else -1
 
     def _in_order(self, column: bytes, fixed: int, number: int) -> int:
         """The same of a column of any size, whose cells may have a count."""
-        size, order = self.size, self._order
-        each = 1
+        size, each = self.size, 1
         if self._count_mask:
-            each = (int.from_bytes(column[:size], order) & self._count_mask) >> self._count_shift
+            each = (self._integer(column[:size]) & self._count_mask) >> self._count_shift
             if each > self._count_max:
                 return -1
         cells = len(column) // size
@@ -185,7 +220,7 @@ class Cells:
         expected = lanes.of_zero + number * lanes.ones
         if each != 1:
             expected += (each - 1) * lanes.ramp
-        return each * cells if int.from_bytes(column, order) & lanes.mask == expected else -1
+        return each * cells if self._integer(column) & lanes.mask == expected else -1
 
     def _lanes_of(self, cells: int, fixed: int) -> _Lanes:
         lanes = self._lanes.get(cells * self.size)
@@ -199,6 +234,7 @@ class Cells:
         made = _Lanes(
             cells,
             fixed,
+            begin_max=self.numbers - cells,
             all_fixed=fixed * ones,
             fixed_mask=self._fixed * ones,
             of_zero=fixed * ones + step,
@@ -216,6 +252,7 @@ class _Lanes:
 
     cells: int  # their number
     fixed: int
+    begin_max: int  # the last number from which on they do not wrap
     all_fixed: int  # its bits in each cell, and nothing else
     fixed_mask: int  # the bits of each cell in which all are alike
     of_zero: int  # cells in order from number 0 on, with a count of 1

@@ -92,6 +92,8 @@ class Order:
     @property
     def deadline(self) -> float:
         """When the next missing number counts as lost, in monotonic seconds."""
+        if not self._gaps:  # as a rule
+            return math.inf
         due = (gap.since + LATE_SECONDS for gap in self._gaps if not gap.lost and self._counts(gap, gap.end))
         return next(due, math.inf)
 

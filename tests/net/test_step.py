@@ -7,21 +7,22 @@ function that is called costs about as much as a datagram.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import select
-import sys
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import pytest
+from support.calls import counted_calls
 from support.host import ip
 from support.subscription import VisitedByHand
 from support.wait import wait_for
 
-import mcastd
 from mcastd.config import InboundSubscription
 from mcastd.inbound.subscription import Subscription
 from mcastd.makers import Parts, build
@@ -32,8 +33,8 @@ from mcastd.worker import Context, Signal
 
 GROUP, OTHER_GROUP = "239.255.14.1", "239.255.14.2"
 SENDER = "127.0.1.14"  # not the address that an output to a group has on the interface
-ROOT = str(Path(mcastd.__file__).parent)
 DATAGRAMS = 10
+VISITS = 4
 
 
 @pytest.fixture
@@ -42,8 +43,8 @@ def stack(no_fd_leak: None) -> Iterator[ExitStack]:
         yield stack
 
 
-def calls_of_a_step(stack: ExitStack, output: dict[str, object]) -> Counter[str]:
-    """The functions of mcastd that a visit calls, if it has nothing else to do: how often each."""
+def calls_of_a_step(stack: ExitStack, output: dict[str, object], **keys: Any) -> Counter[str]:
+    """The functions of mcastd that a visit calls, if it has nothing else to do. ``keys`` are more settings."""
     ip(f"addr add {SENDER}/32 dev lo")
     stack.callback(ip, f"addr del {SENDER}/32 dev lo")
     port = free_port()
@@ -51,7 +52,8 @@ def calls_of_a_step(stack: ExitStack, output: dict[str, object]) -> Counter[str]
     stack.callback(reader.close)
     context = Context(ready.set).open()
     stack.callback(context.close)
-    config = InboundSubscription(group=GROUP, port=port, interface="lo", sources=[SENDER], output=[output])
+    to = {"group": GROUP, "port": port, "interface": "lo", "sources": [SENDER]}
+    config = InboundSubscription.model_validate({**to, "output": [output], **keys})
     worker = build("inbound/step", config, Parts(reader=reader))
     assert isinstance(worker, Subscription)
     thread = threading.Thread(target=worker.run, args=(context,))
@@ -64,29 +66,22 @@ def calls_of_a_step(stack: ExitStack, output: dict[str, object]) -> Counter[str]
     wait_for(lambda: reader.visited is not None, "its turn")
     visited = reader.visited
     assert visited is not None
-    counts: Counter[str] = Counter()
     visits: list[Counter[str]] = []
-
-    def count(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(ROOT):
-            counts[frame.f_code.co_qualname] += 1
-
     link = worker._turns.link
     assert link is not None
-    for _ in range(3):  # the first one learns, and opens; any may find that it is time to look at a path
-        counts.clear()
-        for _ in range(DATAGRAMS):  # each by itself
-            sender.send(ListPayloads([bytes(1316)]))
+    numbers = itertools.count(65_530)
+    for _ in range(VISITS):  # the first ones learn, and open; any may find that it is time to look at a path
+        for number in itertools.islice(numbers, DATAGRAMS):  # each by itself
+            head = struct.pack(">BBHII", 0x80, 33, number % 65_536, 24 * number, 7)
+            sender.send(ListPayloads([head.ljust(1316, b".")]))
         wait_for(lambda: select.select([link], [], [], 0)[0], "datagrams")
-        sys.setprofile(count)
-        try:
+        with counted_calls() as counts:
             taken = visited.visit(True)
-        finally:
-            sys.setprofile(None)
         assert taken == DATAGRAMS
-        visits.append(counts.copy())
+        visits.append(counts)
     (sink,) = worker.sinks
-    assert (sink.counters.written, sink.counters.written_bytes) == (3 * DATAGRAMS, 3 * DATAGRAMS * 1316)
+    sent = VISITS * DATAGRAMS
+    assert (sink.counters.written, sink.counters.written_bytes) == (sent, sent * 1316)
     return min(visits, key=Counter.total)
 
 
@@ -99,3 +94,9 @@ def test_a_step_of_an_output_to_a_group(stack: ExitStack) -> None:
 def test_a_step_of_a_raw_file(stack: ExitStack, tmp_path: Path) -> None:
     calls = calls_of_a_step(stack, {"kind": "file", "path": tmp_path / "out"})
     assert calls.total() <= 24, calls
+
+
+def test_a_step_of_rtp_that_is_in_order(stack: ExitStack, tmp_path: Path) -> None:
+    output = {"kind": "file", "path": tmp_path / "out"}
+    calls = calls_of_a_step(stack, output, protocol={"kind": "rtp", "jitter": False}, reorder=0)
+    assert calls.total() <= 43, calls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from mcastd.rows import RowMemory, Rows, SpacedRows, listed
 from mcastd.sequence.columns import LANES_MAX, ByteOrder, Cells, Field
+from mcastd.sequence.in_place import ColumnsInPlace
 
 FIXED = 0x80  # of the first byte of each datagram
 
@@ -135,3 +137,75 @@ def test_cells_are_read_from_memory_as_from_a_list(
     (rows,) = listed(datagrams)
     expected = b"".join([one[4 * at_words : 4 * (at_words + size_words)] for one in datagrams])
     assert spaced.cells(4 * at_words, 4 * size_words) == rows.cells(4 * at_words, 4 * size_words) == expected
+
+
+RTP = Cells(Field(2, 2), identity=Field(8, 4), fixed=0xFF7F << 80)
+
+
+def rows_of(datagrams: list[bytes], *, start: int = 0, gap: int = 0) -> SpacedRows:
+    """The same in one memory, that has been asked for columns before, as one that is kept."""
+    size = len(datagrams[0])
+    memory = b"".join([bytes(start), *[one + bytes(gap) for one in datagrams]])
+    memory += bytes(-len(memory) % 4)
+    rows = SpacedRows(RowMemory(memoryview(memory)), start, size + gap, size=size, count=len(datagrams))
+    assert RTP.follow([rows], 0, 0) == -1
+    return rows
+
+
+def packet(number: int, *, head: bytes = b"\x80\x21", ssrc: bytes = b"ssrc", size: int = 20) -> bytes:
+    return (head + (number % 65_536).to_bytes(2) + random.randbytes(4) + ssrc).ljust(size, b".")
+
+
+@settings(max_examples=50)
+@given(
+    first=st.integers(0, 1 << 18) | st.integers(65_536 - 40, 65_536 + 40),
+    count=st.integers(1, 300),
+    layout=st.tuples(st.sampled_from([0, 0, 4, 2, 1]), st.sampled_from([12, 20, 1328, 21, 11])),
+    markers=st.sets(st.integers(0, 299)),
+    wrong=st.none() | st.tuples(st.integers(0, 299), st.sampled_from(["number", "head", "type", "ssrc"])),
+)
+def test_rows_are_in_order_where_they_lie_as_their_column_is(
+    first: int, count: int, layout: tuple[int, int], markers: set[int], wrong: tuple[int, str] | None
+) -> None:
+    (start, size), datagrams = layout, []
+    for index in range(count):
+        part = wrong[1] if wrong is not None and wrong[0] == index else ""
+        kind = (0x22 if part == "type" else 0x21) | (0x80 if index in markers else 0)
+        head = bytes([0x90 if part == "head" else 0x80, kind])
+        number = first + index + (part == "number")
+        datagrams.append(packet(number, head=head, ssrc=b"SSRC" if part == "ssrc" else b"ssrc", size=size))
+    fixed = RTP.fixed_of(packet(0))
+    is_right = (wrong is None or wrong[0] >= count) and size >= RTP.end
+    rows = rows_of([one[:size] for one in datagrams], start=start)
+    found = RTP.follow([rows], fixed, first)
+    assert RTP._in_place is not None
+    seen_in_place = rows.columns(RTP._in_place._places) is not None
+    wraps = first % 65_536 + count > 65_536
+    assert found == (count if is_right and not (wraps and (not seen_in_place or count > LANES_MAX)) else -1)
+    if not wraps and size >= RTP.end:
+        assert found == RTP.in_order(RTP.column_in([rows]), fixed, first)
+
+
+def test_columns_are_seen_where_they_lie_from_the_second_time_on_if_they_are_aligned() -> None:
+    fixed = RTP.fixed_of(packet(0))
+    places = ColumnsInPlace(2, 0, fixed.to_bytes(12), RTP._fixed.to_bytes(12))._places
+    assert places.numbers == (2, "H")
+    assert places.alike == ((0, "B"), (1, "B"), (8, "I"))
+    datagrams = [packet(number) for number in range(9)]
+    size = len(datagrams[0])
+    memory = RowMemory(memoryview(b"".join(datagrams)))
+    rows = SpacedRows(memory, 0, size, size=size, count=9)
+    assert rows.columns(places) is None, "most rows are of one batch"
+    columns = rows.columns(places)
+    assert columns is not None
+    assert columns is rows.columns(places)
+    assert columns[1][2].tolist() == [int.from_bytes(b"ssrc", sys.byteorder)] * 9
+    assert rows_of(datagrams, gap=3).columns(places) is None
+    assert listed(datagrams)[0].columns(places) is None
+
+
+def test_rows_of_which_none_has_another_stream_are_compared_with_what_that_has_in_common() -> None:
+    rows = rows_of([packet(number, ssrc=b"SSRC") for number in range(70, 79)])
+    for _ in range(2):
+        assert RTP.follow([rows], RTP.fixed_of(packet(0)), 70) == -1
+        assert RTP.follow([rows], RTP.fixed_of(packet(0, ssrc=b"SSRC")), 70) == 9
