@@ -51,6 +51,9 @@ BATCH_MAX_BYTES = 1 << 19
 # Addresses and origins that an arena remembers.
 REMEMBERED = 1024
 
+# Fields of control messages with the address that a packet came to.
+LOCAL_FIELDS = ("local", "local_low")
+
 T = TypeVar("T")
 
 Local = tuple[int, ...]
@@ -347,7 +350,7 @@ class MmsgBatch:
             return ()
         count, origin, names = self._count, self._arena.origin, self._arena.names(self._count)
         ifindex, ttls, locals_ = self._ifindex, self._field("ttl", -1), self._locals
-        if len(names) == 1 and ttls.count(ttls[0]) == count and locals_.count(locals_[0]) == len(locals_):
+        if len(names) == len(locals_) == 1 and ttls.count(ttls[0]) == count:
             return [origin(names[0], ifindex, ttls[0], locals_[0])] * self._datagrams
         if len(names) == 1:
             names *= count
@@ -358,13 +361,11 @@ class MmsgBatch:
 
     @property
     def _locals(self) -> list[Local]:
-        """Where each packet came to, or one for all where that is not told."""
-        first = self._layouts[0]
-        if "local" not in first:
-            return [()]
-        if "local_low" not in first:
-            return [(word,) for word in self._field("local", 0)]
-        return [*zip(self._field("local", 0), self._field("local_low", 0), strict=True)]
+        """Where each packet came to, or one for all where that is the same, or not told."""
+        columns = [self._field(name, 0) for name in LOCAL_FIELDS if name in self._layouts[0]]
+        if all(column.count(column[0]) == len(column) for column in columns):  # as a rule
+            return [tuple([column[0] for column in columns])]
+        return [*zip(*columns, strict=True)]
 
     @property
     def times(self) -> Sequence[int]:

@@ -8,7 +8,9 @@ block has its length, in bytes, at its beginning and at its end.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+import sys
+from array import array
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 
 from mcastd.ip import Address
@@ -32,6 +34,10 @@ _OPTION = struct.Struct("<HH")  # code and length, before the value
 _COUNT = struct.Struct("<Q")
 # Of a packet, up to its bytes: the block's head, interface, time (two halves), bytes here, bytes it had.
 _PACKET_HEAD = struct.Struct("<IIIIIII")
+_TIME_AT = 12
+# Room for blocks in a row is made for a multiple of so many.
+_RUN_STEP = 32
+_WORD_BYTES = 4
 
 _IPV4 = struct.Struct(">BBHHHBBH4s4s")
 _IPV6 = struct.Struct(">IHBB16s16s")
@@ -91,6 +97,16 @@ class Frame:
         self.after = self._after(b"")
         self._total = _PACKET_HEAD.size + self._size + len(self.after)
 
+    @property
+    def is_complete(self) -> bool:
+        """Return True if what stands before a payload does not depend on it."""
+        return self._of_payload is None
+
+    @property
+    def total(self) -> int:
+        """Bytes of a block."""
+        return self._total
+
     def before(self, time: int, payload: bytes | memoryview) -> bytes:
         """The block up to its payload; ``time`` in nanoseconds since the epoch."""
         return self._before(time, payload, self._total)
@@ -114,6 +130,52 @@ class Frame:
         padding = bytes(-self._size % 4)
         length = _PACKET_HEAD.size + self._size + len(padding) + len(options) + _LENGTH.size
         return padding + options + _LENGTH.pack(length)
+
+
+class FrameRun:
+    """Blocks in a row whose payloads have one length, made in one go: only their times differ.
+
+    ```
+      | before 0 | payload 0 | after, before 1 | payload 1 | after, before 2 | payload 2 | ... | after |
+    ```
+    """
+
+    def __init__(self, frame: Frame) -> None:
+        """The frame is complete."""
+        self.length = frame.total  # bytes of each
+        self._after = frame.after
+        # So that times, and what is between payloads, are whole words
+        self._skip = -len(self._after) % _WORD_BYTES
+        self._unit = bytes(self._skip) + self._after + frame.before(0, b"")
+        self._count = 0  # blocks that there is room for
+        self._between: list[memoryview] = []  # before each payload, and after the one before it
+        self._high = self._low = memoryview(b"")
+
+    def pieces(
+        self, times: Sequence[int], payloads: Sequence[bytes | memoryview]
+    ) -> list[bytes | memoryview]:
+        """What the blocks consist of, valid until the next call; ``times`` in nanoseconds since the epoch."""
+        if (count := len(times)) > self._count:
+            self._make(-(-count // _RUN_STEP) * _RUN_STEP)
+        halves = array("Q", times)
+        if sys.byteorder == "big":
+            halves.byteswap()
+        words = memoryview(halves).cast("B").cast("I")
+        self._low[:count], self._high[:count] = words[::2], words[1::2]
+        pieces: list[bytes | memoryview] = [self._after] * (2 * count + 1)
+        pieces[:-1:2] = self._between[:count]
+        pieces[1::2] = payloads
+        return pieces
+
+    def _make(self, count: int) -> None:
+        unit = len(self._unit)
+        memory = memoryview(bytearray(self._unit * count))
+        self._between = [memory[start + self._skip : start + unit] for start in range(0, count * unit, unit)]
+        self._between[0] = memory[self._skip + len(self._after) : unit]
+        words, step = memory.cast("I"), unit // _WORD_BYTES
+        high = (self._skip + len(self._after) + _TIME_AT) // _WORD_BYTES
+        self._high, self._low = words[high::step], words[high + 1 :: step]
+        self._count = count
 
 
 def udp_headers(sender: Endpoint, to: Endpoint, hops: int, size: int) -> bytes:

@@ -22,6 +22,8 @@ NUMBER_BYTES = 2
 NUMBERS = 1 << 8 * NUMBER_BYTES
 # Datagrams that are compared at once.
 IN_PLACE_MAX = 256
+# Numbers of datagrams for which the expected columns are kept.
+KEPT_MAX = 64
 # By the bytes of a unit.
 _CODES: dict[int, UnitCode] = {4: "I", 2: "H", 1: "B"}
 
@@ -64,6 +66,8 @@ class ColumnsInPlace:
         return count if alike == expected or self._are_allowed(alike, expected) else -1
 
     def _expect(self, count: int) -> tuple[memoryview, ...]:
+        if len(self._alike) >= KEPT_MAX:
+            self._alike.clear()
         pairs = zip(self._places.alike, self._values, strict=True)
         made = tuple(memoryview(value * count).cast(code) for (_, code), value in pairs)
         self._alike[count] = made

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.calls import counted_calls
 from support.captures import about, packets
 from support.programs import program
 
@@ -20,11 +24,21 @@ from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FOREIGN, FileSink
 from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.net.link import ListBatch, Origin
+from mcastd.net.slots import Slots
+from mcastd.rows import Rows
 
 ETH = Origin("192.0.2.1", 5000, 2, 64)
 WG = Origin("192.0.2.2", 5001, 7, -1)
+V6 = Origin("2001:db8::1", 5002, 3, 9)
 TIME = 1_700_000_000_000_000_001
 NAMED = ("frame.interface_name", "ip.src", "udp.payload")
+
+
+@dataclass(frozen=True)
+class InRows(ListBatch):
+    """A batch whose datagrams lie in rows."""
+
+    rows: Sequence[Rows] = ()
 
 
 class Kernel:
@@ -175,6 +189,62 @@ def test_the_group_and_port_are_those_of_now(tmp_path: Path) -> None:
     sink.close()
     to = packets(path, "ip.dst", "ipv6.dst", "udp.dstport")
     assert to == [("239.255.1.2", "", "9190"), ("239.255.1.3", "", "9191"), ("", "ff12::3", "9191")]
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 70),  # datagrams
+            st.integers(0, 9),  # bytes of each
+            st.sampled_from([ETH, WG, V6]),
+            st.integers(0, 5),  # of these, those that have another length at the end
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(0, (1 << 64) - 100),
+)
+def test_blocks_that_are_made_in_one_go_are_those_that_are_made_one_by_one(
+    batches: list[tuple[int, int, Origin, int]], time: int
+) -> None:
+    kernel = Kernel()
+    together, alone = Capture(kernel.stream()), Capture(kernel.stream())
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe:
+        for count, size, origin, others in batches:
+            kernel.group = "ff05::7" if origin is V6 else "239.255.1.2"
+            sizes = [size + 1 if index >= count - others else size for index in range(count)]
+            payloads = [bytes([65 + index] * length) for index, length in enumerate(sizes)]
+            times = [time + index for index in range(count)]
+            made = together.records(ListBatch(payloads, [origin] * count, times))
+            singles = [
+                alone.records(ListBatch([payload], [origin], [at]))
+                for payload, at in zip(payloads, times, strict=True)
+            ]
+            expected = [record for one in singles for record in one.payloads]
+            assert [*made.payloads] == expected
+            assert (len(made), made.size) == (count, sum(map(len, expected)))
+            assert made.write(writing) == made.size, "less than a pipe takes"
+            assert os.read(reading, 1 << 16) == b"".join(expected)
+        os.close(writing)
+        assert not pipe.read()
+
+
+def test_a_batch_of_one_sender_and_length_takes_as_many_calls_however_many_datagrams_it_has() -> None:
+    capture = Capture(Kernel().stream())
+
+    def calls(count: int) -> int:
+        slots, metadata = Slots(), ([ETH] * count, [TIME] * count)
+        rows = slots.rows([1316] * count)
+        for _ in range(2):  # the first one makes what is kept
+            with counted_calls() as counts:
+                made = capture.records(InRows(slots.views[:count], *metadata, rows=rows))
+                size = made.size
+        assert (len(made), size) == (count, count * (28 + 28 + 1316 + 4))
+        return counts.total()
+
+    assert calls(200) == calls(20) <= 14
 
 
 def test_many_lengths_of_many_senders_take_bounded_memory() -> None:

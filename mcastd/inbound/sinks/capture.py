@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Sequence
 
 from mcastd import __version__
 from mcastd.inbound.sinks.format import Format, StreamFacts
-from mcastd.inbound.sinks.records import Pieced, Record, Records
+from mcastd.inbound.sinks.records import Uniform, Pieced, Record, Records
 from mcastd.net.link import Batch, Origin
 from mcastd.protocols import pcapng
-from mcastd.protocols.pcapng import Frame
+from mcastd.protocols.pcapng import Frame, FrameRun
 
 # Frames that are kept, one for each pair of sender and length. With more, all are made anew.
 FRAMES_MAX = 4096
+# So many datagrams are made into records in one go, if they are of one sender and length.
+RUN_MIN = 4
+
+FrameKey = tuple[Origin, int]
+"""What a datagram comes with, and its length."""
 
 
 class Capture(Format):
@@ -34,7 +40,10 @@ class Capture(Format):
         self._numbers: dict[int, int] = {}  # of interfaces, by ifindex
         self._descriptions: list[bytes] = []
         self._to = "", 0  # the group and port that the frames are for
-        self._frames: dict[tuple[Origin, int], Frame] = {}
+        self._frames: dict[FrameKey, Frame] = {}
+        # The last sender and length that a whole batch had
+        self._run_key: FrameKey | None = None
+        self._run: FrameRun | None = None
         self._overflow = 0
 
     def head(self, since: int | None = None) -> bytes:
@@ -49,20 +58,39 @@ class Capture(Format):
         return pcapng.whole(lambda offset, length: os.pread(fd, length, offset), size)
 
     def records(self, batch: Batch) -> Records:
-        payloads, origins, times = batch.payloads, batch.origins, batch.times
+        origins, times = batch.origins, batch.times
         if len(origins) != len(batch):
             raise ValueError("pcapng needs a receiver with metadata")
         to = self.stream.group(), self.stream.port()
         if to != self._to or len(self._frames) > FRAMES_MAX:
             self._to = to
             self._frames.clear()
+            self._run_key = None
+        dropped = self.stream.overflow() - self._overflow
+        if dropped <= 0 and (count := len(origins)) >= RUN_MIN and origins.count(origins[0]) == count:
+            rows = batch.rows
+            if len(rows) == 1 and (run := self._run_of((origins[0], rows[0].size))) is not None:
+                return Uniform(run.pieces(times, rows[0].tails(0, 0, count)), run.length, count)
+        return self._one_by_one(batch.payloads, origins, times, dropped)
+
+    def _run_of(self, key: FrameKey) -> FrameRun | None:
+        """The frames of one sender and length in a row; None: each depends on its payload."""
+        if key != self._run_key:
+            frame = self._frames.get(key) or self._frame(key)
+            self._run_key, self._run = key, FrameRun(frame) if frame.is_complete else None
+        return self._run
+
+    def _one_by_one(
+        self, payloads: Sequence[Record], origins: Sequence[Origin], times: Sequence[int], dropped: int
+    ) -> Records:
+        """Make the records of datagrams of any lengths and senders."""
         frames, make = self._frames, self._frame
         pieces: list[Record] = []
         for payload, origin, time in zip(payloads, origins, times, strict=True):
             key = origin, len(payload)
             frame = frames.get(key) or make(key)
             pieces += (frame.before(time, payload), payload, frame.after)
-        if pieces and (dropped := self.stream.overflow() - self._overflow) > 0:
+        if pieces and dropped > 0:
             self._overflow += dropped
             first = frames[origins[0], len(payloads[0])]
             before, after = first.noted(times[0], payloads[0], dropped)
@@ -71,7 +99,7 @@ class Capture(Format):
             pieces[2] = after + pcapng.statistics(number, times[0], self._overflow)
         return Pieced(pieces)
 
-    def _frame(self, key: tuple[Origin, int]) -> Frame:
+    def _frame(self, key: FrameKey) -> Frame:
         origin, size = key
         group, port = self._to
         number = self._numbers.get(origin.ifindex)

@@ -99,6 +99,30 @@ class Pieced:
         return os.writev(fd, self.pieces[:IOV_MAX])
 
 
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """Records of one length, one for each datagram, in any pieces."""
+
+    pieces: Sequence[Record]
+    length: int  # bytes of each record
+    count: int
+
+    @property
+    def size(self) -> int:
+        return self.length * self.count
+
+    @property
+    def payloads(self) -> Sequence[Record]:
+        data = b"".join(self.pieces)
+        return [data[start : start + self.length] for start in range(0, len(data), self.length)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def write(self, fd: int) -> int:
+        return os.writev(fd, self.pieces[:IOV_MAX])
+
+
 def made(records: Records) -> Made:
     """The same records one by one."""
     return records if isinstance(records, Made) else Made(records.payloads)
