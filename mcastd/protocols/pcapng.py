@@ -34,6 +34,7 @@ _OPTION = struct.Struct("<HH")  # code and length, before the value
 _COUNT = struct.Struct("<Q")
 # Of a packet, up to its bytes: the block's head, interface, time (two halves), bytes here, bytes it had.
 _PACKET_HEAD = struct.Struct("<IIIIIII")
+# Where the time stands in that.
 _TIME_AT = 12
 # Room for blocks in a row is made for a multiple of so many.
 _RUN_STEP = 32
