@@ -38,7 +38,7 @@ class Aside:
         datagram, index = self._datagram, sorting.aside
         self._clear(sorting)
         if index is not None:
-            return index, sorting.columns[0][index], sorting.columns[3][index]
+            return index, sorting.columns.payloads[index], sorting.columns.addresses[index]
         return None if datagram is None else (datagram, datagram.payloads[0], datagram.addresses[0])
 
     def keep(self, sorting: Sorting) -> None:

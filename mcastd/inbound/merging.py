@@ -24,9 +24,10 @@ from mcastd.inbound.leg_place import LegPlace, beginning_of, breaks_of
 from mcastd.inbound.legs import OTHER_LEG, SILENT_SECONDS, LegAccount, LegsSequencer
 from mcastd.inbound.misfits import Misfits
 from mcastd.inbound.numbered_streams import OTHER_STREAM
+from mcastd.inbound.pieces import joined
 from mcastd.inbound.sequenced import NumberedSequencer
-from mcastd.inbound.sorting import Sorting, joined
-from mcastd.net.link import Batch, ListBatch
+from mcastd.inbound.sorting import Sorting
+from mcastd.net.link import Batch
 from mcastd.sequence.merge import Fate, Merge
 from mcastd.sequence.reorder import HeldRoom
 from mcastd.status import Misfit, SequenceStatus, SubscriptionStatus
@@ -46,7 +47,7 @@ class _Taking:
 
     leg: LegAccount
     sorting: Sorting
-    parts: list[ListBatch] = field(default_factory=list)
+    parts: list[Batch] = field(default_factory=list)
 
 
 class MergingSequencer(LegsSequencer):
@@ -71,7 +72,7 @@ class MergingSequencer(LegsSequencer):
         self.total = SequenceCounters()
         self._wire = order.wire
         self._room = HeldRoom()
-        self._merge: Merge[ListBatch] | None = None
+        self._merge: Merge[Batch] | None = None
         self._known_lost = 0  # of merges before
         self._identity = b""
         self._heartbeat_of: LegAccount | None = None

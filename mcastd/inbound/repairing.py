@@ -23,8 +23,9 @@ from mcastd.clock import Clock
 from mcastd.config import RtpInbound
 from mcastd.inbound.numbered import RtpSequencer
 from mcastd.inbound.numbered_streams import OTHER_SENDER, OfStream
+from mcastd.inbound.pieces import BatchColumns
 from mcastd.inbound.sequencer import Sequencer
-from mcastd.inbound.sorting import Sorting, addresses_of
+from mcastd.inbound.sorting import Sorting
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import Batch, ListBatch
 from mcastd.protocols.fec2022 import (
@@ -152,7 +153,7 @@ class RepairingSequencer(Sequencer):
         recovered = self._decoder.take_media(
             (
                 (wire.cells.number(datagram), bytes(datagram))
-                for datagram, address in zip(batch.payloads, addresses_of(batch), strict=True)
+                for datagram, address in zip(batch.payloads, BatchColumns(batch).addresses, strict=True)
                 if address == stream.address
                 and len(datagram) >= wire.cells.end
                 and wire.identity_of(datagram) == stream.identity
@@ -166,7 +167,9 @@ class RepairingSequencer(Sequencer):
     def _put_aside(self, batch: Batch) -> None:
         """Have repair wait until the media that was sent before it is read."""
         sorting, stream = Sorting(batch, self._now()), self._order.stream
-        for index, (datagram, address) in enumerate(zip(batch.payloads, sorting.columns[3], strict=True)):
+        for index, (datagram, address) in enumerate(
+            zip(batch.payloads, sorting.columns.addresses, strict=True)
+        ):
             if stream is not None and address != stream.address:  # before it costs anything
                 self._dropped[OTHER_SENDER] += 1
             elif (packet := parse_fec(datagram)) is None:

@@ -22,8 +22,9 @@ from mcastd.clock import Clock
 from mcastd.counters import SequenceCounters, copy_of
 from mcastd.inbound.arrivals import DUPLICATE, LATE, STRAY, NumberedArrivals
 from mcastd.inbound.numbered_streams import OTHER_STREAM, NumberedKey, NumberedStreams, OfStream
+from mcastd.inbound.pieces import joined
 from mcastd.inbound.sequencer import Sequencer
-from mcastd.inbound.sorting import Numbered, Sorting, by_address, joined
+from mcastd.inbound.sorting import Numbered, Sorting, by_address
 from mcastd.net.link import Batch, ListBatch
 from mcastd.rows import RowBytes, Rows
 from mcastd.sequence.order import Arrival, Order
@@ -235,7 +236,8 @@ class NumberedSequencer(Sequencer):
     def _sort_by_sender(self, sorting: Sorting) -> None:
         """Sort a batch of several senders, or with something strange in it: what is of a stream by its
         column, and what is left datagram by datagram, so that it costs the stream nothing."""
-        payloads, _, times, addresses = sorting.columns
+        columns = sorting.columns
+        payloads, times, addresses = columns.payloads, columns.times, columns.addresses
         left = dict.fromkeys(range(len(payloads)))
         for address, of_sender in by_address(sorting.batch).items():
             stream = self._streams.of_sender(address) if len(of_sender) >= COLUMN_MIN else None
@@ -332,7 +334,7 @@ class NumberedSequencer(Sequencer):
 
     def _may_begin(self, sorting: Sorting, index: int, key: NumberedKey, number: int, count: int) -> bool:
         """Return True if another stream is to be received from this datagram on; else that is sorted."""
-        streams, arrivals, datagram = self._streams, self._arrivals, sorting.columns[0][index]
+        streams, arrivals, datagram = self._streams, self._arrivals, sorting.columns.payloads[index]
         if not streams.is_wanted(key[1]):
             arrivals.refuse(OTHER_STREAM, datagram, sorting.now)
         elif reason := streams.refusal(key, sorting.now):

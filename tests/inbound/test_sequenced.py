@@ -20,12 +20,14 @@ from support.wait import wait_for
 from mcastd.codec import from_json
 from mcastd.config import InboundSubscription, MoldInbound, RtpInbound, SequenceInbound
 from mcastd.counters import SequenceCounters
-from mcastd.inbound import numbered_streams, sorting
+from mcastd.inbound import numbered_streams
 from mcastd.inbound.arrivals import NumberedArrivals
 from mcastd.inbound.numbered import FieldSequencer, MoldSequencer, RtpSequencer
 from mcastd.inbound.numbered_streams import CANDIDATES_MAX, SENDERS_MAX, SILENT_SECONDS
 from mcastd.inbound.sequenced import FAR_NUMBERS, NumberedSequencer
+from mcastd.net.legs import LegBatch
 from mcastd.net.link import ListBatch, Origin
+from mcastd.rows import Rows
 from mcastd.sequence.jitter import Jitter
 from mcastd.status import NumberedSender, SubscriptionStatus
 from mcastd.worker import Signal, Vitals
@@ -629,15 +631,30 @@ def test_a_gap_is_waited_for_so_long_and_what_comes_later_is_late() -> None:
     assert taking.counted == SequenceCounters(reordered=2), "the network lost none"
 
 
-def test_a_batch_is_taken_apart_once_however_much_of_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    apart = []
-    addresses_of = sorting.addresses_of
-    monkeypatch.setattr(sorting, "addresses_of", lambda batch: apart.append(1) or addresses_of(batch))
+def test_a_batch_is_taken_apart_once_however_much_of_it_is_held() -> None:
+    asked: Counter[str] = Counter()
+
+    class Asked(LegBatch):
+        @property
+        def payloads(self) -> Sequence[bytes | memoryview]:
+            asked["payloads"] += 1
+            return super().payloads
+
+        @property
+        def times(self) -> Sequence[int]:
+            asked["times"] += 1
+            return super().times
+
+        @property
+        def rows(self) -> Sequence[Rows]:
+            asked["rows"] += 1
+            return super().rows
+
     taking = held_back(of_rtp())
     taking.feed(*map(rtp, range(3)))
-    apart.clear()
-    taking.feed(*map(rtp, range(4, 204)))
-    assert (taking.sequencer.held, len(apart)) == (200, 1)
+    taking.audited.feed(Asked(ListBatch([*map(rtp, range(4, 204))], addresses=[A] * 200), 0))
+    assert taking.sequencer.held == 200
+    assert 0 < max(asked.values()) < 5, "however many they are"
 
 
 def test_it_keeps_origins_and_times() -> None:

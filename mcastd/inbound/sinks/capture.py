@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mcastd import __version__
 from mcastd.inbound.sinks.format import Format, StreamFacts
-from mcastd.inbound.sinks.records import Uniform, Pieced, Record, Records
+from mcastd.inbound.sinks.records import Pieced, Record, Records, Uniform
 from mcastd.net.link import Batch, Origin
 from mcastd.protocols import pcapng
 from mcastd.protocols.pcapng import Frame, FrameRun
