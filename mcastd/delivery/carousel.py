@@ -28,7 +28,7 @@ from mcastd.delivery.on_air import BlockOnAir, Datagrams, Room, Seal, none, whol
 from mcastd.delivery.protection import repair_symbols
 from mcastd.delivery.scan import SourceFile
 from mcastd.protocols import alc, fdt, fec, lct, raptorq
-from mcastd.protocols.seal import MakeRepair
+from mcastd.protocols.seal import OBJECT_OVERHEAD_BYTES, MakeRepair
 
 # Bytes before each symbol: LCT header and FEC payload ID.
 HEADER_BYTES = lct.BUILT_BYTES + fec.SHORT_ID_BYTES
@@ -140,6 +140,9 @@ class Carousel:
         With ``seal`` they are sealed, and described in a manifest alone.
         """
         self._seal = seal
+        size = self._catalog.symbol_size + (0 if seal is None else OBJECT_OVERHEAD_BYTES)
+        if size != self._room.symbol_size:
+            self._room = Room(size)
         files = self._catalog.files
         count = sum(not file.offset for file in files)
         self.progress = Progress(number, count, sum(file.blocks.total for file in files))
@@ -275,11 +278,10 @@ class Carousel:
             yield datagrams
 
     def _place(self, stripe: Sequence[BlockOnAir]) -> None:
-        """Give each block that is not sealed its place in the room."""
+        """Give each block its place in the room."""
         place = 0
         for block in stripe:
-            if block.sealer is None:
-                block.place, place = place, place + block.source_count
+            block.place, place = place, place + block.source_count
         self._room.grow(place)
 
     def _load(self, block: BlockOnAir) -> None:

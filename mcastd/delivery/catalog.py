@@ -7,7 +7,6 @@ nothing but what was scanned.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from collections import Counter
@@ -20,6 +19,7 @@ from mcastd.delivery.names import shown
 from mcastd.delivery.scan import STEP_BYTES, RefusedFile, Scan, SourceFile, read_at
 from mcastd.errors import SHORTAGES, McastdError, SourceError, UnsafePathError, reason_of
 from mcastd.paths import OF_DIRECTORIES, OF_FILES, place_of
+from mcastd.protocols.block_digests import BlockDigests
 from mcastd.protocols.seal import HashedBlock
 
 
@@ -52,6 +52,7 @@ class Catalog:
         self._path = path
         self._cut = Cut(symbol_size, protected, divided, object_max)
         self._digested = digested
+        self._digests = BlockDigests()
         self._known: dict[tuple[str, ...], tuple[SourceFile, ...]] = {}
         self._scan: Scan | None = None  # under way
         self._steps: Generator[int, None, None] | None = None  # that are left of it
@@ -62,7 +63,7 @@ class Catalog:
         The next call then begins another one. Raises SourceError if the source cannot be read.
         """
         if self._scan is None or self._steps is None:
-            self._scan = Scan(self._cut, self._digested, self._known)
+            self._scan = Scan(self._cut, self._digested, self._known, self._digests)
             self._steps = self._scan.run(self._path)
         scan, done = self._scan, 0
         try:
@@ -93,7 +94,9 @@ class Catalog:
         descriptors or memory.
         """
         with self._opened(file) as fd:
-            block = HashedBlock(read_at(fd, file.blocks.size(sbn), file.offset + file.blocks.offset(sbn)))
+            block = HashedBlock(
+                read_at(fd, file.blocks.size(sbn), file.offset + file.blocks.offset(sbn)), self._digests
+            )
         self._require(file, sbn, block.digest)
         return block
 
@@ -103,7 +106,7 @@ class Catalog:
             filled, start = 0, file.offset + file.blocks.offset(sbn)
             while filled < len(place) and (count := os.preadv(fd, [place[filled:]], start + filled)):
                 filled += count
-        self._require(file, sbn, hashlib.sha256(place[:filled]).digest())
+        self._require(file, sbn, self._digests.digest(place[:filled]))
 
     def close(self) -> None:
         """End the scan under way, if there is one."""

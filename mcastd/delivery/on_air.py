@@ -19,7 +19,7 @@ from typing import NamedTuple
 from mcastd.delivery.catalog import Catalog
 from mcastd.delivery.scan import SourceFile
 from mcastd.protocols import alc, fec
-from mcastd.protocols.seal import HashedBlock, MakeRepair, ObjectSealer
+from mcastd.protocols.seal import OBJECT_OVERHEAD_BYTES, HashedBlock, MakeRepair, ObjectSealer
 
 # What seals the packets of a file.
 Seal = Callable[[SourceFile], ObjectSealer]
@@ -63,14 +63,15 @@ class Room:
     """Memory for the source symbols of the blocks on air."""
 
     def __init__(self, symbol_size: int) -> None:
-        self._symbol_size = symbol_size
+        """``symbol_size``: bytes of each, as it is sent."""
+        self.symbol_size = symbol_size
         self._memory = memoryview(bytearray())
         self._symbols: list[memoryview] = []
 
     def grow(self, symbols: int) -> None:
         """Have room for as many symbols. What is in it is lost."""
         if symbols > len(self._symbols):
-            size = self._symbol_size
+            size = self.symbol_size
             self._memory = memory = memoryview(bytearray(symbols * size))
             self._symbols = [memory[at : at + size] for at in range(0, len(memory), size)]
 
@@ -80,16 +81,16 @@ class Room:
 
     def block(self, first: int, size: int) -> memoryview:
         """The place of a block of ``size`` bytes whose first symbol is the one at ``first``."""
-        start = first * self._symbol_size
+        start = first * self.symbol_size
         return self._memory[start : start + size]
 
     def symbols(self, first: int, size: int, *, filled: bool) -> list[memoryview]:
         """The symbols of such a block. The last one is ``filled`` up with zeros, or else shorter."""
-        count = -(-size // self._symbol_size)
+        count = -(-size // self.symbol_size)
         symbols = self._symbols[first : first + count]
-        if rest := size % self._symbol_size:
+        if rest := size % self.symbol_size:
             if filled:
-                symbols[-1][rest:] = bytes(self._symbol_size - rest)
+                symbols[-1][rest:] = bytes(self.symbol_size - rest)
             else:
                 symbols[-1] = symbols[-1][:rest]
         return symbols
@@ -113,15 +114,16 @@ class BlockOnAir:
 
     def load(self, catalog: Catalog, room: Room) -> None:
         """Read the source symbols. Raises ChangedError, SourceError."""
-        if self.sealer is not None:
-            self.data = hashed = catalog.read(self.file, self.sbn)
-            self.source = self._headed(0, self.sealer.source(self.sbn, hashed, 0, self.source_count))
-            return
-        size = self.file.blocks.size(self.sbn)
-        self.data = place = room.block(self.place, size)
-        catalog.read_into(place, self.file, self.sbn)
         # Without a code the last symbol is sent as it is
         filled = self.file.oti.scheme == fec.RAPTORQ
+        size = self.file.blocks.size(self.sbn)
+        if self.sealer is not None:
+            self.data = hashed = catalog.read(self.file, self.sbn)
+            places = room.symbols(self.place, size + self.source_count * OBJECT_OVERHEAD_BYTES, filled=filled)
+            self.source = self._headed(0, self.sealer.source(self.sbn, hashed, 0, self.source_count, places))
+            return
+        self.data = place = room.block(self.place, size)
+        catalog.read_into(place, self.file, self.sbn)
         self.source = self._headed(0, room.symbols(self.place, size, filled=filled))
 
     def encode(self, make_repair: MakeRepair) -> None:

@@ -24,6 +24,7 @@ from mcastd.delivery.refused import TOO_LARGE, UNSAFE_NAME
 from mcastd.errors import SHORTAGES, SourceError, reason_of
 from mcastd.paths import KINDS, OF_FILES, FileIdentity, identity, place_of
 from mcastd.protocols import fec
+from mcastd.protocols.block_digests import BlockDigests
 from mcastd.protocols.manifest_packets import MANIFEST_TOI
 
 # Bytes that are hashed in one step of a scan. To look at a file or directory takes about as long as to hash
@@ -79,7 +80,11 @@ class Scan:
     """One scan: what it has found so far."""
 
     def __init__(
-        self, cut: Cut, digested: bool, known: dict[tuple[str, ...], tuple[SourceFile, ...]]
+        self,
+        cut: Cut,
+        digested: bool,
+        known: dict[tuple[str, ...], tuple[SourceFile, ...]],
+        digests: BlockDigests,
     ) -> None:
         """``known`` is what the one before found. If ``digested``, files have their MD5."""
         self.files: dict[tuple[str, ...], tuple[SourceFile, ...]] = {}
@@ -90,6 +95,7 @@ class Scan:
         self._cut = cut
         self._digested = digested
         self._known = known
+        self._digests = digests
 
     @property
     def progress(self) -> str:
@@ -177,7 +183,7 @@ class Scan:
                 of_part: list[bytes] = []
                 for sbn in range(part.count):
                     data = read_at(fd, part.size(sbn), start + part.offset(sbn))
-                    of_part.append(hashlib.sha256(data).digest())
+                    of_part.append(self._digests.digest(data))
                     if md5 is not None:
                         md5.update(data)
                     if found.st_size > STEP_BYTES:

@@ -21,7 +21,8 @@ different symbols, nor two different headers. Nobody has to take care of that: i
   and so has another header. So a symbol that is sent again in a later pass is sealed into the same bytes,
   which tells nobody more; and a file that has changed has another key, even under the same TOI.
 - *Only those bytes are sealed.* An :class:`ObjectSealer` takes a :class:`HashedBlock`, which has hashed its
-  own copy of the bytes, and refuses one whose hash is not the object's. It cuts the source symbols itself,
+  own copy of the bytes, or recognized it as what was hashed (:mod:`mcastd.protocols.block_digests`), and
+  refuses one whose hash is not the object's. It cuts the source symbols itself,
   and has the code make the repair symbols, which follow from the block and their number alone. It makes the
   header, too, without flags and extensions. There is no way to hand it a symbol or a header.
 - *Each run has a salt of its own*, drawn at random by :class:`SealingSession`. So a daemon that starts again,
@@ -50,6 +51,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mcastd.keytext import KEY_ID_BYTES, GroupKey
 from mcastd.protocols import fec, lct, raptorq
+from mcastd.protocols.block_digests import BlockDigests
 from mcastd.protocols.crypto import TAG_BYTES, cipher, derive, invalid_tag
 from mcastd.protocols.manifest import SALT_BYTES, Part, Sealing, pack_oti
 
@@ -103,15 +105,16 @@ def key_ring(keys: Iterable[GroupKey]) -> Mapping[bytes, GroupKey]:
 
 @dataclass(frozen=True, slots=True, init=False)
 class HashedBlock:
-    """The bytes of a source block, and their SHA-256, which is computed here and nowhere else."""
+    """The bytes of a source block, and their SHA-256, which nobody else says."""
 
     data: bytes
     digest: bytes
 
-    def __init__(self, data: Buffer) -> None:
-        """What can change is copied."""
-        object.__setattr__(self, "data", bytes(data))
-        object.__setattr__(self, "digest", hashlib.sha256(self.data).digest())
+    def __init__(self, data: Buffer, digests: BlockDigests | None = None) -> None:
+        """What can change is copied. ``digests`` know blocks that came before."""
+        copy = bytes(data)
+        object.__setattr__(self, "data", copy)
+        object.__setattr__(self, "digest", (digests or BlockDigests()).digest(copy))
 
 
 class SealingSession:
@@ -140,19 +143,32 @@ class ObjectSealer:
         self.header = _object_header(tsi, part)
         """The LCT header of all packets of the object: a payload id and a payload follow it."""
         self._aead = _object_cipher(key, salt, self.header, part)
+        self._encrypt_into = getattr(self._aead, "encrypt_into", None)  # since cryptography 47
         self._part = part
         self._blocks = fec.Blocks(part.oti, part.length)
         self._scheme = fec.scheme_of(part.oti.scheme)
         self._toi = _TOI.pack(part.toi)
 
-    def source(self, sbn: int, block: HashedBlock, first: int, count: int) -> list[bytes]:
+    def source(
+        self,
+        sbn: int,
+        block: HashedBlock,
+        first: int,
+        count: int,
+        places: Sequence[memoryview] | None = None,
+    ) -> Sequence[bytes | memoryview]:
         """The payloads of ``count`` source symbols from ESI ``first`` on, or fewer if the block ends before.
 
-        Raises NotTheBlockError.
+        They are written to ``places`` of their sizes, if there are some and the library can do that: it
+        takes less time than new memory for each. Raises NotTheBlockError.
         """
         self._require(sbn, block)
-        symbols = fec.source_symbols(self._part.oti, block.data)
-        return self._seal(sbn, first, symbols[first : first + count])
+        symbols = fec.source_symbols(self._part.oti, memoryview(block.data))[first : first + count]
+        if places is None or self._encrypt_into is None:
+            return self._seal(sbn, first, symbols)
+        for _ in map(self._encrypt_into, *self._bound(sbn, first, symbols), places):
+            pass
+        return places
 
     def repair(self, sbn: int, block: HashedBlock, count: int, skip: int = 0) -> list[bytes]:
         """The payloads of ``count`` repair symbols after the first ``skip`` ones: ESI K + ``skip`` and on.
@@ -170,9 +186,14 @@ class ObjectSealer:
             raise NotTheBlockError(f"block {sbn} of object {self._part.toi} has changed")
 
     def _seal(self, sbn: int, first: int, symbols: Sequence[Buffer]) -> list[bytes]:
+        return [*map(self._aead.encrypt, *self._bound(sbn, first, symbols))]
+
+    def _bound(
+        self, sbn: int, first: int, symbols: Sequence[Buffer]
+    ) -> tuple[Iterable[bytes], Sequence[Buffer], Iterable[bytes]]:
+        """What each is sealed with: nonces, the symbols, and what is authenticated beside them."""
         ids = _payload_ids(self._scheme, sbn, first, len(symbols))
-        nonces, authenticated = map(self._toi.__add__, ids), map(self.header.__add__, ids)
-        return [*map(self._aead.encrypt, nonces, symbols, authenticated)]
+        return map(self._toi.__add__, ids), symbols, map(self.header.__add__, ids)
 
 
 class ObjectOpener:

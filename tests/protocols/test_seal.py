@@ -17,6 +17,7 @@ from mcastd.keytext import GroupKey
 from mcastd.protocols import fec, lct, raptorq, seal
 from mcastd.protocols.manifest import Part, Sealing
 from mcastd.protocols.seal import (
+    OBJECT_OVERHEAD_BYTES,
     AnnouncementOpener,
     AnnouncementSealer,
     HashedBlock,
@@ -475,3 +476,19 @@ import mcastd.protocols.manifest, mcastd.protocols.seal
 print([name for name in sys.modules if name.partition(".")[0] in ("cryptography", "_cffi_backend")])"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("oti", "last"), [(NO_CODE, 45), (CODED, 104)])
+def test_what_is_sealed_into_places_is_the_same(oti: fec.Oti, last: int) -> None:
+    """The last symbol of an object is short without a code, and filled up with one."""
+    part = described(DATA, oti)
+    sealer = SealingSession(KEY).sealer(TSI, part)
+    sbn = len(part.hashes) - 1
+    count, sizes = fec.Blocks(oti, len(DATA)).symbols(sbn), oti.symbol_size + OBJECT_OVERHEAD_BYTES
+    memory = memoryview(bytearray(count * sizes))
+    places = [memory[at : at + sizes] for at in range(0, len(memory), sizes)]
+    places[-1] = places[-1][: last + OBJECT_OVERHEAD_BYTES]
+    made = sealer.source(sbn, block(part, sbn), 0, count)
+    assert [*map(bytes, sealer.source(sbn, block(part, sbn), 0, count, places))] == made
+    sealer._encrypt_into = None  # as before cryptography 47
+    assert [*map(bytes, sealer.source(sbn, block(part, sbn), 0, count, places))] == made
