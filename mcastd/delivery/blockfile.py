@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 # Buffers that one pwritev(2) takes.
@@ -43,11 +44,24 @@ def digest(fd: int, offset: int, size: int) -> bytes | None:
     """The SHA-256 of a part of a file; None if it cannot be read, or the file ends before."""
     sha256 = hashlib.sha256()
     with suppress(OSError):
-        while size and (data := os.pread(fd, min(size, PIECE_BYTES), offset)):
-            sha256.update(data)
-            offset, size = offset + len(data), size - len(data)
+        for piece in pieces(fd, offset, size):
+            sha256.update(piece)
+            size -= len(piece)
         return None if size else sha256.digest()
     return None
+
+
+def pieces(fd: int, offset: int = 0, size: int | None = None) -> Iterator[memoryview]:
+    """The bytes of a file from ``offset`` on, ``size`` at most; each piece is valid until the next one.
+
+    Raises OSError.
+    """
+    left = sys.maxsize if size is None else size
+    # New memory for each piece would take longer than to read it
+    place = memoryview(bytearray(min(left, PIECE_BYTES)))
+    while left and (count := os.preadv(fd, [place[:left]], offset)):
+        yield place[:count]
+        offset, left = offset + count, left - count
 
 
 def copy(source: int, target: int, offset: int, size: int) -> None:

@@ -7,13 +7,13 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 
+from mcastd.delivery import blockfile
 from mcastd.delivery.description import ObjectDescription
 from mcastd.delivery.names import shown
 from mcastd.delivery.refused import BAD_DESCRIPTION, BAD_ENCODING, TOO_LARGE, WRONG_DIGEST, RefusedError
 from mcastd.protocols.fdt import WINDOW_BITS
 
-# Bytes that are read, or made by decoding, in one step: they stay in the processor's cache until they are
-# hashed.
+# Bytes that are made by decoding in one step: they stay in the processor's cache until they are hashed.
 STEP_BYTES = 1 << 18
 # Bytes that are given to zlib at once: after each member of gzip, which may have 20, it copies what is left.
 GIVEN_BYTES = 1 << 14
@@ -49,7 +49,7 @@ def check(source: int, target: int | None, description: ObjectDescription, size_
     told = description.content_length
     limit = size_max if told is None else told
     made = 0
-    pieces = _hashed(_pieces(source), as_sent)
+    pieces = _hashed(blockfile.pieces(source), as_sent)
     try:
         for piece in pieces if target is None else _inflated(pieces, description.encoding):
             made += len(piece)
@@ -68,25 +68,19 @@ def check(source: int, target: int | None, description: ObjectDescription, size_
         raise _refused(description, WRONG_DIGEST, "its MD5 is another one than was told")
 
 
-def _pieces(fd: int) -> Iterator[bytes]:
-    offset = 0
-    while data := os.pread(fd, STEP_BYTES, offset):
-        yield data
-        offset += len(data)
-
-
-def _hashed(pieces: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+def _hashed(pieces: Iterable[memoryview], digest: hashlib._Hash) -> Iterator[memoryview]:
     for piece in pieces:
         digest.update(piece)
         yield piece
 
 
-def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+def _inflated(pieces: Iterable[memoryview], encoding: str) -> Iterator[bytes]:
     """What is packed into ``pieces``, at most STEP_BYTES with each item. Raises zlib.error."""
     inflate = None
     given = (piece[at : at + GIVEN_BYTES] for piece in pieces for at in range(0, len(piece), GIVEN_BYTES))
     for each in given:
-        data, more = each, False
+        data: bytes | memoryview = each
+        more = False
         while data or more:
             if inflate is None:
                 inflate = zlib.decompressobj(_window(encoding, data))
@@ -102,7 +96,7 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         raise zlib.error("it ends too early")
 
 
-def _window(encoding: str, data: bytes) -> int:
+def _window(encoding: str, data: bytes | memoryview) -> int:
     """What zlib calls the format. "deflate" is that of RFC 1951, or, as in HTTP, of RFC 1950."""
     # No deflate stream begins like the header of zlib: a stored block, with padding that is not 0
     if encoding == "deflate" and data[0] & 15 == 8 and int.from_bytes(data[:2]) % 31 == 0:
@@ -110,7 +104,7 @@ def _window(encoding: str, data: bytes) -> int:
     return WINDOW_BITS[encoding]
 
 
-def _append(fd: int, data: bytes) -> None:
+def _append(fd: int, data: bytes | memoryview) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]

@@ -9,11 +9,12 @@ from itertools import groupby
 from mcastd.delivery.description import Listing, ObjectDescription, Run
 from mcastd.delivery.manifest_reception import FOREIGN_SESSION
 from mcastd.delivery.symbols import MALFORMED
+from mcastd.inbound.opened_room import OpenedRoom
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.protocols.alc import Stretch, Symbols
 from mcastd.protocols.fec import Blocks, Oti, parted
 from mcastd.protocols.lct import BUILT_BYTES, Malformed
-from mcastd.protocols.seal import ObjectOpener, SealReason
+from mcastd.protocols.seal import OBJECT_OVERHEAD_BYTES, ObjectOpener, SealReason
 
 # Reasons to drop a datagram, beside those of manifest_reception.py and SealReason, and beside MALFORMED: it
 # is no packet of FLUTE, or contradicts what is said of its object.
@@ -49,6 +50,7 @@ class Given:
         self._news: list[ObjectDescription] = []
         self._descriptive = 0  # datagrams without a symbol of an object
         self._descriptive_bytes = 0
+        self._room = OpenedRoom()  # for what is opened of this batch
 
     def batch(self) -> SymbolBatch:
         """All that has gathered since the last call."""
@@ -56,6 +58,7 @@ class Given:
             self._runs, self._news, self._descriptive, self._descriptive_bytes, listing=self.listing
         )
         self._runs, self._news, self._descriptive, self._descriptive_bytes = [], [], 0, 0
+        self._room.clear()  # what is given is valid until the next datagram is opened
         return given
 
     def drop(self, reason: str, number: int) -> None:
@@ -113,8 +116,9 @@ class Given:
         self, opener: ObjectOpener, description: ObjectDescription, sbn: int, symbols: Symbols
     ) -> None:
         """Give on the symbols that are sealed as they are to be; ``sbn`` is that of the description."""
-        esi = symbols.esi
-        opened = opener.open(symbols.sbn, esi, symbols.payloads)
+        esi, payloads = symbols.esi, symbols.payloads
+        places = self._room.take(len(payloads[0]) - OBJECT_OVERHEAD_BYTES, len(payloads))
+        opened = opener.open(symbols.sbn, esi, payloads, places)
         right = [symbol for symbol in opened if symbol is not None]
         if len(right) == len(opened):
             self._runs.append(Run(description, sbn, esi, right))

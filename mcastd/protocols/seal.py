@@ -206,16 +206,24 @@ class ObjectOpener:
         self._aead = _object_cipher(key, salt, self.header, part)
         self._scheme = fec.scheme_of(part.oti.scheme)
         self._toi = _TOI.pack(part.toi)
+        self._decrypt_into = getattr(self._aead, "decrypt_into", None)  # since cryptography 47
         self._invalid = invalid_tag()
 
-    def open(self, sbn: int, esi: int, payloads: Sequence[Buffer]) -> list[bytes | None]:
+    def open(
+        self, sbn: int, esi: int, payloads: Sequence[Buffer], places: Sequence[memoryview] | None = None
+    ) -> Sequence[bytes | memoryview | None]:
         """The symbols ``esi`` and on of a block, of packets with the ``header``; None for what is forged.
 
-        Raises ValueError if the scheme has no such symbol.
+        They are written to ``places`` of their sizes, if there are some and the library can do that. Raises
+        ValueError if the scheme has no such symbol.
         """
         ids = _payload_ids(self._scheme, sbn, esi, len(payloads))
         nonces, authenticated = map(self._toi.__add__, ids), map(self.header.__add__, ids)
         try:
+            if places is not None and self._decrypt_into is not None:
+                for _ in map(self._decrypt_into, nonces, payloads, authenticated, places):
+                    pass
+                return places
             return [*map(self._aead.decrypt, nonces, payloads, authenticated)]
         except self._invalid:  # not all are right: one by one
             return [*map(self._open_one, ids, payloads)]

@@ -335,13 +335,25 @@ def test_every_bit_of_a_packet_is_authenticated() -> None:
     assert [opener.open(*PLACE, [one]) for one in flipped] == [[None]] * len(flipped)
 
 
-def test_forged_packets_among_others_cost_only_themselves() -> None:
+@pytest.mark.parametrize("with_places", [False, True])
+def test_forged_packets_among_others_cost_only_themselves(with_places: bool) -> None:
     opener = ObjectOpener(KEY, SALT, TSI, PART)
     payloads: list[bytes | memoryview] = [SEALED[1, esi] for esi in range(8)]
-    payloads[3], payloads[6] = b"forged" * 20, memoryview(SEALED[1, 0])
-    found = opener.open(1, 0, payloads)
+    payloads[3], payloads[6] = b"forge" * 23 + b"d", memoryview(SEALED[1, 0])
+    places = [memoryview(bytearray(100)) for _ in payloads] if with_places else None
+    found = opener.open(1, 0, payloads, places)
     assert [at for at, symbol in enumerate(found) if symbol is None] == [3, 6]
     assert found[7] == DATA[1500:1600]
+
+
+def test_what_is_opened_into_places_is_the_same() -> None:
+    opener = ObjectOpener(KEY, SALT, TSI, PART)
+    payloads = [SEALED[1, esi] for esi in range(2, 8)]
+    places = [memoryview(bytearray(100)) for _ in payloads]
+    opened = opener.open(1, 2, payloads, places)
+    assert [*map(bytes, filter(None, opened))] == [DATA[at : at + 100] for at in range(1000, 1600, 100)]
+    opener._decrypt_into = None  # as before cryptography 47
+    assert opener.open(1, 2, payloads, places) == opened
 
 
 @given(st.binary(max_size=200), st.integers(0, 2**16 - 1), st.integers(0, 2**16 - 1))
