@@ -363,7 +363,13 @@ def _share(count: int, turn: int, turns: int) -> tuple[int, int]:
 
 def _entry(file: SourceFile) -> fdt.FileEntry:
     return fdt.FileEntry(
-        file.toi, "/".join(file.name), file.length, file.length, file.oti, md5=file.md5 or b""
+        file.toi,
+        "/".join(file.name),
+        file.length,
+        file.length,
+        file.oti,
+        md5=file.md5 or b"",
+        checksum=file.checksum or b"",
     )
 
 

@@ -11,6 +11,7 @@ from mcastd.delivery import blockfile
 from mcastd.delivery.description import ObjectDescription
 from mcastd.delivery.names import shown
 from mcastd.delivery.refused import BAD_DESCRIPTION, BAD_ENCODING, TOO_LARGE, WRONG_DIGEST, RefusedError
+from mcastd.protocols.checksum import Digest, checksum
 from mcastd.protocols.fdt import WINDOW_BITS
 
 # Bytes that are made by decoding in one step: they stay in the processor's cache until they are hashed.
@@ -44,7 +45,10 @@ def check(source: int, target: int | None, description: ObjectDescription, size_
     becomes no longer than was told, and than ``size_max``. Raises RefusedError, OSError.
     """
     # Content-MD5 is that of the file (RFC 6726 section 3.4.2), or, as in HTTP, of what is sent (RFC 2616)
-    as_sent = hashlib.md5(usedforsecurity=False)
+    as_sent: Digest = hashlib.md5(usedforsecurity=False)
+    right = description.md5
+    if description.checksum is not None and target is None and (quick := checksum()) is not None:
+        as_sent, right = quick, description.checksum
     of_file = as_sent if target is None else hashlib.md5(usedforsecurity=False)
     told = description.content_length
     limit = size_max if told is None else told
@@ -64,11 +68,11 @@ def check(source: int, target: int | None, description: ObjectDescription, size_
         raise _refused(description, BAD_ENCODING, cause) from error
     if made != limit and told is not None:
         raise _refused(description, BAD_ENCODING, f"decoded it has {made} bytes, not {told}")
-    if description.md5 and description.md5 not in {of_file.digest(), as_sent.digest()}:
-        raise _refused(description, WRONG_DIGEST, "its MD5 is another one than was told")
+    if right and right not in {each.digest() for each in {of_file, as_sent}}:
+        raise _refused(description, WRONG_DIGEST, "its digest is another one than was told")
 
 
-def _hashed(pieces: Iterable[memoryview], digest: hashlib._Hash) -> Iterator[memoryview]:
+def _hashed(pieces: Iterable[memoryview], digest: Digest) -> Iterator[memoryview]:
     for piece in pieces:
         digest.update(piece)
         yield piece

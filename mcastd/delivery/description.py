@@ -44,6 +44,8 @@ class ObjectDescription:
     """How the file is encoded on the wire, as "gzip"; "": it is not."""
     md5: bytes | None = None
     """The digest of the file, 16 bytes."""
+    checksum: bytes | None = None
+    """If that is told beside MD5: protocols/checksum.py."""
     mode: int | None = None
     """Permission bits."""
     mtime_ns: int | None = None
@@ -68,8 +70,8 @@ class ObjectDescription:
 
     def is_like(self, other: ObjectDescription) -> bool:
         """Return True if both may be of one object: what cannot change is the same, but for hashes."""
-        digests = {self.md5, other.md5} - {None}
-        return self._lasting == other._lasting and len(digests) < 2
+        told = ((self.md5, other.md5), (self.checksum, other.checksum))
+        return self._lasting == other._lasting and all(len({*both} - {None}) < 2 for both in told)
 
     @property
     def _lasting(self) -> tuple[object, ...]:

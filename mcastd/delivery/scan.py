@@ -25,6 +25,7 @@ from mcastd.errors import SHORTAGES, SourceError, reason_of
 from mcastd.paths import KINDS, OF_FILES, FileIdentity, identity, place_of
 from mcastd.protocols import fec
 from mcastd.protocols.block_digests import BlockDigests
+from mcastd.protocols.checksum import FILE_MIN_BYTES, Digest, checksum
 from mcastd.protocols.manifest_packets import MANIFEST_TOI
 
 # Bytes that are hashed in one step of a scan. To look at a file or directory takes about as long as to hash
@@ -58,6 +59,7 @@ class SourceFile:
     offset: int  # where it begins in the file
     size: int  # bytes of the file
     md5: bytes | None = None  # of the file, if that is told
+    checksum: bytes | None = None  # beside it, of a large file (protocols/checksum.py)
 
     @property
     def is_part(self) -> bool:
@@ -177,19 +179,19 @@ class Scan:
             if not stat.S_ISREG(os.fstat(fd).st_mode):  # the name was given to another in between
                 return
             hashes: list[tuple[bytes, ...]] = []
-            md5 = hashlib.md5(usedforsecurity=False) if self._digested else None
+            digests = self._digests_of(found.st_size)
             start = 0
             for part in blocks:
-                of_part: list[bytes] = []
+                hashes_of_part: list[bytes] = []
                 for sbn in range(part.count):
                     data = read_at(fd, part.size(sbn), start + part.offset(sbn))
-                    of_part.append(self._digests.digest(data))
-                    if md5 is not None:
-                        md5.update(data)
+                    hashes_of_part.append(self._digests.digest(data))
+                    for digest in digests:
+                        digest.update(data)
                     if found.st_size > STEP_BYTES:
                         self._hashing = shown(last), start + part.offset(sbn) + len(data), found.st_size
                     yield part.size(sbn)
-                hashes.append(tuple(of_part))
+                hashes.append(tuple(hashes_of_part))
                 start += part.length
             if _seen(os.fstat(fd)) != _seen(found):
                 self._refuse(name, CHANGING, "it is being written")
@@ -198,15 +200,24 @@ class Scan:
             self._hashing = None
             os.close(fd)
         size, mtime_ns, which, mode = _seen(found)
-        digest = None if md5 is None else md5.digest()
+        md5, more = [*(digest.digest() for digest in digests), None, None][:2]
         parts, start = [], 0
-        for (length, oti), part, digests in zip(cuts, blocks, hashes, strict=True):
-            toi = self._free_toi(repr((name, start, size, length, mtime_ns, mode, oti, digests)).encode())
-            of_object = toi, length, mode, mtime_ns, which, oti, part, digests, start, size, digest
+        for (length, oti), part, of_part in zip(cuts, blocks, hashes, strict=True):
+            toi = self._free_toi(repr((name, start, size, length, mtime_ns, mode, oti, of_part)).encode())
+            of_object = toi, length, mode, mtime_ns, which, oti, part, of_part, start, size, md5, more
             parts.append(SourceFile(name, *of_object))
             self._tois.add(toi)
             start += length
         self._add(tuple(parts))
+
+    def _digests_of(self, size: int) -> list[Digest]:
+        """What is told of a file of ``size`` bytes: its MD5, and the checksum if it is large."""
+        if not self._digested:
+            return []
+        digests: list[Digest] = [hashlib.md5(usedforsecurity=False)]
+        if size >= FILE_MIN_BYTES and (more := checksum()) is not None:
+            digests.append(more)
+        return digests
 
     def _add(self, parts: tuple[SourceFile, ...]) -> None:
         self._tois.update(part.toi for part in parts)

@@ -209,6 +209,7 @@ class DescribedObjects:
                 oti=oti,
                 encoding=entry.encoding,
                 md5=entry.md5 or None,
+                checksum=entry.checksum or None,
                 expires=float(known.expires),
             )
             self._given.tell(known.description)

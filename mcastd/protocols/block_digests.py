@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mcastd.keytext import KEY_BYTES
-from mcastd.protocols.crypto import MissingLibraryError, cipher
+from mcastd.protocols.crypto import NONCE_BYTES, MissingLibraryError, cipher
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -28,7 +28,7 @@ BLOCKS_MAX = 1 << 16
 # Tags are made once so many bytes have been hashed: before that loading the library would cost more.
 BYTES_BEFORE = 64 << 20
 
-_NONCE = bytes(12)
+_NONCE = bytes(NONCE_BYTES)
 
 
 class BlockDigests:

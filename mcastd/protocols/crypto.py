@@ -13,9 +13,11 @@ from mcastd.errors import McastdError
 from mcastd.keytext import KEY_BYTES, SigningKey, VerifyingKey
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import AEADEncryptionContext
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 TAG_BYTES = 16
+NONCE_BYTES = 12
 SIGNATURE_BYTES = 64
 
 
@@ -45,6 +47,15 @@ def cipher(key: bytes) -> AESGCM:
     with _library():
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
     return AESGCM(key)
+
+
+def authenticating(key: bytes, nonce: bytes) -> AEADEncryptionContext:
+    """The same cipher, for what is authenticated piece by piece, and has no plaintext (GMAC)."""
+    with _library():
+        from cryptography.hazmat.primitives.ciphers import Cipher  # noqa: PLC0415
+        from cryptography.hazmat.primitives.ciphers.algorithms import AES  # noqa: PLC0415
+        from cryptography.hazmat.primitives.ciphers.modes import GCM  # noqa: PLC0415
+    return Cipher(AES(key), GCM(nonce)).encryptor()
 
 
 def invalid_tag() -> type[Exception]:

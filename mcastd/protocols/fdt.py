@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 from xml.parsers import expat
 
+from mcastd.protocols.checksum import CHECKSUM_BYTES
 from mcastd.protocols.fec import RAPTORQ, SMALL_BLOCK, Oti, oti_of
 from mcastd.protocols.lct import Malformed
 
 NAMESPACE = "urn:ietf:params:xml:ns:fdt"
+# Of an attribute of our own, which others leave out (RFC 6726 section 3.4.2: anyAttribute).
+OWN_NAMESPACE = "urn:mcastd:fdt"
 # Bytes of an instance, as XML and as it is sent; files that it describes; bytes of a file's name (PATH_MAX).
 INSTANCE_MAX_BYTES = 1 << 20
 FILES_MAX = 10_000
@@ -50,6 +53,8 @@ _ESCAPED = str.maketrans(
 )
 _NO_ENCODING = {"", "null", "identity"}
 _MD5_BYTES = 16
+_CHECKSUM = "GMAC"
+_OWN_CHECKSUM = f"{OWN_NAMESPACE} {_CHECKSUM}"  # as expat has it
 _NUMBER = re.compile(r"\+?([0-9]{1,40})", re.ASCII)
 # RFC 3986 appendix B: scheme and authority, and what identifies a file within them. A fragment does not.
 _URI = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?(?://[^/?#]*)?([^#]*)", re.ASCII)
@@ -86,6 +91,7 @@ class FileEntry:
     oti: Oti | None = None  # None: EXT_FTI tells it
     encoding: str = ""  # one of ENCODINGS
     md5: bytes = b""  # of the file; empty: not told
+    checksum: bytes = b""  # of the file (protocols/checksum.py); empty: not told
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,8 @@ class FdtInstance:
 def build(instance: FdtInstance) -> bytes:
     """An instance as XML. Raises ValueError if it is longer than what is taken."""
     root = {"xmlns": NAMESPACE, "Expires": str((instance.expires + NTP_EPOCH_SECONDS) % NTP_ERA_SECONDS)}
+    if any(entry.checksum for entry in instance.files):
+        root["xmlns:own"] = OWN_NAMESPACE
     files = "\n".join(f"<File{_text(_attributes(entry))}/>" for entry in instance.files)
     text = f'<?xml version="1.0" encoding="UTF-8"?>\n<FDT-Instance{_text(root)}>\n{files}\n</FDT-Instance>\n'
     data = text.encode()
@@ -123,6 +131,8 @@ def _attributes(entry: FileEntry) -> dict[str, str]:
         attributes["Content-Encoding"] = entry.encoding
     if entry.md5:
         attributes["Content-MD5"] = base64.b64encode(entry.md5).decode()
+    if entry.checksum:
+        attributes[f"own:{_CHECKSUM}"] = base64.b64encode(entry.checksum).decode()
     if (oti := entry.oti) is not None:
         attributes["FEC-OTI-FEC-Encoding-ID"] = str(oti.scheme)
         attributes["FEC-OTI-Encoding-Symbol-Length"] = str(oti.symbol_size)
@@ -248,6 +258,7 @@ def _entry(own: Attributes, said: Attributes) -> FileEntry:
         oti=None if transfer is None or "FEC-OTI-FEC-Encoding-ID" not in said else _oti(said, transfer),
         encoding=encoding,
         md5=_base64(own, "Content-MD5", _MD5_BYTES) if "Content-MD5" in own else b"",
+        checksum=_base64(own, _OWN_CHECKSUM, CHECKSUM_BYTES) if _OWN_CHECKSUM in own else b"",
     )
 
 

@@ -18,6 +18,7 @@ from mcastd.delivery.division import TooLargeError, cut, parts_of
 from mcastd.delivery.scan import SourceFile
 from mcastd.errors import SourceError
 from mcastd.protocols import fec
+from mcastd.protocols.checksum import Checksum
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
@@ -470,3 +471,26 @@ class TestRead:
         again = scanned(catalog)["v2/name.txt"]
         assert again.toi != file.toi
         assert read(catalog, again, 0) == b"LINUX"
+
+
+def test_of_a_large_file_a_checksum_is_told_beside_its_md5(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_module, "FILE_MIN_BYTES", 250_000)
+    files = scanned(Catalog(tree, SYMBOL_BYTES, protected=True, digested=True))
+    content = {name: (tree / name).read_bytes() for name in files}
+    assert {name: file.md5 for name, file in files.items()} == {
+        name: hashlib.md5(data).digest() for name, data in content.items()
+    }
+    right = Checksum()
+    right.update(content["v2/boot/kernel"])
+    checksums = {name: file.checksum for name, file in files.items()}
+    assert checksums == {"empty": None, "v2/boot/kernel": right.digest(), "v2/name.txt": None}
+    # Where the library is missing MD5 is all
+    monkeypatch.setattr(scan_module, "checksum", lambda: None)
+    files = scanned(Catalog(tree, SYMBOL_BYTES, protected=True, digested=True))
+    assert [file.checksum for file in files.values()] == [None] * 3
+    assert files["v2/boot/kernel"].md5 is not None
+    # With keys the manifest has hashes
+    files = scanned(Catalog(tree, SYMBOL_BYTES, protected=True))
+    assert [(file.md5, file.checksum) for file in files.values()] == [(None, None)] * 3

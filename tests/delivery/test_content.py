@@ -12,12 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcastd.delivery import content as content_module
 from mcastd.delivery.content import GIVEN_BYTES, STEP_BYTES, check, require_receivable
 from mcastd.delivery.description import ObjectDescription
 from mcastd.delivery.refused import BAD_DESCRIPTION, BAD_ENCODING, TOO_LARGE, WRONG_DIGEST, RefusedError
+from mcastd.protocols.checksum import Checksum
 from mcastd.protocols.fec import Oti
 
 CONTENT = random.Random(7).randbytes(1000) + bytes(3000)
@@ -170,3 +173,38 @@ def test_whatever_comes_is_a_file_or_refused(noise: bytes, encoding: str, at: in
     description = described(sent, encoding=encoding, content_length=None)
     with contextlib.suppress(RefusedError):
         assert len(checked(sent, description, 4096)[0]) <= 4096
+
+
+def checksum_of(content: bytes) -> bytes:
+    found = Checksum()
+    found.update(content)
+    return found.digest()
+
+
+def test_a_checksum_is_that_of_all_bytes_in_their_order() -> None:
+    """As GMAC has it: NIST SP 800-38D, of which the cipher makes the same in one call."""
+    dice = random.Random(4)
+    content = dice.randbytes(STEP_BYTES + 7)
+    pieces = Checksum()
+    for at in range(0, len(content), 1000):
+        pieces.update(memoryview(content)[at : at + 1000])
+    right = AESGCM(bytes(32)).encrypt(bytes(12), b"", content)
+    assert pieces.digest() == checksum_of(content) == right
+    assert len({right, checksum_of(content[::-1]), checksum_of(content + b"\0"), checksum_of(b"")}) == 4
+
+
+def test_of_two_digests_the_checksum_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, md5 = checksum_of(CONTENT), hashlib.md5(CONTENT).digest()
+    assert checked(CONTENT, described(CONTENT, md5=bytes(16), checksum=right))[0] == CONTENT
+    assert refusal(CONTENT, described(CONTENT, md5=md5, checksum=bytes(16))) == WRONG_DIGEST
+    # Without the library there is MD5
+    monkeypatch.setattr(content_module, "checksum", lambda: None)
+    assert checked(CONTENT, described(CONTENT, md5=md5, checksum=bytes(16)))[0] == CONTENT
+    assert refusal(CONTENT, described(CONTENT, md5=bytes(16), checksum=right)) == WRONG_DIGEST
+
+
+def test_of_what_is_encoded_the_md5_is_compared() -> None:
+    sent = gzip.compress(CONTENT)
+    told = {"encoding": "gzip", "content_length": len(CONTENT), "checksum": bytes(16)}
+    assert checked(sent, described(sent, md5=hashlib.md5(CONTENT).digest(), **told))[0] == CONTENT
+    assert refusal(sent, described(sent, md5=bytes(16), **told)) == WRONG_DIGEST

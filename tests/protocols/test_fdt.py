@@ -83,6 +83,24 @@ def test_what_is_built_is_as_the_rfc_has_it() -> None:
     )
 
 
+def test_a_checksum_is_an_attribute_of_our_own() -> None:
+    entry = FileEntry(7, "d/mb 1", 29, 29, None, md5=b"0123456789abcdef", checksum=b"fedcba9876543210")
+    data = build(FdtInstance(EXPIRES, (entry,)))
+    assert data.decode() == (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        '<FDT-Instance xmlns="urn:ietf:params:xml:ns:fdt" Expires="4008992400" xmlns:own="urn:mcastd:fdt">\n'
+        '<File TOI="7" Content-Location="file:///d/mb%201" Content-Length="29"'
+        ' Content-MD5="MDEyMzQ1Njc4OWFiY2RlZg==" own:GMAC="ZmVkY2JhOTg3NjU0MzIxMA=="/>\n'
+        "</FDT-Instance>\n"
+    )
+    others = data.replace(b"urn:mcastd:fdt", b"urn:others:fdt")
+    assert parse(others, NOW).files == (replace(entry, checksum=b""),)
+    for wrong in (b"ZmVk", b"", b"no base64", b"ZmVkY2JhOTg3NjU0MzIxMDEy"):
+        instance = parse(data.replace(b"ZmVkY2JhOTg3NjU0MzIxMA==", wrong), NOW)
+        assert instance.files == ()
+        assert [error.reason for error in instance.left_out] == ["number"]
+
+
 def test_the_transfer_length_is_told_where_it_is_another() -> None:
     sent = [build(FdtInstance(EXPIRES, (entry,))) for entry in ENTRIES]
     assert [b"Transfer-Length" in each for each in sent] == [False, False, True, False, False]
@@ -425,11 +443,12 @@ def test_any_bytes_are_an_instance_or_refused(pieces: list[str], junk: bytes, en
     encoded=st.integers(0, LENGTH_MAX),
     encoding=st.sampled_from(["", "zlib", "deflate", "gzip"]),
     md5=st.sampled_from([b"", bytes(range(100, 116))]),
+    checksum=st.sampled_from([b"", bytes(range(200, 216))]),
 )
 def test_every_entry_is_understood_as_it_was_meant(
-    *, toi: int, location: str, length: int, encoded: int, encoding: str, md5: bytes
+    *, toi: int, location: str, length: int, encoded: int, encoding: str, md5: bytes, checksum: bytes
 ) -> None:
-    sent = FileEntry(toi, location, length, encoded if encoding else length, None, encoding, md5)
+    sent = FileEntry(toi, location, length, encoded if encoding else length, None, encoding, md5, checksum)
     if encoding and encoded == length:
         return
     assert parse(build(FdtInstance(EXPIRES, (sent,))), NOW).files == (sent,)
