@@ -61,7 +61,7 @@ class Assembly:
         self.short = 0  # blocks that all repair of a pass did not complete: they wait for the next one
         self.blocks = blocks
         self.trouble: OSError | None = None  # what kept symbols from the file when it was last written
-        self._repair = Repair(blocks, description.oti.scheme, decode, counts, allowance)
+        self.repair = Repair(blocks, description.oti.scheme, decode, counts, allowance)
         self._counts = counts
         self._allowance = allowance
         self._found = found
@@ -70,17 +70,17 @@ class Assembly:
         self._states = bytearray([OPEN if seen else UNSEEN]) * blocks.count
         self._unseen = 0  # no block before it is UNSEEN
         self._open: dict[int, PartialBlock] = {}
-        self._stalled: dict[int, PartialBlock] = {}  # of which enough has come, and that are not complete
+        self.stalled_blocks: dict[int, PartialBlock] = {}  # enough has come, and they are not complete
 
     @property
     def stalled(self) -> bool:
         """Return True if a block of which enough has come could not be completed: see :meth:`retry`."""
-        return bool(self._stalled)
+        return bool(self.stalled_blocks)
 
     @property
     def is_decoding(self) -> bool:
         """Return True if a block is with the codec: it is worth while to retry in a moment."""
-        return any(block.decoding for block in self._stalled.values())
+        return any(block.decoding for block in self.stalled_blocks.values())
 
     @property
     def complete(self) -> bool:
@@ -90,7 +90,7 @@ class Assembly:
     @property
     def cannot_repair(self) -> NotInstalledError | CodecError | None:
         """Why blocks cannot be repaired now, or ever."""
-        return self._repair.hindrance
+        return self.repair.hindrance
 
     @property
     def unchanged(self) -> bool:
@@ -112,7 +112,7 @@ class Assembly:
         """Give back what it has of the allowance, and close the file of that name."""
         for block in self._open.values():
             self._give_back(block)
-        self._open, self._stalled = {}, {}
+        self._open, self.stalled_blocks = {}, {}
         if self._current is not None:
             os.close(self._current)
             self._current = None
@@ -147,10 +147,18 @@ class Assembly:
         file: then none of these is lost to the object for good, if it is sent again.
         """
         counts, number = self._counts, len(symbols)
+        block = self._open.get(sbn)
+        if (
+            block is not None
+            and block.last <= esi < (end := esi + number) < len(block.have)
+            and block.have.find(1, esi, end) < 0
+            and len(symbols[0]) == self.blocks.symbol_size
+        ):
+            return self._append(sbn, block, esi, symbols)
         if not (0 <= sbn < self.blocks.count and 0 <= esi <= SYMBOL_IDS - number):
             counts.dropped[MALFORMED] += number
             return 0
-        if (block := self._open.get(sbn)) is None:
+        if block is None:
             state = self._states[sbn]
             if (self._examine(sbn) if state == UNSEEN else state) != OPEN:
                 counts.surplus += number
@@ -168,11 +176,11 @@ class Assembly:
 
         Returns False if one has to wait still: ``trouble`` says why, ``cannot_repair`` or ``is_decoding``.
         """
-        for sbn, block in list(self._stalled.items()):
-            del self._stalled[sbn]
+        for sbn, block in list(self.stalled_blocks.items()):
+            del self.stalled_blocks[sbn]
             if block.suffices:
                 self._finish(sbn, block)
-            if sbn in self._stalled:
+            if sbn in self.stalled_blocks:
                 return False
         return True
 
@@ -218,8 +226,23 @@ class Assembly:
 
     def _give_back(self, block: PartialBlock) -> None:
         block.closed = True
-        self._repair.let_go([block])
+        self.repair.let_go([block])
         self._allowance.give(len(block.have) + OVERHEAD_BYTES)
+
+    def _append(self, sbn: int, block: PartialBlock, esi: int, symbols: Sequence[bytes | memoryview]) -> int:
+        """Write source symbols as nearly all come: in order, none of them there, whole. See :meth:`take`."""
+        number, size = len(symbols), self.blocks.symbol_size
+        block.last = esi + number - 1
+        stored = self._write(symbols, block.offset + esi * size, number * size) // size
+        block.fill(esi, esi + stored)
+        self.present += stored
+        if stored and (block.repair or not block.missing) and block.may_end:
+            self._finish(sbn, block)
+        if block.wrong:
+            self._counts.dropped[HASH] += stored
+        else:
+            self._counts.source += stored
+        return number - stored
 
     def _fitting(
         self, sbn: int, esi: int, symbols: Sequence[bytes | memoryview]
@@ -249,7 +272,7 @@ class Assembly:
         if sources < number and taken == sources:
             block.measure(counts)
             while taken < number and self._states[sbn] == OPEN and not block.wrong:
-                if self._repair.keep(block, esi + taken, symbols[taken]):
+                if self.repair.keep(block, esi + taken, symbols[taken]):
                     kept += 1
                     if block.may_end:
                         self._finish(sbn, block)
@@ -290,20 +313,20 @@ class Assembly:
         """Complete a block of which enough has come: decode and verify it, and write its holes."""
         if block.missing:
             try:
-                data = self._repair.decode(block, self.fd)
+                data = self.repair.decode(block, self.fd)
             except OSError as error:
                 self.trouble = error
-                self._stalled[sbn] = block
+                self.stalled_blocks[sbn] = block
                 return
             if data is None:
                 if block.unasked or block.suffices:  # more of it has come since the codec was asked
-                    self._stalled[sbn] = block
-                if not self._repair.is_possible:
-                    self._repair.let_go(self._open.values())
+                    self.stalled_blocks[sbn] = block
+                if not self.repair.is_possible:
+                    self.repair.let_go(self._open.values())
                 return
             right = self._is_block(sbn, hashlib.sha256(data).digest()) if self._hashed else True
             if right and not self._fill(block, data):
-                self._stalled[sbn] = block
+                self.stalled_blocks[sbn] = block
                 return
             self._counts.repaired_blocks += right
         else:
@@ -338,7 +361,7 @@ class Assembly:
     def _close(self, sbn: int, block: PartialBlock) -> None:
         self.short -= block.short
         del self._open[sbn]
-        self._stalled.pop(sbn, None)
+        self.stalled_blocks.pop(sbn, None)
         self._give_back(block)
 
     def _examine(self, sbn: int) -> int:

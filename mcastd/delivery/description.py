@@ -125,7 +125,3 @@ class Run(NamedTuple):
     esi: int
     symbols: Sequence[bytes | memoryview]
     together: bool = False  # all in one datagram; else each has a datagram of its own
-
-    @property
-    def datagrams(self) -> int:
-        return 1 if self.together else len(self.symbols)

@@ -14,19 +14,18 @@ class OpenObjects:
         self.receiving: dict[int, Received] = {}  # by TOI; what was touched last is the last
         self.troubled: dict[int, Received] = {}  # those of which the file system has not taken something
         self.unrepaired: dict[int, Received] = {}  # those for which there is no code
+        self.touched: Received | None = None  # the last of those that are received
         self._landing = landing
-        self._touched: Received | None = None  # the last of those that are received
 
     def add(self, known: Received) -> None:
         """An object is received from here on."""
-        self.receiving[known.description.toi] = self._touched = known
+        self.receiving[known.description.toi] = self.touched = known
 
     def touch(self, known: Received) -> None:
-        """Something has come of an object that is received."""
-        if known is not self._touched:
-            toi = known.description.toi
-            self.receiving[toi] = self.receiving.pop(toi)
-            self._touched = known
+        """Something has come of another object that is received than the one ``touched`` last."""
+        toi = known.description.toi
+        self.receiving[toi] = self.receiving.pop(toi)
+        self.touched = known
 
     def note(self, known: Received, trouble: OSError | None, again: float = 0.0) -> None:
         """Note what the file system says now, and when it is asked again."""
@@ -58,7 +57,7 @@ class OpenObjects:
             known.assembly.close()
             known.assembly = None
             del self.receiving[known.description.toi]
-            self._touched = None
+            self.touched = None
             self.unrepaired.pop(known.description.toi, None)
         if known.partial is not None:
             if known.partial.fd >= 0:

@@ -266,12 +266,15 @@ class Reception:
         return True
 
     def _add(self, known: Received, assembly: Assembly, run: Run) -> tuple[int, OSError | None]:
-        self._open.touch(known)
+        opened = self._open
+        if known is not opened.touched:
+            opened.touch(known)
         left = assembly.take(run.sbn, run.esi, run.symbols)
         if assembly.trouble is not known.trouble:
-            self._open.note(known, assembly.trouble, known.again)
-        self._open.note_hindrance(known, assembly)
-        if assembly.stalled or not assembly.left:
+            opened.note(known, assembly.trouble, known.again)
+        if assembly.repair.hindrance is not None:
+            opened.note_hindrance(known, assembly)
+        if assembly.stalled_blocks or not assembly.left:
             self._queue[run.description.toi] = known
         return left, assembly.trouble
 

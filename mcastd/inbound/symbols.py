@@ -30,7 +30,7 @@ class SymbolBatch:
     times: Sequence[int] = ()
 
     def __len__(self) -> int:
-        return sum(run.datagrams for run in self.runs) + self.descriptive
+        return sum([1 if run.together else len(run.symbols) for run in self.runs]) + self.descriptive
 
     @property
     def payloads(self) -> Sequence[bytes | memoryview]:

@@ -90,7 +90,7 @@ class Stretch(NamedTuple):
     @property
     def length(self) -> int:
         """Datagrams."""
-        return sum(len(run.payloads) for run in self.runs)
+        return sum([len(run.payloads) for run in self.runs])
 
     @property
     def size(self) -> int:
