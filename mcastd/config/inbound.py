@@ -56,6 +56,9 @@ DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes
 DEFAULT_MAX_SKEW_SECONDS = 0.05
 # How long a gap is waited for with repair, if reorder does not say it: two matrices of 100 at 5 Mbit/s.
 FEC_HOLD_SECONDS = 0.5
+# How long datagrams gather where max_latency is absent; and those of files, for which nobody waits. In that
+# time the default buffer is filled by what comes at 1 Gbit/s.
+LATENCY_SECONDS, FILES_LATENCY_SECONDS = 0.001, 0.02
 # With a smaller receive buffer datagrams are taken at once: it holds too few to let them gather.
 GATHERING_BUFFER_MIN_BYTES = 1 << 20
 
@@ -119,9 +122,10 @@ class InboundSubscription(GroupSettings):
         description="Whether a sender's datagrams may be received in one piece where the kernel has them so;"
         " much cheaper, but of such a piece that is lost overflow counts one.",
     )
-    max_latency: Moment = Field(
-        0.001,
-        description="How long datagrams may gather before they are taken together, in seconds; 0 is at once.",
+    max_latency: Moment | None = Field(
+        None,
+        description="How long datagrams may gather before they are taken together, in seconds; 0 is at once;"
+        " absent, 0.001, and 0.02 of files.",
     )
     protocol: Annotated[InboundProtocol, INBOUND_PROTOCOLS] = Field(
         RawInbound(),
@@ -169,6 +173,13 @@ class InboundSubscription(GroupSettings):
             if found:
                 raise Conflicts(found)
         return {**of_first_leg(keys.get("legs")), **keys}
+
+    @property
+    def latency(self) -> float:
+        """Seconds for which datagrams may gather."""
+        if self.max_latency is not None:
+            return self.max_latency
+        return FILES_LATENCY_SECONDS if self.protocol.gives_objects else LATENCY_SECONDS
 
     @property
     def hold_back(self) -> float:

@@ -138,7 +138,7 @@ class Condition:
             advice = f"the kernel gave less than was asked for: sysctl net.core.rmem_max={asked}"
         elif self.limited:
             advice = (
-                f"too small for this rate and a max_latency of {config.max_latency:g} s, so datagrams are"
+                f"too small for this rate and a max_latency of {config.latency:g} s, so datagrams are"
                 " taken earlier: raise receive_buffer, or lower max_latency"
             )
         return ReceiveBuffer(asked, had, advice)

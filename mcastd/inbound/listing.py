@@ -91,7 +91,7 @@ class SubscriptionListing:
             outputs=self._outputs.status(),
             closed_outputs=ClosedOutputs(self._outputs.closed),
             hanging=hangs,
-            max_latency=config.max_latency,
+            max_latency=config.latency,
             reading="with others" if turns.handover.lent_by else "alone",
             receive_buffer=condition.receive_buffer(config, had),
             link=described,

@@ -80,7 +80,7 @@ class Subscription:
         self._intake = intake = Intake(self._outputs)
         self._alarms = Alarms(condition, intake)
         self._turns = turns = Turns(self, intake, self._outputs, condition, reader)
-        self._turns.max_latency = config.max_latency
+        self._turns.max_latency = config.latency
         self._listing = SubscriptionListing(config, intake, self._outputs, condition, turns)
         self._set_protocol(config)
         self._set_keeper(config)
@@ -154,7 +154,7 @@ class Subscription:
         if not isinstance(settings, InboundSubscription):
             return False
         self._config = settings
-        self._turns.max_latency = settings.max_latency
+        self._turns.max_latency = settings.latency
         return True
 
     def close(self) -> None:

@@ -427,7 +427,6 @@ sources = []
 exclude_sources = []
 receive_buffer = "4MiB"
 coalesce = true
-max_latency = "1ms"
 protocol = "raw"
 reorder = "0s"
 fec = false

@@ -197,6 +197,7 @@ ABSENT_BY_DEFAULT = {
     "copies",
     "legs",
     "max_skew",
+    "max_latency",
 }
 LEGS = (
     'legs = [{ group = "239.255.1.2", port = 9190, interface = "lo" }, { group = "239.255.3.3", port = 9 }]'

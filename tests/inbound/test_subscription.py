@@ -506,6 +506,17 @@ def test_signals_are_seen_to_amid_a_stream(
     assert (moved.read_text() + path.read_text()).split() == [*map(str, range(sent))]
 
 
+def test_datagrams_of_files_gather_for_longer_unless_it_is_said(tmp_path: Path) -> None:
+    files = {"protocol": "flute", "output": {"kind": "directory", "path": str(tmp_path)}}
+    datagrams = {"output": str(tmp_path / "a")}
+    found = [
+        InboundSubscription.model_validate({"group": "239.255.1.2", "port": 9190, **settings, **said}).latency
+        for settings in (files, datagrams)
+        for said in ({}, {"max_latency": "4ms"}, {"max_latency": 0})
+    ]
+    assert found == [0.02, 0.004, 0.0, 0.001, 0.004, 0.0]
+
+
 @with_others
 def test_max_latency_changes_without_a_new_link(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(file_output(tmp_path / "a"))

@@ -31,7 +31,7 @@ def _without_sources(subscription: InboundSubscription) -> Advice:
 
 
 def _shallow(subscription: InboundSubscription) -> Advice:
-    if subscription.receive_buffer < GATHERING_BUFFER_MIN_BYTES and subscription.max_latency:
+    if subscription.receive_buffer < GATHERING_BUFFER_MIN_BYTES and subscription.latency:
         yield (
             "receive_buffer",
             f"below {format_size(GATHERING_BUFFER_MIN_BYTES)} nothing can gather, so each datagram costs"
