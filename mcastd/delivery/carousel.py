@@ -257,11 +257,11 @@ class Carousel:
                 if block.source is not None:
                     datagrams.add(block.source, first, end)
                 if is_encoded:
-                    block.encode(self._make_repair)
+                    block.encode(self._make_repair, self._room)
         if datagrams.sizes:
             yield datagrams
         for block in stripe:
-            block.encode(self._make_repair)
+            block.encode(self._make_repair, self._room)
             block.source = None
 
     def _repair_turns(self, stripe: Sequence[BlockOnAir], most: int) -> Iterator[Datagrams]:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from mcastd.delivery.division import Cut
 from mcastd.delivery.names import shown
-from mcastd.delivery.scan import STEP_BYTES, RefusedFile, Scan, SourceFile, read_at
+from mcastd.delivery.scan import STEP_BYTES, RefusedFile, Scan, SourceFile
 from mcastd.errors import SHORTAGES, McastdError, SourceError, UnsafePathError, reason_of
 from mcastd.paths import OF_DIRECTORIES, OF_FILES, place_of
 from mcastd.protocols.block_digests import BlockDigests
-from mcastd.protocols.seal import HashedBlock
+from mcastd.protocols.seal import BlockMemory, HashedBlock
 
 
 class ChangedError(McastdError):
@@ -87,25 +87,22 @@ class Catalog:
         self.refused, self.refusals = scan.refused, tuple(scan.refusals)
         return True
 
-    def read(self, file: SourceFile, sbn: int) -> HashedBlock:
-        """A source block. Raises ChangedError if its bytes are not those that were scanned.
+    def read(self, file: SourceFile, sbn: int, memory: BlockMemory) -> HashedBlock:
+        """A source block, in some of that memory.
 
-        The next scan then hashes the file again. Raises SourceError if it cannot be read for want of
-        descriptors or memory.
+        Raises ChangedError if its bytes are not those that were scanned: the next scan then hashes the file
+        again. Raises SourceError if it cannot be read for want of descriptors or memory.
         """
         with self._opened(file) as fd:
-            block = HashedBlock(
-                read_at(fd, file.blocks.size(sbn), file.offset + file.blocks.offset(sbn)), self._digests
-            )
+            start, size = file.offset + file.blocks.offset(sbn), file.blocks.size(sbn)
+            block = HashedBlock.read(size, lambda place: _read(fd, place, start), self._digests, memory)
         self._require(file, sbn, block.digest)
         return block
 
     def read_into(self, place: memoryview, file: SourceFile, sbn: int) -> None:
         """The same into ``place``, which has the size of the block."""
         with self._opened(file) as fd:
-            filled, start = 0, file.offset + file.blocks.offset(sbn)
-            while filled < len(place) and (count := os.preadv(fd, [place[filled:]], start + filled)):
-                filled += count
+            filled = _read(fd, place, file.offset + file.blocks.offset(sbn))
         self._require(file, sbn, self._digests.digest(place[:filled]))
 
     def close(self) -> None:
@@ -168,3 +165,11 @@ class Catalog:
 
     def _error(self, cause: str, way_out: str = "", *, waits: str = "", number: int = 0) -> SourceError:
         return SourceError(f"cannot read {self._path}", cause, way_out, waits=waits, errno=number)
+
+
+def _read(fd: int, place: memoryview, start: int) -> int:
+    """Fill ``place`` with the bytes of a file from ``start`` on; how many there were. Raises OSError."""
+    filled = 0
+    while filled < len(place) and (count := os.preadv(fd, [place[filled:]], start + filled)):
+        filled += count
+    return filled

@@ -19,7 +19,13 @@ from typing import NamedTuple
 from mcastd.delivery.catalog import Catalog
 from mcastd.delivery.scan import SourceFile
 from mcastd.protocols import alc, fec
-from mcastd.protocols.seal import OBJECT_OVERHEAD_BYTES, HashedBlock, MakeRepair, ObjectSealer
+from mcastd.protocols.seal import (
+    OBJECT_OVERHEAD_BYTES,
+    BlockMemory,
+    HashedBlock,
+    MakeRepair,
+    ObjectSealer,
+)
 
 # What seals the packets of a file.
 Seal = Callable[[SourceFile], ObjectSealer]
@@ -65,6 +71,7 @@ class Room:
     def __init__(self, symbol_size: int) -> None:
         """``symbol_size``: bytes of each, as it is sent."""
         self.symbol_size = symbol_size
+        self.blocks = BlockMemory()  # for what is sealed from there into the room
         self._memory = memoryview(bytearray())
         self._symbols: list[memoryview] = []
 
@@ -77,6 +84,7 @@ class Room:
 
     def close(self) -> None:
         """Give the memory back."""
+        self.blocks.clear()
         self._memory, self._symbols = memoryview(bytearray()), []
 
     def block(self, first: int, size: int) -> memoryview:
@@ -118,7 +126,7 @@ class BlockOnAir:
         filled = self.file.oti.scheme == fec.RAPTORQ
         size = self.file.blocks.size(self.sbn)
         if self.sealer is not None:
-            self.data = hashed = catalog.read(self.file, self.sbn)
+            self.data = hashed = catalog.read(self.file, self.sbn, room.blocks)
             places = room.symbols(self.place, size + self.source_count * OBJECT_OVERHEAD_BYTES, filled=filled)
             self.source = self._headed(0, self.sealer.source(self.sbn, hashed, 0, self.source_count, places))
             return
@@ -126,17 +134,20 @@ class BlockOnAir:
         catalog.read_into(place, self.file, self.sbn)
         self.source = self._headed(0, room.symbols(self.place, size, filled=filled))
 
-    def encode(self, make_repair: MakeRepair) -> None:
-        """Make the repair symbols. Raises CodecError, NotInstalledError."""
+    def encode(self, make_repair: MakeRepair, room: Room) -> None:
+        """Make the repair symbols, and let go of the block. Raises CodecError, NotInstalledError."""
         data, self.data = self.data, None
-        if data is None or not self.repair_count:
+        if data is None:
             return
-        if isinstance(data, memoryview):
-            symbols = make_repair(data, self.file.oti.symbol_size, self.repair_count, self.skip)
-        else:
-            assert self.sealer is not None
-            symbols = self.sealer.repair(self.sbn, data, self.repair_count, self.skip)
-        self.repair = self._headed(self.source_count + self.skip, symbols)
+        if self.repair_count:
+            if isinstance(data, memoryview):
+                symbols = make_repair(data, self.file.oti.symbol_size, self.repair_count, self.skip)
+            else:
+                assert self.sealer is not None
+                symbols = self.sealer.repair(self.sbn, data, self.repair_count, self.skip)
+            self.repair = self._headed(self.source_count + self.skip, symbols)
+        if isinstance(data, HashedBlock):
+            data.let_go(room.blocks)
 
     def _headed(self, esi: int, symbols: Sequence[bytes | memoryview]) -> Datagrams:
         """The datagrams of the symbols ``esi`` and on."""

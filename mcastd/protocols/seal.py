@@ -22,7 +22,8 @@ different symbols, nor two different headers. Nobody has to take care of that: i
   which tells nobody more; and a file that has changed has another key, even under the same TOI.
 - *Only those bytes are sealed.* An :class:`ObjectSealer` takes a :class:`HashedBlock`, which has hashed its
   own copy of the bytes, or recognized it as what was hashed (:mod:`mcastd.protocols.block_digests`), and
-  refuses one whose hash is not the object's. It cuts the source symbols itself,
+  refuses one whose hash is not the object's. A block that is let go has no bytes any more, before its memory
+  is another one's. The sealer cuts the source symbols itself,
   and has the code make the repair symbols, which follow from the block and their number alone. It makes the
   header, too, without flags and extensions. There is no way to hand it a symbol or a header.
 - *Each run has a salt of its own*, drawn at random by :class:`SealingSession`. So a daemon that starts again,
@@ -45,7 +46,7 @@ import os
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -107,14 +108,61 @@ def key_ring(keys: Iterable[GroupKey]) -> Mapping[bytes, GroupKey]:
 class HashedBlock:
     """The bytes of a source block, and their SHA-256, which nobody else says."""
 
-    data: bytes
+    data: bytes | memoryview
     digest: bytes
+    _memory: bytearray | None = field(repr=False, compare=False)
 
-    def __init__(self, data: Buffer, digests: BlockDigests | None = None) -> None:
-        """What can change is copied. ``digests`` know blocks that came before."""
+    def __init__(self, data: Buffer) -> None:
+        """What can change is copied."""
         copy = bytes(data)
-        object.__setattr__(self, "data", copy)
-        object.__setattr__(self, "digest", (digests or BlockDigests()).digest(copy))
+        self._set(copy, hashlib.sha256(copy).digest(), None)
+
+    @classmethod
+    def read(
+        cls, size: int, read_into: Callable[[memoryview], int], digests: BlockDigests, memory: BlockMemory
+    ) -> HashedBlock:
+        """A block in memory of its own, which ``read_into`` fills with up to ``size`` bytes, and forgets.
+
+        It returns how many. ``digests`` know blocks that came before.
+        """
+        block = object.__new__(cls)
+        own = memory.take(size)
+        place = memoryview(own)[:size]
+        data = place[: read_into(place)].toreadonly()
+        block._set(data, digests.digest(data), own)
+        return block
+
+    def let_go(self, memory: BlockMemory) -> None:
+        """Have no bytes any more, and give the memory back for another block."""
+        own = self._memory
+        self._set(b"", b"", None)
+        if own is not None:
+            memory.give(own)
+
+    def _set(self, data: bytes | memoryview, digest: bytes, memory: bytearray | None) -> None:
+        for name, value in (("data", data), ("digest", digest), ("_memory", memory)):
+            object.__setattr__(self, name, value)
+
+
+class BlockMemory:
+    """Memory of blocks that were let go, for the next ones: new memory takes longer than to read a block."""
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    def take(self, size: int) -> bytearray:
+        """Of at least ``size`` bytes, for the caller alone."""
+        while self._free:
+            if len(found := self._free.pop()) >= size:
+                return found
+        return bytearray(size)
+
+    def give(self, memory: bytearray) -> None:
+        self._free.append(memory)
+
+    def clear(self) -> None:
+        """Keep none."""
+        self._free.clear()
 
 
 class SealingSession:
@@ -254,8 +302,8 @@ def _object_header(tsi: int, part: Part) -> bytes:
 def _object_cipher(key: GroupKey, salt: bytes, header: bytes, part: Part) -> AESGCM:
     """The cipher of an object, whose key commits to all that its packets follow from."""
     described = hashlib.sha256()
-    for field in (header, _TOI.pack(part.toi), _TOI.pack(part.length), pack_oti(part.oti), *part.hashes):
-        described.update(len(field).to_bytes(4) + field)
+    for told in (header, _TOI.pack(part.toi), _TOI.pack(part.length), pack_oti(part.oti), *part.hashes):
+        described.update(len(told).to_bytes(4) + told)
     return cipher(derive(key.value, salt, _OBJECT + described.digest()))
 
 

@@ -19,6 +19,7 @@ from mcastd.delivery.scan import SourceFile
 from mcastd.errors import SourceError
 from mcastd.protocols import fec
 from mcastd.protocols.checksum import Checksum
+from mcastd.protocols.seal import BlockMemory
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
@@ -74,7 +75,7 @@ def read_into(catalog: Catalog, file: SourceFile, sbn: int) -> bytes:
 
 def read(catalog: Catalog, file: SourceFile, sbn: int) -> bytes:
     """A block as the carousel reads it to seal it."""
-    return catalog.read(file, sbn).data
+    return bytes(catalog.read(file, sbn, BlockMemory()).data)
 
 
 Read = Callable[[Catalog, SourceFile, int], bytes]
@@ -176,7 +177,7 @@ class TestParts:
         ]
         assert all(part.is_part for part in kernel)
         assert len({part.toi for part in catalog.files}) == 5
-        whole = b"".join(catalog.read(part, sbn).data for part in kernel for sbn in range(part.blocks.count))
+        whole = b"".join(read(catalog, part, sbn) for part in kernel for sbn in range(part.blocks.count))
         assert whole == (tree / "v2/boot/kernel").read_bytes()
         before = catalog.files
         scanned(catalog)
@@ -184,7 +185,7 @@ class TestParts:
         with (tree / "v2/boot/kernel").open("r+b") as file:
             file.write(b"!")
         with pytest.raises(ChangedError):
-            catalog.read(kernel[2], 0)  # a part of another file than the one that was scanned
+            catalog.read(kernel[2], 0, BlockMemory())  # a part of another file than the one that was scanned
 
 
 class TestScan:

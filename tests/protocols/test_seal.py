@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from mcastd.keytext import GroupKey
 from mcastd.protocols import fec, lct, raptorq, seal
+from mcastd.protocols.block_digests import BlockDigests
 from mcastd.protocols.manifest import Part, Sealing
 from mcastd.protocols.seal import (
     OBJECT_OVERHEAD_BYTES,
     AnnouncementOpener,
     AnnouncementSealer,
+    BlockMemory,
     HashedBlock,
     NotOpenedError,
     NotTheBlockError,
@@ -252,6 +254,37 @@ def test_a_hashed_block_is_its_own_copy_and_stays() -> None:
     for name in ("data", "digest"):
         with pytest.raises(FrozenInstanceError):
             setattr(hashed, name, b"")
+
+
+def test_a_block_that_is_let_go_is_no_block_any_more() -> None:
+    """Before its memory is another one's: nothing else is sealed as what it was."""
+    memory, digests = BlockMemory(), BlockDigests()
+    contents = [DATA[:800], DATA[800:1600], b"shorter", DATA[:801]]
+
+    def read(content: bytes) -> HashedBlock:
+        def read_into(place: memoryview) -> int:
+            place[: len(content)] = content
+            return len(content)
+
+        return HashedBlock.read(max(len(content), 8), read_into, digests, memory)
+
+    sealer = SealingSession(KEY).sealer(TSI, PART)
+    first = read(contents[0])
+    sealed = sealer.source(0, first, 0, 8)
+    for content in contents[1:]:
+        first.let_go(memory)
+        before, first = first, read(content)
+        assert (first.data, first.digest) == (content, hashlib.sha256(content).digest())
+        assert (before.data, before.digest) == (b"", b"")
+        with pytest.raises(NotTheBlockError):
+            sealer.source(0, before, 0, 8)
+        with pytest.raises(FrozenInstanceError):
+            setattr(before, "data", contents[0])  # noqa: B010 # mypy knows that it cannot be
+    held = [read(contents[0]), read(contents[1])]
+    assert [one.data for one in (first, *held)] == [contents[3], *contents[:2]], "each has its own"
+    assert isinstance(held[0].data, memoryview)
+    assert held[0].data.readonly
+    assert sealer.source(0, held[0], 0, 8) == sealed
 
 
 def test_the_header_of_an_object_is_one_and_has_no_flags() -> None:
