@@ -19,7 +19,7 @@ from typing import Protocol
 
 from mcastd import clock
 from mcastd.config import GATHERING_BUFFER_MIN_BYTES
-from mcastd.gather import Gather
+from mcastd.gather import FIRST_WAIT_SECONDS, Gather
 from mcastd.handover import BUSY_VISITS, Handover
 from mcastd.inbound.condition import Condition
 from mcastd.inbound.intake import Intake
@@ -194,7 +194,7 @@ class Turns:
         at_once = not self.max_latency and not exact
         while not context.asked(ENDING):
             if pause:
-                context.nap(pause)
+                context.nap(self._until_due(pause))
             else:
                 link.idle()
                 life.rest(context, link)
@@ -244,6 +244,12 @@ class Turns:
             if (now := intake.heard) >= until or now >= link.deadline:
                 break
         return taken
+
+    def _until_due(self, pause: float) -> float:
+        """``pause``, or less of it if something is due before: as when a codec may have an answer."""
+        if pause <= FIRST_WAIT_SECONDS or (alarm := self._until_alarm()) is None:
+            return pause
+        return max(FIRST_WAIT_SECONDS, min(pause, alarm))
 
     def _until_alarm(self) -> float | None:
         """Seconds until the next alarm, which is noted; None: there is none."""

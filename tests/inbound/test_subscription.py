@@ -26,6 +26,7 @@ from mcastd.errors import LinkError
 from mcastd.handover import Seclusion
 from mcastd.inbound import turns
 from mcastd.inbound.reader import Reader
+from mcastd.inbound.sinks.file import FileSink
 from mcastd.inbound.turns import BUSY_DATAGRAMS
 from mcastd.net.fake import ANYBODY
 from mcastd.net.interfaces import interface_name
@@ -468,6 +469,31 @@ def test_who_cannot_be_visited_is_alone(tmp_path: Path, make_run: Callable[..., 
         run.start().deliver(b"x")
         run.received(1)
         assert run.worker.status().reading == "alone"
+
+
+@pytest.mark.parametrize("make_run", ["alone"], indirect=True)
+def test_an_output_does_what_is_due_while_datagrams_gather(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As to ask the codec whether it has an answer."""
+    run = make_run(file_output(tmp_path / "a"), max_latency=1)
+    ticked = threading.Event()
+    write = FileSink.write
+
+    def write_and_be_due(self: FileSink, batch: Batch) -> None:
+        write(self, batch)
+        self.deadline = clock.monotonic() + 0.05
+
+    def tick(self: FileSink, _: float) -> None:
+        self.deadline = math.inf
+        ticked.set()
+
+    link = run.start()
+    monkeypatch.setattr(FileSink, "write", write_and_be_due)
+    monkeypatch.setattr(FileSink, "tick", tick)
+    monkeypatch.setattr(turns.Gather, "wait", lambda _self, taken, *_: 3600.0 if taken else 0.0)
+    link.deliver(b"x")
+    assert ticked.wait(60)
 
 
 @pytest.mark.parametrize("make_run", ["alone"], indirect=True)
