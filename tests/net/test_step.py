@@ -44,7 +44,7 @@ def stack(no_fd_leak: None) -> Iterator[ExitStack]:
 
 
 def calls_of_a_step(stack: ExitStack, output: dict[str, object], **keys: Any) -> Counter[str]:
-    """The functions of mcastd that a visit calls, if it has nothing else to do. ``keys`` are more settings."""
+    """The functions of mcastd that a visit calls, if nothing else is due. ``keys`` are more settings."""
     ip(f"addr add {SENDER}/32 dev lo")
     stack.callback(ip, f"addr del {SENDER}/32 dev lo")
     port = free_port()
