@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
+from operator import add
 from struct import Struct
-from typing import Literal, Protocol
+from typing import Literal, Protocol, overload
 
 WORD_BYTES, HALF_BYTES = 4, 2
 # Views of rows that are kept for the next batch in the same memory; and groups of at least this many rows,
@@ -104,6 +105,82 @@ class ListedRows:
 
     def tails(self, at: int, start: int, stop: int) -> list[RowBytes]:
         return [row[at:] for row in self._rows[start:stop]]
+
+
+@lru_cache(maxsize=256)
+def alternate(first: int, second: int, count: int) -> Struct:
+    """Packs and unpacks ``count`` pairs of strings that have these sizes."""
+    return Struct(f"{first}s{second}s" * count)
+
+
+def in_turn(first: Sequence[RowBytes], second: Iterable[RowBytes]) -> list[RowBytes]:
+    """One of each in turn; both are as many."""
+    pieces: list[RowBytes] = [b""] * (2 * len(first))
+    pieces[::2], pieces[1::2] = first, second
+    return pieces
+
+
+class JoinedRows(Sequence[bytes]):
+    """Byte strings of one size, one behind another in one string: it takes no step for each to hand all on."""
+
+    __slots__ = ("joined", "size")
+
+    def __init__(self, joined: bytes, size: int) -> None:
+        """``joined`` has whole rows of ``size`` bytes, which are more than none."""
+        self.joined = joined
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.joined) // self.size
+
+    @overload
+    def __getitem__(self, index: int, /) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice, /) -> list[bytes]: ...
+
+    def __getitem__(self, index: int | slice, /) -> bytes | list[bytes]:
+        size, joined, places = self.size, self.joined, range(len(self))[index]
+        if isinstance(places, int):
+            return joined[places * size : (places + 1) * size]
+        return [joined[place * size : (place + 1) * size] for place in places]
+
+
+class HeadedRows(Sequence[bytes]):
+    """Byte strings of one size, of which each is a head and a tail that lie apart still."""
+
+    __slots__ = ("_heads", "_tails", "size")
+
+    def __init__(self, heads: Sequence[bytes], tails: Sequence[bytes]) -> None:
+        """As many of each, at least one, and all heads of one size, as all tails."""
+        self._heads = heads
+        self._tails = tails
+        self.size = len(heads[0]) + len(tails[0])
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    @overload
+    def __getitem__(self, index: int, /) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice, /) -> list[bytes]: ...
+
+    def __getitem__(self, index: int | slice, /) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [*map(add, self._heads[index], self._tails[index])]
+        return self._heads[index] + self._tails[index]
+
+    def write(self, memory: memoryview) -> None:
+        """Write them to the beginning of memory, one behind another."""
+        heads, tails = self._heads, self._tails
+        pack = alternate(len(heads[0]), len(tails[0]), len(heads))
+        pack.pack_into(memory, 0, *in_turn(heads, tails))
+
+
+def bytes_of(rows: Sequence[bytes]) -> int:
+    """Bytes of all of them."""
+    return len(rows.joined) if isinstance(rows, JoinedRows) else sum(map(len, rows))
 
 
 def listed(rows: Iterable[RowBytes]) -> list[ListedRows]:

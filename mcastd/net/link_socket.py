@@ -27,7 +27,7 @@ from mcastd.net.burst import OFFLOAD_SECONDS, UNSUPPORTED, Offload
 from mcastd.net.link import Origin
 from mcastd.net.receive_buffer import dropped, enlarge
 from mcastd.net.slots import Senders
-from mcastd.rows import Rows, listed
+from mcastd.rows import JoinedRows, Rows, listed
 
 # A link brings what many on its network receive.
 RECEIVE_BUFFER_BYTES = 8 << 20
@@ -114,12 +114,10 @@ class LinkSocket:
         if to is not self._to:  # as a rule it is the same one; its address takes long to write
             self._to, self._name, self._from = to, (str(to[0]), to[1]), self._source(to)
         name, source = self._name, self._from
-        sizes = [*map(len, messages)]
         at = sent = too_large = 0
         refused: dict[str, int] = {}
         while at < len(messages):
-            size = sizes[at]
-            count = self._together(sizes, at)
+            size, count = self._together(messages, at)
             try:
                 if count < SEGMENTS_MIN:
                     count = 1
@@ -129,7 +127,7 @@ class LinkSocket:
                         self._sock.sendto(messages[at], name)
                 else:
                     ancillary = [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size)), *source]
-                    self._sock.sendmsg(messages[at : at + count], ancillary, 0, name)
+                    self._sock.sendmsg(_pieces(messages, at, count), ancillary, 0, name)
             except OSError as error:
                 if source and error.errno in _NO_SUCH_SOURCE:  # this host has that address no more
                     self._locals.pop(to, None)
@@ -201,17 +199,19 @@ class LinkSocket:
             return [(socket.IPPROTO_IP, _abi.IP_PKTINFO, data)]
         return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _abi.in6_pktinfo.pack(local.packed, 0))]
 
-    def _together(self, sizes: Sequence[int], at: int) -> int:
-        """How many messages go in one call: those of one size, and one that is shorter."""
+    def _together(self, messages: Sequence[bytes], at: int) -> tuple[int, int]:
+        """Bytes of a message, and how many go in one call: those of one size, and one that is shorter."""
         if self._offload_until < math.inf and self._offload_until < clock.monotonic():
             self._offload, self._offload_until = Offload(), math.inf
-        size = sizes[at]
-        most = self._offload.segments_of(size)
-        found = sizes[at : at + most]
+        if isinstance(messages, JoinedRows):
+            size = messages.size
+            return size, min(self._offload.segments_of(size), len(messages) - at)
+        size = len(messages[at])
+        found = [*map(len, messages[at : at + self._offload.segments_of(size)])]
         if found.count(size) == len(found):
-            return len(found)
+            return size, len(found)
         alike = next(index for index, other in enumerate(found) if other != size)
-        return alike + (0 < found[alike] < size)
+        return size, alike + (0 < found[alike] < size)
 
     def _goes_alone(self, error: OSError, size: int) -> bool:
         """Return True if what was refused is to be tried in another way: in fewer segments, or alone."""
@@ -222,6 +222,16 @@ class LinkSocket:
         assert offload is not None, "these are refusals that it knows"
         self._offload, self._offload_until = offload, clock.monotonic() + OFFLOAD_SECONDS
         return True
+
+
+def _pieces(messages: Sequence[bytes], start: int, count: int) -> Sequence[bytes | memoryview]:
+    """Some of the messages, as they lie in memory."""
+    if not isinstance(messages, JoinedRows):
+        return messages[start : start + count]
+    if count == len(messages):
+        return [messages.joined]
+    size = messages.size
+    return [memoryview(messages.joined)[start * size : (start + count) * size]]
 
 
 _address = lru_cache(maxsize=1024)(ip_address)

@@ -13,7 +13,7 @@ does not fit. Numbers are those that the site gave where the datagram came from 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from itertools import accumulate, groupby
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.protocols.ascending import are_ascending, ascending_heads
+from mcastd.rows import HeadedRows, JoinedRows, alternate
 
 SEQUENCES = 1 << 32
 # Datagrams in a bundle: what the byte that counts them can say.
@@ -32,6 +33,8 @@ DATAGRAM_OVERHEAD_BYTES = 12
 _HEAD = struct.Struct(">BBBBII")
 _PART = struct.Struct(">HH")
 _SIZE_BYTES = 2
+# Frames of one size from this number on are sealed together; of fewer each is as quickly sealed by itself.
+TOGETHER_MIN = 4
 # Of a head what all datagrams of a stream have in common, if they came one way.
 _COMMON_BYTES = 8
 
@@ -64,7 +67,7 @@ class DatagramPart(NamedTuple):
     piece: bytes
 
 
-def build_frames(run: DatagramRun, sizes: Sequence[int], room: int) -> list[bytes]:
+def build_frames(run: DatagramRun, sizes: Sequence[int], room: int) -> list[bytes] | HeadedRows:
     """The frames of a run, whose payloads have these ``sizes``, each of at most ``room`` bytes: more than 64.
 
     Those of equal datagrams are equally long, so that the kernel can cut them out of one buffer.
@@ -78,11 +81,11 @@ def build_frames(run: DatagramRun, sizes: Sequence[int], room: int) -> list[byte
         return _bundles(run, sizes, space)
     if longest > space:
         return [frame for index in range(len(payloads)) for frame in _alone(run, index, space)]
-    heads: Iterable[bytes]
     if run.sequence + len(payloads) > SEQUENCES:
-        heads = [_head(FrameKind.DATAGRAM, run, index) for index in range(len(payloads))]
-    else:
-        heads = ascending_heads(_head(FrameKind.DATAGRAM, run, 0), len(payloads))
+        return [_head(FrameKind.DATAGRAM, run, index) + payload for index, payload in enumerate(payloads)]
+    heads = ascending_heads(_head(FrameKind.DATAGRAM, run, 0), len(payloads))
+    if longest == shortest and len(payloads) >= TOGETHER_MIN:
+        return HeadedRows(heads, payloads)
     return [*map(add, heads, payloads)]
 
 
@@ -137,7 +140,7 @@ def read_frames(frames: Sequence[bytes]) -> Iterator[DatagramRun | DatagramPart 
     if (run := _one_run(frames)) is not None:
         yield run
         return
-    for common, together in groupby(frames, lambda frame: frame[:_COMMON_BYTES]):
+    for common, together in groupby(frames[:], lambda frame: frame[:_COMMON_BYTES]):
         alike = [*together]
         if min(map(len, alike)) < _HEAD.size or common[0] != FrameKind.DATAGRAM:
             yield from map(_read, alike)
@@ -149,13 +152,21 @@ def read_frames(frames: Sequence[bytes]) -> Iterator[DatagramRun | DatagramPart 
 
 def _one_run(frames: Sequence[bytes]) -> DatagramRun | None:
     """All frames as one run; None: they are not."""
-    heads = b"".join([frame[: _HEAD.size] for frame in frames])
+    payloads: Sequence[bytes] = ()
+    if isinstance(frames, JoinedRows):
+        if frames.size < _HEAD.size:
+            return None
+        pairs = alternate(_HEAD.size, frames.size - _HEAD.size, len(frames))
+        fields = pairs.unpack(frames.joined)
+        heads, payloads = b"".join(fields[::2]), fields[1::2]
+    else:
+        heads = b"".join([frame[: _HEAD.size] for frame in frames])
     if not heads or len(heads) != len(frames) * _HEAD.size or not are_ascending(heads):
         return None
     kind, hops, ttl, _, stream, sequence = _HEAD.unpack_from(heads)
     if kind != FrameKind.DATAGRAM or sequence + len(frames) > SEQUENCES:
         return None
-    return DatagramRun(stream, sequence, hops, ttl, [frame[_HEAD.size :] for frame in frames])
+    return DatagramRun(stream, sequence, hops, ttl, payloads or [frame[_HEAD.size :] for frame in frames])
 
 
 def _split(alike: Sequence[bytes]) -> Iterator[DatagramRun]:

@@ -160,7 +160,7 @@ class SealedRecords(NamedTuple):
     # 0, 1, ... of the kind, under the key of the session; a range if they ascend by one, as they mostly do
     counters: Sequence[int]
     headers: Sequence[bytes]  # which are their nonces
-    sealed: Sequence[bytes | memoryview]  # what is behind the headers
+    sealed: Sequence[bytes | memoryview]  # what is behind the headers, all of one size
 
 
 def read_messages(rows: Rows) -> Iterator[SealedRecords | list[bytes]]:

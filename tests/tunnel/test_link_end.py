@@ -457,9 +457,9 @@ def test_whatever_is_not_of_the_peer_is_dropped_and_counted() -> None:
 def test_what_is_forged_among_others_costs_them_nothing() -> None:
     wire = LinkWire()
     here, there = wire.pair()
-    (burst,) = here.end.send([run(0, 10)], wire.now).bursts
-    wire.carry(there, there.end.take(listed([burst.messages[0]]), HERE, wire.now))  # the stream
-    records = burst.messages[1:]
+    stream, burst = here.end.send([run(0, 10)], wire.now).bursts
+    wire.carry(there, there.end.take(listed(stream.messages), HERE, wire.now))
+    records = burst.messages
     mixed = [*records[:4], records[4][:-1] + b"x", records[3], records[5][:20], *records[5:]]
     wire.carry(there, there.end.take(listed([*map(memoryview, mixed)]), HERE, wire.now))
     assert numbers(there) == [0, 1, 2, 3, 5, 6, 7, 8, 9]

@@ -52,10 +52,15 @@ class LinkDatagrams:
         self.incoming.expire(now)
         self._parts.expire(now)
 
-    def build(self, runs: Sequence[CarriedRun], room: int, now: float) -> tuple[list[bytes], list[int]]:
-        """The frames of what may go of these, each in ``room`` bytes, and the numbers of their streams."""
+    def build(
+        self, runs: Sequence[CarriedRun], room: int, now: float
+    ) -> tuple[list[Sequence[bytes]], list[int]]:
+        """The frames of what may go of these, each in ``room`` bytes, and the numbers of their streams.
+
+        Those of different sizes are together as far as they follow each other.
+        """
         counts = self._counts
-        frames: list[bytes] = []
+        batches: list[Sequence[bytes]] = []
         numbers: list[int] = []
         for run in runs:
             sizes = [*map(len, run.payloads)]
@@ -68,10 +73,14 @@ class LinkDatagrams:
             number = self.outgoing.number(run.stream)
             numbers.append(number)
             going = DatagramRun(number, run.sequence, run.hops, run.ttl, run.payloads[:count])
-            frames += build_frames(going, sizes, room)
+            frames = build_frames(going, sizes, room)
+            if batches and isinstance(frames, list) and isinstance(last := batches[-1], list):
+                last += frames
+            else:
+                batches.append(frames)
             counts.sent += count
             counts.sent_bytes += sum(sizes)
-        return frames, numbers
+        return batches, numbers
 
     def take(self, frames: Sequence[bytes], now: float) -> list[CarriedRun]:
         """Take frames in order. Returns what is whole now, and wanted."""

@@ -179,13 +179,14 @@ class LinkEnd:
             self.counts.unsent[DOWN] += sum(len(run.payloads) for run in runs)
             return LinkStep()
         room = self.path.size - RECORD_OVERHEAD_BYTES
-        frames, numbers = self._datagrams.build(runs, room, now)
-        if not frames:
+        batches, numbers = self._datagrams.build(runs, room, now)
+        if not batches:
             return LinkStep()
-        new = self._datagrams.outgoing.to_announce(numbers, now)
-        messages = session.seal_asides(build_streams(new, room)) if new else []
+        bursts = [MessageBurst(session.seal(frames, now), peer) for frames in batches]
+        if new := self._datagrams.outgoing.to_announce(numbers, now):
+            bursts.insert(0, MessageBurst(session.seal_asides(build_streams(new, room)), peer))
         self.heartbeat.carried(now, sent=True)
-        return LinkStep([MessageBurst(messages + session.seal(frames, now), peer)])
+        return LinkStep(bursts)
 
     def close(self, now: float) -> LinkStep:
         """Take leave of the peer."""

@@ -59,7 +59,7 @@ class RecordReception:
         self._asked: set[int] = set()
         self._order = count()
 
-    def take(self, counters: Sequence[int], frames: list[bytes], now: float) -> list[bytes]:
+    def take(self, counters: Sequence[int], frames: Sequence[bytes], now: float) -> Sequence[bytes]:
         """Take frames by their counters: a range, if they ascend one by one, is taken as a whole.
 
         Returns those that go on, in order if lost ones are waited for.

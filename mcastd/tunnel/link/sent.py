@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from typing import NamedTuple
 
 from mcastd.counters import LinkCounters
+from mcastd.rows import bytes_of
 from mcastd.tunnel.link.step import MayGo
 
 # What is kept at most: a second of 250 Mbit/s. Of each record Python takes some bytes more.
@@ -14,6 +18,18 @@ KEPT_MAX_BYTES, RECORD_OVERHEAD_BYTES = 32 << 20, 64
 # What is sent again is at most so many times what was sent, or so many bytes: who asks again and again gets
 # no more.
 AGAIN_TIMES, AGAIN_BYTES = 2, 64 << 10
+
+
+class _Batch(NamedTuple):
+    """Records that went together."""
+
+    at: float  # monotonic seconds
+    first: int  # counter of the first one
+    records: Sequence[bytes]
+    held: int  # bytes that they count for
+
+
+_first = attrgetter("first")
 
 
 class SentRecords:
@@ -26,21 +42,21 @@ class SentRecords:
         self._counts = LinkCounters() if counts is None else counts
         self._seconds = seconds
         self._max_bytes = max_bytes
-        self._records: deque[bytes] = deque()
-        self._first = 0  # counter of the oldest that is kept
+        self._next = 0  # counter of the next record
         self._bytes = 0
         self._again_bytes = AGAIN_BYTES  # that may be sent again by now
-        self._batches: deque[tuple[float, int]] = deque()  # when they went, and the counter after the last
+        self._batches: deque[_Batch] = deque()
 
     def keep(self, records: Sequence[bytes], now: float) -> None:
         """Note records that go now, whose counters follow those before."""
+        count = len(records)
+        first, self._next = self._next, self._next + count
         if not self._seconds:
-            self._first += len(records)
             return
-        self._records.extend(records)
-        size = sum(map(len, records))
-        self._bytes += size + len(records) * RECORD_OVERHEAD_BYTES
-        self._batches.append((now, self._first + len(self._records)))
+        size = bytes_of(records)
+        held = size + count * RECORD_OVERHEAD_BYTES
+        self._batches.append(_Batch(now, first, records, held))
+        self._bytes += held
         self.expire(now)
         most = max(AGAIN_BYTES, AGAIN_TIMES * self._bytes)
         self._again_bytes = min(most, self._again_bytes + AGAIN_TIMES * size)
@@ -51,16 +67,10 @@ class SentRecords:
         ``ranges`` ascend, and do not overlap.
         """
         self.expire(now)
-        end = self._first + len(self._records)
-        kept = (
-            self._records[counter - self._first]
-            for first, count in ranges
-            for counter in range(max(first, self._first), min(first + count, end))
-        )
         found: list[bytes] = []
         sizes: list[int] = []
         left = self._again_bytes
-        for record in kept:
+        for record in self._kept(ranges):
             if (left := left - len(record)) < 0:
                 break
             found.append(record)
@@ -71,15 +81,22 @@ class SentRecords:
         self._counts.withheld += sum(count for _, count in ranges) - going
         return found[:going]
 
+    def _kept(self, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """Those of these counters that are kept."""
+        batches = self._batches
+        for start, count in ranges:
+            place = max(0, bisect_right(batches, start, key=_first) - 1)
+            while place < len(batches) and (batch := batches[place]).first < start + count:
+                yield from batch.records[max(0, start - batch.first) : start + count - batch.first]
+                place += 1
+
     def expire(self, now: float) -> None:
         """Forget what is too old, or too much."""
-        while self._batches and (self._batches[0][0] < now - self._seconds or self._bytes > self._max_bytes):
-            _, end = self._batches.popleft()
-            while self._first < end:
-                self._bytes -= len(self._records.popleft()) + RECORD_OVERHEAD_BYTES
-                self._first += 1
+        batches = self._batches
+        while batches and (batches[0].at < now - self._seconds or self._bytes > self._max_bytes):
+            self._bytes -= batches.popleft().held
 
     @property
     def deadline(self) -> float:
         """When :meth:`expire` is due, in monotonic seconds; ``inf``: never."""
-        return self._batches[0][0] + self._seconds if self._batches else math.inf
+        return self._batches[0].at + self._seconds if self._batches else math.inf

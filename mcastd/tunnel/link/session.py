@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import repeat
 from operator import add
 from typing import NamedTuple
 
 from mcastd.counters import LinkCounters
-from mcastd.protocols.crypto import TAG_BYTES, cipher, invalid_tag
+from mcastd.protocols.crypto import TAG_BYTES, invalid_tag
 from mcastd.protocols.link_messages import (
     COUNTERS,
     RECORD_OVERHEAD_BYTES,
@@ -18,19 +18,21 @@ from mcastd.protocols.link_messages import (
     record_headers,
 )
 from mcastd.protocols.noise import NoiseKeys
+from mcastd.protocols.row_cipher import RowCipher, row_cipher
+from mcastd.rows import HeadedRows
 from mcastd.tunnel.link.reception import RecordReception
 from mcastd.tunnel.link.sent import SentRecords
 from mcastd.tunnel.link.window import ReplayWindow
 
-RecordCipher = Callable[[bytes, "bytes | memoryview", None], bytes]
-"""Seals or opens the frame of a record by its header, which is its nonce."""
+# Records from this number on are opened together; fewer are as quickly opened one by one.
+OPENED_TOGETHER_MIN = 4
 
 
 class OpenedRecords(NamedTuple):
     """What is inside records that were not seen before, with their counters."""
 
     counters: Sequence[int]  # a range if they are those of SealedRecords, as they mostly are
-    frames: list[bytes]
+    frames: Sequence[bytes]
     forged: int  # records with another tag
     replayed: int  # that have come already, or so long ago that nobody knows
     malformed: int  # with a counter that none can have
@@ -62,8 +64,9 @@ class LinkSession:
         # An answer comes late by a round trip, which is no longer than what is waited for
         self.sent = SentRecords(2 * peer.repair_seconds, counts=counts)
         self.reception = RecordReception(repair_seconds, counts=counts)
-        self._encrypt: RecordCipher = _leave_in_clear if keys is None else cipher(keys.send).encrypt
-        self._decrypt: RecordCipher = _take_in_clear if keys is None else cipher(keys.receive).decrypt
+        self._sealing = self._opening = _IN_CLEAR
+        if keys is not None:
+            self._sealing, self._opening = row_cipher(keys.send), row_cipher(keys.receive)
         self._invalid = invalid_tag()
         self._counters = {MessageKind.RECORD: 0, MessageKind.ASIDE: 0}
         self._windows = {MessageKind.RECORD: ReplayWindow(), MessageKind.ASIDE: ReplayWindow()}
@@ -73,20 +76,24 @@ class LinkSession:
         """Of the next record."""
         return self._counters[MessageKind.RECORD]
 
-    def seal(self, frames: Sequence[bytes], now: float) -> list[bytes]:
-        """The records that carry frames, in order."""
+    def seal(self, frames: Sequence[bytes], now: float) -> Sequence[bytes]:
+        """The records that carry frames, in order; joined, if they are sealed together."""
         records = self._seal(MessageKind.RECORD, frames)
         self.sent.keep(records, now)
         return records
 
-    def seal_asides(self, frames: Sequence[bytes]) -> list[bytes]:
+    def seal_asides(self, frames: Sequence[bytes]) -> Sequence[bytes]:
         return self._seal(MessageKind.ASIDE, frames)
 
     def open(self, records: SealedRecords) -> OpenedRecords:
         """Open records, or asides, that have our index."""
         counters, headers, sealed = records.counters, records.headers, records.sealed
+        frames: Sequence[bytes]
         try:
-            frames = [*map(self._decrypt, headers, sealed, repeat(None))]
+            if len(sealed) >= OPENED_TOGETHER_MIN and len(sealed[0]) > TAG_BYTES:
+                frames = self._opening.open(headers, sealed)
+            else:
+                frames = [*map(self._opening.open_one, headers, sealed, repeat(None))]
         except self._invalid:  # not all are right: one by one
             opened = [*map(self._open_one, headers, sealed)]
             frames = [frame for frame in opened if frame is not None]
@@ -94,21 +101,23 @@ class LinkSession:
         forged = len(sealed) - len(frames)
         return self._admit(self._windows[records.kind], counters, frames, forged)
 
-    def _seal(self, kind: MessageKind, frames: Sequence[bytes]) -> list[bytes]:
+    def _seal(self, kind: MessageKind, frames: Sequence[bytes]) -> Sequence[bytes]:
         counter = self._counters[kind]
         self._counters[kind] = counter + len(frames)
         headers = record_headers(kind, self.peer.session, counter, len(frames))
-        return [*map(add, headers, map(self._encrypt, headers, frames, repeat(None)))]
+        if isinstance(frames, HeadedRows):
+            return self._sealing.seal(headers, frames)
+        return [*map(add, headers, map(self._sealing.seal_one, headers, frames, repeat(None)))]
 
     def _open_one(self, header: bytes, sealed: bytes | memoryview) -> bytes | None:
         try:
-            return self._decrypt(header, sealed, None)
+            return self._opening.open_one(header, sealed, None)
         except self._invalid:
             return None
 
     @staticmethod
     def _admit(
-        window: ReplayWindow, counters: Sequence[int], frames: list[bytes], forged: int
+        window: ReplayWindow, counters: Sequence[int], frames: Sequence[bytes], forged: int
     ) -> OpenedRecords:
         if not counters:
             return OpenedRecords([], [], forged, 0, 0, False)
@@ -132,6 +141,9 @@ def _leave_in_clear(header: bytes, frame: bytes | memoryview, _: None) -> bytes:
 
 def _take_in_clear(header: bytes, record: bytes | memoryview, _: None) -> bytes:
     return bytes(record[:-TAG_BYTES])
+
+
+_IN_CLEAR = RowCipher(_leave_in_clear, _take_in_clear)
 
 
 def frame_room(message_bytes: int) -> int:

@@ -45,7 +45,7 @@ class CarriedRun(NamedTuple):
 class MessageBurst(NamedTuple):
     """Messages in order, and whom they go to."""
 
-    messages: list[bytes]
+    messages: Sequence[bytes]
     to: UdpEnd
 
 
