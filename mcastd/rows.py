@@ -107,31 +107,19 @@ class ListedRows:
         return [row[at:] for row in self._rows[start:stop]]
 
 
-@lru_cache(maxsize=256)
-def alternate(first: int, second: int, count: int) -> Struct:
-    """Packs and unpacks ``count`` pairs of strings that have these sizes."""
-    return Struct(f"{first}s{second}s" * count)
-
-
-def in_turn(first: Sequence[RowBytes], second: Iterable[RowBytes]) -> list[RowBytes]:
-    """One of each in turn; both are as many."""
-    pieces: list[RowBytes] = [b""] * (2 * len(first))
-    pieces[::2], pieces[1::2] = first, second
-    return pieces
-
-
 class JoinedRows(Sequence[bytes]):
-    """Byte strings of one size, one behind another in one string: it takes no step for each to hand all on."""
+    """Byte strings of one size, one behind another in one: to hand all on takes no step for each."""
 
-    __slots__ = ("joined", "size")
+    __slots__ = ("joined", "number", "size")
 
-    def __init__(self, joined: bytes, size: int) -> None:
-        """``joined`` has whole rows of ``size`` bytes, which are more than none."""
+    def __init__(self, joined: bytes, size: int, number: int) -> None:
+        """``joined`` has ``number`` rows of ``size`` bytes."""
         self.joined = joined
         self.size = size
+        self.number = number
 
     def __len__(self) -> int:
-        return len(self.joined) // self.size
+        return self.number
 
     @overload
     def __getitem__(self, index: int, /) -> bytes: ...
@@ -140,25 +128,31 @@ class JoinedRows(Sequence[bytes]):
     def __getitem__(self, index: slice, /) -> list[bytes]: ...
 
     def __getitem__(self, index: int | slice, /) -> bytes | list[bytes]:
-        size, joined, places = self.size, self.joined, range(len(self))[index]
+        size, joined, places = self.size, self.joined, range(self.number)[index]
         if isinstance(places, int):
             return joined[places * size : (places + 1) * size]
         return [joined[place * size : (place + 1) * size] for place in places]
+
+    def split(self, at: int) -> tuple[bytes, ...]:
+        """The first ``at`` bytes of a row and the rest of it, and so of each."""
+        return _halves(at, self.size - at, self.number).unpack(self.joined)
 
 
 class HeadedRows(Sequence[bytes]):
     """Byte strings of one size, of which each is a head and a tail that lie apart still."""
 
-    __slots__ = ("_heads", "_tails", "size")
+    __slots__ = ("_heads", "_tail_size", "_tails", "number", "size")
 
-    def __init__(self, heads: Sequence[bytes], tails: Sequence[bytes]) -> None:
-        """As many of each, at least one, and all heads of one size, as all tails."""
+    def __init__(self, heads: Sequence[bytes], tails: Sequence[bytes], tail_size: int) -> None:
+        """As many of each, at least one; all heads are of one size, and the tails of ``tail_size`` bytes."""
+        self.size = len(heads[0]) + tail_size
+        self.number = len(heads)
         self._heads = heads
         self._tails = tails
-        self.size = len(heads[0]) + len(tails[0])
+        self._tail_size = tail_size
 
     def __len__(self) -> int:
-        return len(self._heads)
+        return self.number
 
     @overload
     def __getitem__(self, index: int, /) -> bytes: ...
@@ -173,9 +167,16 @@ class HeadedRows(Sequence[bytes]):
 
     def write(self, memory: memoryview) -> None:
         """Write them to the beginning of memory, one behind another."""
-        heads, tails = self._heads, self._tails
-        pack = alternate(len(heads[0]), len(tails[0]), len(heads))
-        pack.pack_into(memory, 0, *in_turn(heads, tails))
+        pieces = [b""] * (2 * self.number)
+        pieces[::2], pieces[1::2] = self._heads, self._tails
+        tail_size = self._tail_size
+        _halves(self.size - tail_size, tail_size, self.number).pack_into(memory, 0, *pieces)
+
+
+@lru_cache(maxsize=256)
+def _halves(first: int, second: int, count: int) -> Struct:
+    """Packs and unpacks ``count`` pairs of strings that have these sizes."""
+    return Struct(f"{first}s{second}s" * count)
 
 
 def bytes_of(rows: Sequence[bytes]) -> int:

@@ -114,9 +114,10 @@ class LinkSocket:
         if to is not self._to:  # as a rule it is the same one; its address takes long to write
             self._to, self._name, self._from = to, (str(to[0]), to[1]), self._source(to)
         name, source = self._name, self._from
-        at = sent = too_large = 0
+        at, end = 0, len(messages)
+        sent = too_large = 0
         refused: dict[str, int] = {}
-        while at < len(messages):
+        while at < end:
             size, count = self._together(messages, at)
             try:
                 if count < SEGMENTS_MIN:
@@ -138,7 +139,7 @@ class LinkSocket:
                 number = error.errno or 0
                 code = errno.errorcode.get(number, str(number))
                 if number != errno.EMSGSIZE:
-                    refused[code] = len(messages) - at
+                    refused[code] = end - at
                     return SentMessages(sent, _refusal(error), too_large, refused)
                 refused[code] = refused.get(code, 0) + count
                 too_large = min(size, too_large or size)
@@ -205,7 +206,8 @@ class LinkSocket:
             self._offload, self._offload_until = Offload(), math.inf
         if isinstance(messages, JoinedRows):
             size = messages.size
-            return size, min(self._offload.segments_of(size), len(messages) - at)
+            most, left = self._offload.segments_of(size), messages.number - at
+            return size, most if most < left else left
         size = len(messages[at])
         found = [*map(len, messages[at : at + self._offload.segments_of(size)])]
         if found.count(size) == len(found):
@@ -228,7 +230,7 @@ def _pieces(messages: Sequence[bytes], start: int, count: int) -> Sequence[bytes
     """Some of the messages, as they lie in memory."""
     if not isinstance(messages, JoinedRows):
         return messages[start : start + count]
-    if count == len(messages):
+    if count == messages.number:
         return [messages.joined]
     size = messages.size
     return [memoryview(messages.joined)[start * size : (start + count) * size]]

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.protocols.ascending import are_ascending, ascending_heads
-from mcastd.rows import HeadedRows, JoinedRows, alternate
+from mcastd.rows import HeadedRows, JoinedRows
 
 SEQUENCES = 1 << 32
 # Datagrams in a bundle: what the byte that counts them can say.
@@ -72,20 +72,20 @@ def build_frames(run: DatagramRun, sizes: Sequence[int], room: int) -> list[byte
 
     Those of equal datagrams are equally long, so that the kernel can cut them out of one buffer.
     """
-    payloads = run.payloads
+    payloads, count = run.payloads, len(sizes)
     space = room - _HEAD.size
     longest = shortest = sizes[0]
-    if sizes.count(longest) < len(sizes):
+    if sizes.count(longest) < count:
         longest, shortest = max(sizes), min(sizes)
-    if longest <= space and len(payloads) > 1 and 2 * (shortest + _SIZE_BYTES) <= space:
+    if longest <= space and count > 1 and 2 * (shortest + _SIZE_BYTES) <= space:
         return _bundles(run, sizes, space)
     if longest > space:
-        return [frame for index in range(len(payloads)) for frame in _alone(run, index, space)]
-    if run.sequence + len(payloads) > SEQUENCES:
+        return [frame for index in range(count) for frame in _alone(run, index, space)]
+    if run.sequence + count > SEQUENCES:
         return [_head(FrameKind.DATAGRAM, run, index) + payload for index, payload in enumerate(payloads)]
-    heads = ascending_heads(_head(FrameKind.DATAGRAM, run, 0), len(payloads))
-    if longest == shortest and len(payloads) >= TOGETHER_MIN:
-        return HeadedRows(heads, payloads)
+    heads = ascending_heads(_head(FrameKind.DATAGRAM, run, 0), count)
+    if longest == shortest and count >= TOGETHER_MIN:
+        return HeadedRows(heads, payloads, longest)
     return [*map(add, heads, payloads)]
 
 
@@ -156,8 +156,7 @@ def _one_run(frames: Sequence[bytes]) -> DatagramRun | None:
     if isinstance(frames, JoinedRows):
         if frames.size < _HEAD.size:
             return None
-        pairs = alternate(_HEAD.size, frames.size - _HEAD.size, len(frames))
-        fields = pairs.unpack(frames.joined)
+        fields = frames.split(_HEAD.size)
         heads, payloads = b"".join(fields[::2]), fields[1::2]
     else:
         heads = b"".join([frame[: _HEAD.size] for frame in frames])

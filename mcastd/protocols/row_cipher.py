@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 
 from mcastd.protocols.crypto import TAG_BYTES, cipher
-from mcastd.rows import HeadedRows, JoinedRows, RowBytes, in_turn
+from mcastd.rows import HeadedRows, JoinedRows, RowBytes
 
 # Of rows that take more than this, each is sealed and opened by itself.
 MEMORY_BYTES = 1 << 19
 # Memory that nobody uses just now, which is kept.
 SPARE_KEPT = 8
-# Views of rows that are kept for the next ones of their size, in each.
-KEPT_VIEWS = 4096
+# Views of rows that are kept for the next ones of their size, and lists of the first of these.
+KEPT_VIEWS, KEPT_LISTS = 4096, 256
 
 SealRow = Callable[[bytes, RowBytes, None], bytes]
 """Seals or opens a row by its nonce."""
@@ -35,20 +35,27 @@ class _Memory:
 
     def __init__(self) -> None:
         self.bytes = memoryview(mmap.mmap(-1, MEMORY_BYTES))
-        self._kept: dict[int, list[memoryview]] = {}  # by size
+        # By size, and of these the first ones by their number
+        self._kept: dict[int, list[memoryview]] = {}
+        self._first: dict[tuple[int, int], list[memoryview]] = {}
         self._kept_number = 0
 
-    def rows(self, size: int, count: int) -> list[memoryview]:
-        """At least ``count`` rows, one behind another."""
-        rows = self._kept.get(size, [])
-        if (known := len(rows)) < count:
-            if self._kept_number + count - known > KEPT_VIEWS:
-                self._kept.clear()
-                self._kept_number, known, rows = 0, 0, []
-            rows += [self.bytes[place * size : (place + 1) * size] for place in range(known, count)]
-            self._kept[size] = rows
-            self._kept_number += count - known
-        return rows
+    def rows(self, size: int, number: int) -> list[memoryview]:
+        """That many rows, one behind another."""
+        if (first := self._first.get((size, number))) is None:
+            first = self._first[size, number] = self._make(size, number)
+        return first
+
+    def _make(self, size: int, number: int) -> list[memoryview]:
+        if self._kept_number + number > KEPT_VIEWS or len(self._first) >= KEPT_LISTS:
+            self._kept.clear()
+            self._first.clear()
+            self._kept_number = 0
+        rows = self._kept.setdefault(size, [])
+        known = len(rows)
+        rows += [self.bytes[place * size : (place + 1) * size] for place in range(known, number)]
+        self._kept_number += len(rows) - known
+        return rows[:number]
 
 
 # For rows, and for the same sealed. Appended to and popped from by any thread: each of these is one step
@@ -80,31 +87,33 @@ class RowCipher:
 
     def seal(self, nonces: Sequence[bytes], rows: HeadedRows) -> JoinedRows:
         """Each nonce, and behind it the row that is sealed by it."""
-        size, count = rows.size, len(nonces)
+        size, number = rows.size, rows.number
         sealed_size = size + TAG_BYTES
-        if self._seal_into is None or sealed_size * count > MEMORY_BYTES:
-            sealed = map(self.seal_one, nonces, rows[:], repeat(None))
-            return JoinedRows(b"".join(in_turn(nonces, sealed)), len(nonces[0]) + sealed_size)
-        opened, sealed_to = memory = _lease()
+        pieces: list[RowBytes] = [b""] * (2 * number)
+        pieces[::2] = nonces
+        if self._seal_into is None or sealed_size * number > MEMORY_BYTES:
+            pieces[1::2] = map(self.seal_one, nonces, rows[:], repeat(None))
+            return JoinedRows(b"".join(pieces), len(nonces[0]) + sealed_size, number)
+        opened, sealed = memory = _lease()
         rows.write(opened.bytes)
-        into = sealed_to.rows(sealed_size, count)
-        deque(map(self._seal_into, nonces, opened.rows(size, count), repeat(None), into), maxlen=0)
-        joined = b"".join(in_turn(nonces, into[:count]))
+        pieces[1::2] = into = sealed.rows(sealed_size, number)
+        deque(map(self._seal_into, nonces, opened.rows(size, number), repeat(None), into), maxlen=0)
+        joined = b"".join(pieces)
         _spare.append(memory)
-        return JoinedRows(joined, len(nonces[0]) + sealed_size)
+        return JoinedRows(joined, len(nonces[0]) + sealed_size, number)
 
     def open(self, nonces: Sequence[bytes], sealed: Sequence[RowBytes]) -> JoinedRows:
         """The rows in ``sealed``, which are of one size: more than that of a tag.
 
         Raises crypto.invalid_tag() if one of them is not right: then each has to be opened by itself.
         """
-        size, count = len(sealed[0]) - TAG_BYTES, len(nonces)
-        if self._open_into is None or size * count > MEMORY_BYTES:
-            return JoinedRows(b"".join(map(self.open_one, nonces, sealed, repeat(None))), size)
+        size, number = len(sealed[0]) - TAG_BYTES, len(nonces)
+        if self._open_into is None or size * number > MEMORY_BYTES:
+            return JoinedRows(b"".join(map(self.open_one, nonces, sealed, repeat(None))), size, number)
         opened, _ = memory = _lease()
         try:
-            deque(map(self._open_into, nonces, sealed, repeat(None), opened.rows(size, count)), maxlen=0)
-            return JoinedRows(bytes(opened.bytes[: size * count]), size)
+            deque(map(self._open_into, nonces, sealed, repeat(None), opened.rows(size, number)), maxlen=0)
+            return JoinedRows(bytes(opened.bytes[: size * number]), size, number)
         finally:
             _spare.append(memory)
 

@@ -63,17 +63,17 @@ class LinkDatagrams:
         batches: list[Sequence[bytes]] = []
         numbers: list[int] = []
         for run in runs:
-            sizes = [*map(len, run.payloads)]
+            payloads = run.payloads
+            sizes = [*map(len, payloads)]
             count = len(sizes)
             if self.allow is not None and (count := self.allow(sizes, now)) < len(sizes):
                 counts.unsent[BEYOND_RATE] += len(sizes) - count
                 if not count:
                     continue
-                sizes = sizes[:count]
+                sizes, payloads = sizes[:count], payloads[:count]
             number = self.outgoing.number(run.stream)
             numbers.append(number)
-            going = DatagramRun(number, run.sequence, run.hops, run.ttl, run.payloads[:count])
-            frames = build_frames(going, sizes, room)
+            frames = build_frames(DatagramRun(number, run.sequence, run.hops, run.ttl, payloads), sizes, room)
             if batches and isinstance(frames, list) and isinstance(last := batches[-1], list):
                 last += frames
             else:

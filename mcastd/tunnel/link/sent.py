@@ -50,7 +50,8 @@ class SentRecords:
     def keep(self, records: Sequence[bytes], now: float) -> None:
         """Note records that go now, whose counters follow those before."""
         count = len(records)
-        first, self._next = self._next, self._next + count
+        first = self._next
+        self._next = first + count
         if not self._seconds:
             return
         size = bytes_of(records)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mcastd.protocols.link_control import CarriedStream, StreamsAnnounced
@@ -55,8 +55,10 @@ class OutgoingStreams:
             self._again.pop(oldest, None)
         return number
 
-    def to_announce(self, numbers: Iterable[int], now: float) -> list[tuple[int, CarriedStream]]:
+    def to_announce(self, numbers: Sequence[int], now: float) -> list[tuple[int, CarriedStream]]:
         """Those of ``numbers``, which are used now, that the peer has not been told."""
+        if len(numbers) == 1 and numbers[0] in self._announced:  # as a rule
+            return []
         new = [number for number in dict.fromkeys(numbers) if number not in self._announced]
         return self._announce(new, now) if new else []
 
