@@ -189,6 +189,44 @@ def listed(rows: Iterable[RowBytes]) -> list[ListedRows]:
     return [ListedRows([*group]) for _, group in groupby(rows, len)]
 
 
+class ChainedRows:
+    """Rows of one size that lie in several places, one after another."""
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        """All of one size; at least one."""
+        self.size = parts[0].size
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def row(self, index: int) -> RowBytes:
+        for part in self._parts:
+            if index < len(part):
+                return part.row(index)
+            index -= len(part)
+        raise IndexError(index)
+
+    def words(self, at: int, start: int, stop: int) -> bytes:
+        words = b"".join([part.words(at, 0, len(part)) for part in self._parts])
+        return words[start * WORD_BYTES : stop * WORD_BYTES]
+
+    def cells(self, at: int, size: int) -> bytes:
+        return b"".join([part.cells(at, size) for part in self._parts])
+
+    def tails(self, at: int, start: int, stop: int) -> list[RowBytes]:
+        return [tail for part in self._parts for tail in part.tails(at, 0, len(part))][start:stop]
+
+
+def chained(rows: Sequence[Rows]) -> Sequence[Rows]:
+    """The same in order, those of one size that follow each other as one."""
+    sizes = [each.size for each in rows]
+    if len(rows) > 1 and sizes.count(sizes[0]) == len(rows):  # as a rule
+        return [ChainedRows(rows)]
+    groups = ([*group] for _, group in groupby(rows, lambda each: each.size))
+    return [group[0] if len(group) == 1 else ChainedRows(group) for group in groups]
+
+
 class RowMemory:
     """Memory in which rows lie at equal distances, again and again, so that views of them are kept."""
 

@@ -27,7 +27,7 @@ from mcastd.net.burst import OFFLOAD_SECONDS, UNSUPPORTED, Offload
 from mcastd.net.link import Origin
 from mcastd.net.receive_buffer import dropped, enlarge
 from mcastd.net.slots import Senders
-from mcastd.rows import JoinedRows, Rows, listed
+from mcastd.rows import JoinedRows, Rows, chained, listed
 
 # A link brings what many on its network receive.
 RECEIVE_BUFFER_BYTES = 8 << 20
@@ -39,8 +39,9 @@ _SOME_INTERFACE = 1
 _NO_SUCH_SOURCE = frozenset({errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH})
 _LEVELS = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}
 _uint16 = struct.Struct("=H")
-# Of what has come so much is given on at once: what one packet has at most.
-PART_BYTES = 1 << 16
+# Of what has come so much is given on at once, or one packet. Each part takes as many steps of Python; but it
+# and all that is made of it should stay in the processor's cache.
+PART_BYTES = 1 << 18
 # So many peers are answered from the address that they have sent to.
 ANSWERED_MAX = 1024
 _TELL_LOCAL = {4: _abi.IP_PKTINFO, 6: socket.IPV6_RECVPKTINFO}
@@ -151,8 +152,9 @@ class LinkSocket:
     def receive(self) -> list[tuple[PeerName, Sequence[Rows]]]:
         """Messages that have come, in order, by whom they came from; none if there are none.
 
-        They are valid until the next call. There may be several parts of one peer: whoever is through with
-        each before the next finds all that it made of that in the processor's cache. Raises OSError.
+        They are valid until the next call. There may be several parts of one peer, of PART_BYTES each: whoever
+        is through with one before the next finds all that it made of that in the processor's cache. Raises
+        OSError.
         """
         batch = self._arena.receive(self._sock, _SOME_INTERFACE)
         if not (number := len(batch)):
@@ -243,11 +245,12 @@ def _in_parts(rows: Sequence[Rows]) -> Iterator[Sequence[Rows]]:
     """The same in order, as many together as have PART_BYTES; what the kernel has put together stays so."""
     start = size = 0
     for at, each in enumerate(rows):
-        if size and size + len(each) * each.size > PART_BYTES:
-            yield rows[start:at]
+        more = len(each) * each.size
+        if size and size + more > PART_BYTES:
+            yield chained(rows[start:at])
             start, size = at, 0
-        size += len(each) * each.size
-    yield rows[start:]
+        size += more
+    yield chained(rows[start:])
 
 
 @lru_cache(maxsize=1024)

@@ -14,15 +14,15 @@ import struct
 from functools import lru_cache
 
 HEAD_BYTES = 12
-_HEAD_BITS = 8 * HEAD_BYTES
 _KEPT = 512
 
 
 @lru_cache(maxsize=_KEPT)
 def _pattern(count: int) -> tuple[int, int]:
     """What the first head is multiplied by, and what is added to that."""
-    ones = sum(1 << _HEAD_BITS * place for place in range(count))
-    return ones, sum(count - 1 - place << _HEAD_BITS * place for place in range(count))
+    ones = (1).to_bytes(HEAD_BYTES) * count
+    steps = b"".join(place.to_bytes(HEAD_BYTES) for place in range(count))
+    return int.from_bytes(ones), int.from_bytes(steps)
 
 
 @lru_cache(maxsize=_KEPT)

@@ -81,13 +81,19 @@ def test_what_does_not_fit_the_interface_is_left_out_and_told(pair: Pair) -> Non
 
 
 def test_what_comes_is_given_on_in_parts() -> None:
-    """In order, and none of them longer than a packet, so that each stays in the processor's cache."""
+    """In order, and what is of one size together; but no more than what stays in the processor's cache."""
     sizes = [1400] * 40 + [100] * 3 + [9000] * 20 + [60_000] * 2 + [7]
-    rows = listed(bytes([at % 251]) * size for at, size in enumerate(sizes))
+    messages = [bytes([at % 251]) * size for at, size in enumerate(sizes)]
+    rows = [row for message in messages for row in listed([message])]
     parts = [*link_socket._in_parts(rows)]
-    assert [each for part in parts for each in part] == rows
-    assert [sum(map(len, part)) for part in parts] == [43, 20, 2, 1]
-    assert [*link_socket._in_parts(rows[:1])] == [rows[:1]]
+    given = [bytes(each.row(at)) for part in parts for each in part for at in range(len(each))]
+    assert given == messages
+    assert [[(len(each), each.size) for each in part] for part in parts] == [
+        [(40, 1400), (3, 100), (20, 9000)],
+        [(2, 60_000), (1, 7)],
+    ]
+    (part,) = link_socket._in_parts(rows[:3])
+    assert [len(each) for each in part] == [3]
 
 
 def test_an_answer_goes_where_the_question_came_from(pair: Pair) -> None:

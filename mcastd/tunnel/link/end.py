@@ -299,13 +299,14 @@ class LinkEnd:
             self.counts.ignored[UNKNOWN_SESSION] += len(records.sealed)
             return
         opened = session.open(records)
-        for reason, count in (
-            (FORGED, opened.forged),
-            (REPLAYED_RECORD, opened.replayed),
-            (MALFORMED, opened.malformed),
-        ):
-            if count:
-                self.counts.ignored[reason] += count
+        if len(opened.counters) < len(records.sealed):
+            for reason, count in (
+                (FORGED, opened.forged),
+                (REPLAYED_RECORD, opened.replayed),
+                (MALFORMED, opened.malformed),
+            ):
+                if count:
+                    self.counts.ignored[reason] += count
         if not opened.counters:
             return
         session.heard = now
