@@ -152,8 +152,8 @@ class LinkSocket:
     def receive(self) -> list[tuple[PeerName, Sequence[Rows]]]:
         """Messages that have come, in order, by whom they came from; none if there are none.
 
-        They are valid until the next call. There may be several parts of one peer, of PART_BYTES each: whoever
-        is through with one before the next finds all that it made of that in the processor's cache. Raises
+        They are valid until the next call. There may be several parts of one peer (PART_BYTES): whoever is
+        through with one before the next finds all that it made of that in the processor's cache. Raises
         OSError.
         """
         batch = self._arena.receive(self._sock, _SOME_INTERFACE)
