@@ -133,23 +133,31 @@ class JoinedRows(Sequence[bytes]):
             return joined[places * size : (places + 1) * size]
         return [joined[place * size : (place + 1) * size] for place in places]
 
-    def split(self, at: int) -> tuple[bytes, ...]:
-        """The first ``at`` bytes of a row and the rest of it, and so of each."""
-        return _halves(at, self.size - at, self.number).unpack(self.joined)
-
 
 class HeadedRows(Sequence[bytes]):
-    """Byte strings of one size, of which each is a head and a tail that lie apart still."""
+    """Byte strings of one size, of which each is a head and a tail that lie apart."""
 
-    __slots__ = ("_heads", "_tail_size", "_tails", "number", "size")
+    __slots__ = ("heads", "number", "size", "tail_size", "tails")
 
     def __init__(self, heads: Sequence[bytes], tails: Sequence[bytes], tail_size: int) -> None:
         """As many of each, at least one; all heads are of one size, and the tails of ``tail_size`` bytes."""
+        self.heads = heads
+        self.tails = tails
+        self.tail_size = tail_size
         self.size = len(heads[0]) + tail_size
         self.number = len(heads)
-        self._heads = heads
-        self._tails = tails
-        self._tail_size = tail_size
+
+    @classmethod
+    def read(cls, memory: memoryview, head_size: int, size: int, number: int) -> HeadedRows:
+        """The rows at the beginning of memory, of ``size`` bytes each; heads are a part of that."""
+        pieces = _halves(head_size, size - head_size, number).unpack_from(memory)
+        return cls(pieces[::2], pieces[1::2], size - head_size)
+
+    def write(self, memory: memoryview) -> None:
+        """Write them to the beginning of memory, one behind another."""
+        pieces = [b""] * (2 * self.number)
+        pieces[::2], pieces[1::2] = self.heads, self.tails
+        _halves(self.size - self.tail_size, self.tail_size, self.number).pack_into(memory, 0, *pieces)
 
     def __len__(self) -> int:
         return self.number
@@ -162,15 +170,8 @@ class HeadedRows(Sequence[bytes]):
 
     def __getitem__(self, index: int | slice, /) -> bytes | list[bytes]:
         if isinstance(index, slice):
-            return [*map(add, self._heads[index], self._tails[index])]
-        return self._heads[index] + self._tails[index]
-
-    def write(self, memory: memoryview) -> None:
-        """Write them to the beginning of memory, one behind another."""
-        pieces = [b""] * (2 * self.number)
-        pieces[::2], pieces[1::2] = self._heads, self._tails
-        tail_size = self._tail_size
-        _halves(self.size - tail_size, tail_size, self.number).pack_into(memory, 0, *pieces)
+            return [*map(add, self.heads[index], self.tails[index])]
+        return self.heads[index] + self.tails[index]
 
 
 @lru_cache(maxsize=256)

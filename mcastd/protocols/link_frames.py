@@ -22,12 +22,12 @@ from typing import NamedTuple
 
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.protocols.ascending import are_ascending, ascending_heads
-from mcastd.rows import HeadedRows, JoinedRows
+from mcastd.rows import HeadedRows
 
 SEQUENCES = 1 << 32
 # Datagrams in a bundle: what the byte that counts them can say.
 BUNDLE_MAX = 255
-# What a frame has before its datagram.
+# What a frame has before its datagram: its head.
 DATAGRAM_OVERHEAD_BYTES = 12
 
 _HEAD = struct.Struct(">BBBBII")
@@ -136,7 +136,7 @@ def _sizes(count: int) -> struct.Struct:
 
 
 def read_frames(frames: Sequence[bytes]) -> Iterator[DatagramRun | DatagramPart | None]:
-    """Read frames in order. None: one of them is malformed."""
+    """Read frames in order, of which heads may lie apart. None: one of them is malformed."""
     if (run := _one_run(frames)) is not None:
         yield run
         return
@@ -153,11 +153,8 @@ def read_frames(frames: Sequence[bytes]) -> Iterator[DatagramRun | DatagramPart 
 def _one_run(frames: Sequence[bytes]) -> DatagramRun | None:
     """All frames as one run; None: they are not."""
     payloads: Sequence[bytes] = ()
-    if isinstance(frames, JoinedRows):
-        if frames.size < _HEAD.size:
-            return None
-        fields = frames.split(_HEAD.size)
-        heads, payloads = b"".join(fields[::2]), fields[1::2]
+    if isinstance(frames, HeadedRows):
+        heads, payloads = b"".join(frames.heads), frames.tails
     else:
         heads = b"".join([frame[: _HEAD.size] for frame in frames])
     if not heads or len(heads) != len(frames) * _HEAD.size or not are_ascending(heads):

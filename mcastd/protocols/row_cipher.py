@@ -1,9 +1,9 @@
 """AES-256-GCM for many byte strings of one size: memory that is used again and again, and one copy of all.
 
 ```
-   seal    row row row ...          -->  rows | sealed rows, tags   -->  nonce sealed tag nonce sealed tag ...
-   open    sealed tag, sealed tag   -->  rows |                     -->  row row row ...
-                                         memory that is leased
+   seal   head, tail, head, tail   -->  rows | sealed, tags   -->  nonce sealed tag nonce sealed tag ...
+   open   sealed tag, sealed tag   -->  rows |                -->  head, tail, head, tail ...
+                                        memory that is leased
 ```
 """
 
@@ -102,18 +102,18 @@ class RowCipher:
         _spare.append(memory)
         return JoinedRows(joined, len(nonces[0]) + sealed_size, number)
 
-    def open(self, nonces: Sequence[bytes], sealed: Sequence[RowBytes]) -> JoinedRows:
-        """The rows in ``sealed``, which are of one size: more than that of a tag.
+    def open(self, nonces: Sequence[bytes], sealed: Sequence[RowBytes], head_size: int) -> Sequence[bytes]:
+        """The rows in ``sealed``, which are of one size; each may lie in two pieces, of which one is a head.
 
         Raises crypto.invalid_tag() if one of them is not right: then each has to be opened by itself.
         """
         size, number = len(sealed[0]) - TAG_BYTES, len(nonces)
-        if self._open_into is None or size * number > MEMORY_BYTES:
-            return JoinedRows(b"".join(map(self.open_one, nonces, sealed, repeat(None))), size, number)
+        if self._open_into is None or size < head_size or size * number > MEMORY_BYTES:
+            return [*map(self.open_one, nonces, sealed, repeat(None))]
         opened, _ = memory = _lease()
         try:
             deque(map(self._open_into, nonces, sealed, repeat(None), opened.rows(size, number)), maxlen=0)
-            return JoinedRows(bytes(opened.bytes[: size * number]), size, number)
+            return HeadedRows.read(opened.bytes, head_size, size, number)
         finally:
             _spare.append(memory)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from mcastd.counters import LinkCounters
 from mcastd.protocols.crypto import TAG_BYTES, invalid_tag
+from mcastd.protocols.link_frames import DATAGRAM_OVERHEAD_BYTES
 from mcastd.protocols.link_messages import (
     COUNTERS,
     RECORD_OVERHEAD_BYTES,
@@ -90,8 +91,8 @@ class LinkSession:
         counters, headers, sealed = records.counters, records.headers, records.sealed
         frames: Sequence[bytes]
         try:
-            if len(sealed) >= OPENED_TOGETHER_MIN and len(sealed[0]) > TAG_BYTES:
-                frames = self._opening.open(headers, sealed)
+            if len(sealed) >= OPENED_TOGETHER_MIN:
+                frames = self._opening.open(headers, sealed, DATAGRAM_OVERHEAD_BYTES)
             else:
                 frames = [*map(self._opening.open_one, headers, sealed, repeat(None))]
         except self._invalid:  # not all are right: one by one
