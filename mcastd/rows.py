@@ -174,7 +174,7 @@ class HeadedRows(Sequence[bytes]):
         return self.heads[index] + self.tails[index]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _halves(first: int, second: int, count: int) -> Struct:
     """Packs and unpacks ``count`` pairs of strings that have these sizes."""
     return Struct(f"{first}s{second}s" * count)

@@ -9,7 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcastd.net.slots import SLOTS, STRIDE, Slots, segments
-from mcastd.rows import KEPT_ROWS_MIN, KEPT_VIEWS, ListedRows, RowMemory, Rows, SpacedRows, listed
+from mcastd.rows import (
+    KEPT_ROWS_MIN,
+    KEPT_VIEWS,
+    ChainedRows,
+    HeadedRows,
+    JoinedRows,
+    ListedRows,
+    RowMemory,
+    Rows,
+    SpacedRows,
+    chained,
+    listed,
+)
 
 
 def told(rows: Rows, at: int, start: int, stop: int) -> tuple[bytes, list[bytes]]:
@@ -93,3 +105,51 @@ def test_rows_of_slots_are_the_datagrams_of_their_packets(segment: int) -> None:
     ]
     found = [bytes(rows.row(at)) for rows in slots.rows(lengths, sizes) for at in range(len(rows))]
     assert found == datagrams
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.data())
+def test_chained_rows_are_what_they_are_as_a_list(counts: list[int], data: st.DataObject) -> None:
+    made = random.Random(sum(counts))
+    parts = [ListedRows([made.randbytes(24) for _ in range(count)]) for count in counts]
+    whole = ListedRows([part.row(at) for part in parts for at in range(len(part))])
+    rows = ChainedRows(parts)
+    first = data.draw(st.integers(0, len(whole) - 1))
+    stop = data.draw(st.integers(first + 1, len(whole)))
+    assert told(rows, 8, first, stop) == told(whole, 8, first, stop)
+    assert rows.cells(4, 12) == whole.cells(4, 12)
+    assert (len(rows), rows.size) == (len(whole), 24)
+    assert [rows.row(at) for at in range(len(rows))] == [whole.row(at) for at in range(len(whole))]
+    with pytest.raises(IndexError):
+        rows.row(len(rows))
+
+
+@given(st.lists(st.integers(0, 3), max_size=8))
+def test_rows_of_one_size_in_a_row_are_chained(sizes: list[int]) -> None:
+    rows = [ListedRows([bytes([at]) * size] * (1 + at % 2)) for at, size in enumerate(sizes)]
+    given_on = chained(rows)
+    assert [bytes(each.row(at)) for each in given_on for at in range(len(each))] == [
+        bytes(each.row(at)) for each in rows for at in range(len(each))
+    ]
+    assert [each.size for each in given_on] == [each.size for each in listed(bytes(size) for size in sizes)]
+
+
+@given(st.integers(1, 9), st.integers(0, 9), st.integers(1, 9), st.data())
+def test_rows_that_are_joined_or_headed_are_as_a_list(
+    head: int, tail: int, number: int, data: st.DataObject
+) -> None:
+    made = random.Random(number)
+    heads, tails = ([made.randbytes(size) for _ in range(number)] for size in (head, tail))
+    rows = [one + other for one, other in zip(heads, tails, strict=True)]
+    headed = HeadedRows(heads, tails, tail)
+    memory = memoryview(bytearray(number * (head + tail) + 1))
+    headed.write(memory)
+    assert memory == b"".join(rows) + b"\0"
+    again = HeadedRows.read(memory, head, head + tail, number)
+    assert ([*again.heads], [*again.tails]) == (heads, tails)
+    at = data.draw(st.integers(-number, number - 1))
+    some = data.draw(st.slices(number))
+    for one in (JoinedRows(b"".join(rows), head + tail, number), headed, again):
+        assert ([*one], len(one), one.size) == (rows, number, head + tail)
+        assert (one[at], one[some]) == (rows[at], rows[some])
+        with pytest.raises(IndexError):
+            one[number]

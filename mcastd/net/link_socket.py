@@ -40,8 +40,8 @@ _NO_SUCH_SOURCE = frozenset({errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREAC
 _LEVELS = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}
 _uint16 = struct.Struct("=H")
 # Of what has come so much is given on at once, or one packet. Each part takes as many steps of Python; but it
-# and all that is made of it should stay in the processor's cache.
-PART_BYTES = 1 << 18
+# and all that is made of it should stay in the processor's cache, and others keep something for each number.
+PART_BYTES, PART_ROWS = 1 << 18, 256
 # So many peers are answered from the address that they have sent to.
 ANSWERED_MAX = 1024
 _TELL_LOCAL = {4: _abi.IP_PKTINFO, 6: socket.IPV6_RECVPKTINFO}
@@ -102,6 +102,10 @@ class LinkSocket:
         # Whom the last messages went to, its name as a socket has it, and what they are sent from
         self._to: PeerName | None = None
         self._name, self._from = ("", 0), list[ControlMessage]()
+        # Messages of this size went last (-1: something has changed since): how many of them the kernel cuts
+        # out of one string, and the control messages by which it does
+        self._cut_size, self._cut_most = -1, 0
+        self._cut = list[ControlMessage]()
         self._origin: Origin | None = None  # where the last ones came from, and whose that is
         self._sender: PeerName | None = None
         self._pool = pools[version, "link", answers]
@@ -114,6 +118,9 @@ class LinkSocket:
         """Send messages in order. One that is too large for the interface is left out."""
         if to is not self._to:  # as a rule it is the same one; its address takes long to write
             self._to, self._name, self._from = to, (str(to[0]), to[1]), self._source(to)
+            self._cut_size = -1
+        if self._offload_until < math.inf and self._offload_until < clock.monotonic():
+            self._offload, self._offload_until, self._cut_size = Offload(), math.inf, -1
         name, source = self._name, self._from
         at, end = 0, len(messages)
         sent = too_large = 0
@@ -128,12 +135,11 @@ class LinkSocket:
                     else:
                         self._sock.sendto(messages[at], name)
                 else:
-                    ancillary = [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size)), *source]
-                    self._sock.sendmsg(_pieces(messages, at, count), ancillary, 0, name)
+                    self._sock.sendmsg(_pieces(messages, at, count), self._cut, 0, name)
             except OSError as error:
                 if source and error.errno in _NO_SUCH_SOURCE:  # this host has that address no more
                     self._locals.pop(to, None)
-                    self._origin, self._from, source = None, [], []
+                    self._origin, self._from, source, self._cut_size = None, [], [], -1
                     continue
                 if count > 1 and self._goes_alone(error, size):
                     continue
@@ -152,7 +158,7 @@ class LinkSocket:
     def receive(self) -> list[tuple[PeerName, Sequence[Rows]]]:
         """Messages that have come, in order, by whom they came from; none if there are none.
 
-        They are valid until the next call. There may be several parts of one peer (PART_BYTES): whoever is
+        They are valid until the next call. There may be several parts of one peer: whoever is
         through with one before the next finds all that it made of that in the processor's cache. Raises
         OSError.
         """
@@ -204,14 +210,14 @@ class LinkSocket:
 
     def _together(self, messages: Sequence[bytes], at: int) -> tuple[int, int]:
         """Bytes of a message, and how many go in one call: those of one size, and one that is shorter."""
-        if self._offload_until < math.inf and self._offload_until < clock.monotonic():
-            self._offload, self._offload_until = Offload(), math.inf
+        size = messages.size if isinstance(messages, JoinedRows) else len(messages[at])
+        if size != self._cut_size:
+            self._cut_size, self._cut_most = size, self._offload.segments_of(size)
+            self._cut = [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size)), *self._from]
         if isinstance(messages, JoinedRows):
-            size = messages.size
-            most, left = self._offload.segments_of(size), messages.number - at
-            return size, most if most < left else left
-        size = len(messages[at])
-        found = [*map(len, messages[at : at + self._offload.segments_of(size)])]
+            left = messages.number - at
+            return size, self._cut_most if self._cut_most < left else left
+        found = [*map(len, messages[at : at + self._cut_most])]
         if found.count(size) == len(found):
             return size, len(found)
         alike = next(index for index, other in enumerate(found) if other != size)
@@ -225,6 +231,7 @@ class LinkSocket:
         offload = self._offload.without(error, size)
         assert offload is not None, "these are refusals that it knows"
         self._offload, self._offload_until = offload, clock.monotonic() + OFFLOAD_SECONDS
+        self._cut_size = -1
         return True
 
 
@@ -242,14 +249,15 @@ _address = lru_cache(maxsize=1024)(ip_address)
 
 
 def _in_parts(rows: Sequence[Rows]) -> Iterator[Sequence[Rows]]:
-    """The same in order, as many together as have PART_BYTES; what the kernel has put together stays so."""
-    start = size = 0
+    """The same in order, as many together as a part has; what the kernel has put together stays so."""
+    start = size = number = 0
     for at, each in enumerate(rows):
-        more = len(each) * each.size
-        if size and size + more > PART_BYTES:
+        count = len(each)
+        if number and (size + count * each.size > PART_BYTES or number + count > PART_ROWS):
             yield chained(rows[start:at])
-            start, size = at, 0
-        size += more
+            start, size, number = at, 0, 0
+        size += count * each.size
+        number += count
     yield chained(rows[start:])
 
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.protocols.ascending import are_ascending, ascending_heads
+from mcastd.protocols.row_cipher import TOGETHER_MAX, TOGETHER_MIN
 from mcastd.rows import HeadedRows
 
 SEQUENCES = 1 << 32
@@ -33,8 +34,6 @@ DATAGRAM_OVERHEAD_BYTES = 12
 _HEAD = struct.Struct(">BBBBII")
 _PART = struct.Struct(">HH")
 _SIZE_BYTES = 2
-# Frames of one size from this number on are sealed together; of fewer each is as quickly sealed by itself.
-TOGETHER_MIN = 4
 # Of a head what all datagrams of a stream have in common, if they came one way.
 _COMMON_BYTES = 8
 
@@ -84,7 +83,7 @@ def build_frames(run: DatagramRun, sizes: Sequence[int], room: int) -> list[byte
     if run.sequence + count > SEQUENCES:
         return [_head(FrameKind.DATAGRAM, run, index) + payload for index, payload in enumerate(payloads)]
     heads = ascending_heads(_head(FrameKind.DATAGRAM, run, 0), count)
-    if longest == shortest and count >= TOGETHER_MIN:
+    if longest == shortest and TOGETHER_MIN <= count <= TOGETHER_MAX:
         return HeadedRows(heads, payloads, longest)
     return [*map(add, heads, payloads)]
 

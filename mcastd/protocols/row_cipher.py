@@ -1,10 +1,12 @@
-"""AES-256-GCM for many byte strings of one size: memory that is used again and again, and one copy of all.
+"""AES-256-GCM for many byte strings of one size, in memory that is used again and again.
 
 ```
-   seal   head, tail, head, tail   -->  rows | sealed, tags   -->  nonce sealed tag nonce sealed tag ...
-   open   sealed tag, sealed tag   -->  rows |                -->  head, tail, head, tail ...
-                                        memory that is leased
+                                       memory that is leased
+   seal   head, tail, head, tail  -->  row row | sealed tag sealed tag  -->  nonce sealed tag nonce sealed tag
+   open   sealed tag, sealed tag  -->  row row                          -->  head, tail, head, tail
 ```
+
+Each row still is a call of the cipher; all else is a step for all of them.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from itertools import repeat
 from mcastd.protocols.crypto import TAG_BYTES, cipher
 from mcastd.rows import HeadedRows, JoinedRows, RowBytes
 
-# Of rows that take more than this, each is sealed and opened by itself.
-MEMORY_BYTES = 1 << 19
+# Rows that are sealed or opened together: of fewer, of more, or of more bytes, each is by itself.
+TOGETHER_MIN, TOGETHER_MAX, MEMORY_BYTES = 4, 256, 1 << 19
 # Memory that nobody uses just now, which is kept.
 SPARE_KEPT = 8
 # Views of rows that are kept for the next ones of their size, and lists of the first of these.
@@ -27,14 +29,15 @@ KEPT_VIEWS, KEPT_LISTS = 4096, 256
 SealRow = Callable[[bytes, RowBytes, None], bytes]
 """Seals or opens a row by its nonce."""
 SealInto = Callable[[bytes, RowBytes, None, memoryview], int]
-"""The same into memory of just the size that takes. Returns that."""
+"""The same into memory that has just the size of what comes out. Returns that size."""
 
 
 class _Memory:
     """For rows of one size, and views of them that are kept. Pages that none has touched cost nothing."""
 
     def __init__(self) -> None:
-        self.bytes = memoryview(mmap.mmap(-1, MEMORY_BYTES))
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self.bytes = memoryview(mmap.mmap(-1, MEMORY_BYTES, flags))
         # By size, and of these the first ones by their number
         self._kept: dict[int, list[memoryview]] = {}
         self._first: dict[tuple[int, int], list[memoryview]] = {}
@@ -69,6 +72,10 @@ def _lease() -> tuple[_Memory, _Memory]:
         return _Memory(), _Memory()
 
 
+def _go_together(number: int, size: int) -> bool:
+    return TOGETHER_MIN <= number <= TOGETHER_MAX and number * size <= MEMORY_BYTES
+
+
 class RowCipher:
     """Seals and opens rows, each under a nonce of its own."""
 
@@ -91,7 +98,7 @@ class RowCipher:
         sealed_size = size + TAG_BYTES
         pieces: list[RowBytes] = [b""] * (2 * number)
         pieces[::2] = nonces
-        if self._seal_into is None or sealed_size * number > MEMORY_BYTES:
+        if self._seal_into is None or not _go_together(number, sealed_size):
             pieces[1::2] = map(self.seal_one, nonces, rows[:], repeat(None))
             return JoinedRows(b"".join(pieces), len(nonces[0]) + sealed_size, number)
         opened, sealed = memory = _lease()
@@ -103,12 +110,12 @@ class RowCipher:
         return JoinedRows(joined, len(nonces[0]) + sealed_size, number)
 
     def open(self, nonces: Sequence[bytes], sealed: Sequence[RowBytes], head_size: int) -> Sequence[bytes]:
-        """The rows in ``sealed``, which are of one size; each may lie in two pieces, of which one is a head.
+        """The rows in ``sealed``, which are of one size. They may be HeadedRows with heads of ``head_size``.
 
         Raises crypto.invalid_tag() if one of them is not right: then each has to be opened by itself.
         """
         size, number = len(sealed[0]) - TAG_BYTES, len(nonces)
-        if self._open_into is None or size < head_size or size * number > MEMORY_BYTES:
+        if self._open_into is None or size < head_size or not _go_together(number, size):
             return [*map(self.open_one, nonces, sealed, repeat(None))]
         opened, _ = memory = _lease()
         try:

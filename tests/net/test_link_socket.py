@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -15,10 +16,11 @@ from support.wait import wait_for
 
 from mcastd.errors import LinkError
 from mcastd.net import link_socket
+from mcastd.net.burst import Offload
 from mcastd.net.link import Origin
 from mcastd.net.link_socket import LinkSocket, PeerName
 from mcastd.net.plain import PlainArena
-from mcastd.rows import listed
+from mcastd.rows import JoinedRows, listed
 
 pytestmark = pytest.mark.root
 
@@ -94,6 +96,33 @@ def test_what_comes_is_given_on_in_parts() -> None:
     ]
     (part,) = link_socket._in_parts(rows[:3])
     assert [len(each) for each in part] == [3]
+    small = [*listed([b"small"] * 200), *listed([b"other"] * 200), *listed([b"third"] * 50)]
+    assert [[len(each) for each in part] for part in link_socket._in_parts(small)] == [[200], [250]]
+
+
+@pytest.mark.parametrize("size", [1300, 60])
+def test_joined_messages_arrive_as_each_by_itself(pair: Pair, size: int) -> None:
+    """More of them than the kernel cuts out of one string; and others before and after them."""
+    messages = [bytes([number % 251]) * size for number in range(150)]
+    joined = JoinedRows(b"".join(messages), size, len(messages))
+    assert pair.here.send([b"before"] * 2, pair.to_there) == (2, "", 0, {})
+    assert pair.here.send(joined, pair.to_there) == (150, "", 0, {})
+    assert pair.here.send([b"", b"", b"after"], pair.to_there) == (3, "", 0, {})
+    assert pair.receive(155) == [b"before"] * 2 + messages + [b"", b"", b"after"]
+
+
+def test_joined_messages_that_do_not_fit_are_left_out(pair: Pair) -> None:
+    size = LARGEST[pair.version] + 1
+    joined = JoinedRows(bytes(5 * size), size, 5)
+    assert pair.here.send(joined, pair.to_there) == (0, "", size, {"EMSGSIZE": 5})
+    assert pair.here.send(JoinedRows(b"fits", 1, 4), pair.to_there) == (4, "", 0, {})
+    assert pair.receive(4) == [b"f", b"i", b"t", b"s"]
+
+
+def test_joined_messages_go_without_the_help_of_the_kernel(pair: Pair) -> None:
+    pair.here._offload, pair.here._offload_until = Offload(segments=0), math.inf
+    assert pair.here.send(JoinedRows(b"onetwosix", 3, 3), pair.to_there) == (3, "", 0, {})
+    assert pair.receive(3) == [b"one", b"two", b"six"]
 
 
 def test_an_answer_goes_where_the_question_came_from(pair: Pair) -> None:

@@ -57,7 +57,7 @@ from mcastd.protocols.link_messages import (
     record_headers,
 )
 from mcastd.protocols.noise import EPHEMERAL_BYTES
-from mcastd.rows import ListedRows
+from mcastd.rows import HeadedRows, ListedRows
 
 ROOM = 1380
 S4, S6 = ip_address("10.1.0.2"), ip_address("2001:db8::2")
@@ -71,7 +71,7 @@ def run(*payloads: bytes, sequence: int = 17) -> DatagramRun:
 
 
 def built(run: DatagramRun, room: int) -> list[bytes]:
-    return build_frames(run, [*map(len, run.payloads)], room)
+    return [*build_frames(run, [*map(len, run.payloads)], room)]
 
 
 def datagrams(frames: list[bytes]) -> dict[int, bytes]:
@@ -267,6 +267,25 @@ def test_any_frames_are_read_or_are_none(frames: list[bytes]) -> None:
             case DatagramPart(size=size, offset=offset, piece=piece):
                 assert piece
                 assert offset + len(piece) <= size <= MAX_DATAGRAM_BYTES
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 2), st.integers(5, 9)), min_size=1, max_size=12))
+def test_frames_whose_heads_lie_apart_are_read_as_others(made: list[tuple[int, int, int]]) -> None:
+    heads = [
+        bytes([kind, 8, 63, 1]) + stream.to_bytes(4) + sequence.to_bytes(4) for kind, stream, sequence in made
+    ]
+    for tails in ([bytes([0, 4, number, 1, 2, 3]) for number in range(len(heads))], [b""] * len(heads)):
+        apart = HeadedRows(heads, tails, len(tails[0]))
+        found, expected = [*read_frames(apart)], [*read_frames([*apart])]
+        assert [*map(repr, map(_listed, found))] == [*map(repr, map(_listed, expected))]
+    in_order = [bytes([0, 8, 63, 0, 0, 0, 0, 3]) + number.to_bytes(4) for number in range(17, 22)]
+    payloads = [bytes([number]) * 900 for number in range(5)]
+    (whole,) = read_frames(HeadedRows(in_order, payloads, 900))
+    assert _listed(whole) == run(*payloads)
+
+
+def _listed(found: DatagramRun | DatagramPart | None) -> DatagramRun | DatagramPart | None:
+    return found._replace(payloads=[*found.payloads]) if isinstance(found, DatagramRun) else found
 
 
 # -- control

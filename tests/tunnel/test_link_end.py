@@ -17,10 +17,12 @@ from support.link_wire import HERE, KEY, THERE, LinkWire, WiredEnd
 from mcastd.ip import ANY_SOURCE, NO_SOURCE, SourceFilter
 from mcastd.protocols.link_control import CarriedStream, GroupWant, build_missing
 from mcastd.protocols.link_messages import COUNTERS, HANDSHAKE_BYTES, MessageKind
+from mcastd.protocols.row_cipher import RowCipher, row_cipher
 from mcastd.rows import listed
 from mcastd.token_bucket import TokenBucket
 from mcastd.tunnel.gateway import UdpEnd
 from mcastd.tunnel.link import heartbeat, sessions, step, wants
+from mcastd.tunnel.link import session as session_module
 from mcastd.tunnel.link.sent import AGAIN_BYTES
 from mcastd.tunnel.link.step import CarriedRun
 
@@ -66,6 +68,22 @@ def test_datagrams_arrive_as_they_were() -> None:
     assert there.end.counts.received_bytes == here.end.counts.sent_bytes == 40 * 1316 + 3 * 64 + 9000
     assert not there.end.counts.ignored
     assert not there.end.counts.dropped
+
+
+def test_a_library_that_cannot_seal_into_memory_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian 13 has such a one."""
+    wire = LinkWire()
+
+    def one_by_one(key: bytes) -> RowCipher:
+        whole = row_cipher(key)
+        return RowCipher(whole.seal_one, whole.open_one)
+
+    monkeypatch.setattr(session_module, "row_cipher", one_by_one)
+    here, there = wire.pair(repair_seconds=0.5)
+    wire.send(here, [run(0, 40), run(40, 3, size=64)])
+    wire.run(1)
+    assert numbers(there) == [*range(43)]
+    assert not there.end.counts.ignored
 
 
 def test_nothing_is_in_clear() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mcastd.counters import LinkCounters
 from mcastd.protocols.link_control import CarriedStream, StreamsAnnounced
 from mcastd.protocols.link_frames import DatagramPart, DatagramRun
+from mcastd.rows import JoinedRows
 from mcastd.tunnel.link import parts, streams
 from mcastd.tunnel.link.parts import PartAssembly
 from mcastd.tunnel.link.path_mtu import BASE_BYTES, PROBES_MAX, PathMtu
@@ -198,6 +199,23 @@ def test_records_are_kept_for_a_while_and_in_bounded_memory() -> None:
     nothing.keep([b"x"], 1.0)
     assert nothing.again([(0, 1)], 1.0) == []
     assert nothing.deadline == math.inf
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=12), st.lists(st.integers(0, 80), max_size=8), st.data()
+)
+def test_any_ranges_are_found_in_any_batches(
+    counts: list[int], bounds: list[int], data: st.DataObject
+) -> None:
+    sent, records = SentRecords(60.0), list[bytes]()
+    for count in counts:
+        batch = [bytes([len(records) + number] * 8) for number in range(count)]
+        records += batch
+        sent.keep(JoinedRows(b"".join(batch), 8, count) if data.draw(st.booleans()) else batch, 5.0)
+    bounds = sorted({*bounds})
+    ranges = [(first, stop - first) for first, stop in zip(bounds[::2], bounds[1::2], strict=False)]
+    expected = [record for first, count in ranges for record in records[first : first + count]]
+    assert sent.again(ranges, 6.0) == expected
 
 
 def test_who_asks_again_and_again_gets_no_more_than_twice_what_was_sent() -> None:

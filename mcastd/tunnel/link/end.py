@@ -54,11 +54,9 @@ from mcastd.tunnel.link.sessions import HELLO_SECONDS, REPLAYED, LinkSessions
 from mcastd.tunnel.link.step import (
     CLOSED_BY_USER,
     DOWN,
-    FORGED,
     MALFORMED,
     NO_MESSAGE,
     OTHER_VERSION,
-    REPLAYED_RECORD,
     UNKNOWN_SESSION,
     CarriedRun,
     EndSettings,
@@ -300,13 +298,7 @@ class LinkEnd:
             return
         opened = session.open(records)
         if len(opened.counters) < len(records.sealed):
-            for reason, count in (
-                (FORGED, opened.forged),
-                (REPLAYED_RECORD, opened.replayed),
-                (MALFORMED, opened.malformed),
-            ):
-                if count:
-                    self.counts.ignored[reason] += count
+            self.counts.ignored.update(opened.ignored)
         if not opened.counters:
             return
         session.heard = now

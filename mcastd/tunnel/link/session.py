@@ -23,10 +23,8 @@ from mcastd.protocols.row_cipher import RowCipher, row_cipher
 from mcastd.rows import HeadedRows
 from mcastd.tunnel.link.reception import RecordReception
 from mcastd.tunnel.link.sent import SentRecords
+from mcastd.tunnel.link.step import FORGED, MALFORMED, REPLAYED_RECORD
 from mcastd.tunnel.link.window import ReplayWindow
-
-# Records from this number on are opened together; fewer are as quickly opened one by one.
-OPENED_TOGETHER_MIN = 4
 
 
 class OpenedRecords(NamedTuple):
@@ -38,6 +36,12 @@ class OpenedRecords(NamedTuple):
     replayed: int  # that have come already, or so long ago that nobody knows
     malformed: int  # with a counter that none can have
     advances: bool  # one of them is later than all before
+
+    @property
+    def ignored(self) -> dict[str, int]:
+        """Why others were not taken, and how many for that."""
+        reasons = {FORGED: self.forged, REPLAYED_RECORD: self.replayed, MALFORMED: self.malformed}
+        return {reason: count for reason, count in reasons.items() if count}
 
 
 class LinkSession:
@@ -79,11 +83,15 @@ class LinkSession:
 
     def seal(self, frames: Sequence[bytes], now: float) -> Sequence[bytes]:
         """The records that carry frames, in order; joined, if they are sealed together."""
-        records = self._seal(MessageKind.RECORD, frames)
+        records: Sequence[bytes]
+        if isinstance(frames, HeadedRows):
+            records = self._sealing.seal(self._headers(MessageKind.RECORD, frames.number), frames)
+        else:
+            records = self._seal(MessageKind.RECORD, frames)
         self.sent.keep(records, now)
         return records
 
-    def seal_asides(self, frames: Sequence[bytes]) -> Sequence[bytes]:
+    def seal_asides(self, frames: Sequence[bytes]) -> list[bytes]:
         return self._seal(MessageKind.ASIDE, frames)
 
     def open(self, records: SealedRecords) -> OpenedRecords:
@@ -91,10 +99,7 @@ class LinkSession:
         counters, headers, sealed = records.counters, records.headers, records.sealed
         frames: Sequence[bytes]
         try:
-            if len(sealed) >= OPENED_TOGETHER_MIN:
-                frames = self._opening.open(headers, sealed, DATAGRAM_OVERHEAD_BYTES)
-            else:
-                frames = [*map(self._opening.open_one, headers, sealed, repeat(None))]
+            frames = self._opening.open(headers, sealed, DATAGRAM_OVERHEAD_BYTES)
         except self._invalid:  # not all are right: one by one
             opened = [*map(self._open_one, headers, sealed)]
             frames = [frame for frame in opened if frame is not None]
@@ -102,13 +107,15 @@ class LinkSession:
         forged = len(sealed) - len(frames)
         return self._admit(self._windows[records.kind], counters, frames, forged)
 
-    def _seal(self, kind: MessageKind, frames: Sequence[bytes]) -> Sequence[bytes]:
-        counter = self._counters[kind]
-        self._counters[kind] = counter + len(frames)
-        headers = record_headers(kind, self.peer.session, counter, len(frames))
-        if isinstance(frames, HeadedRows):
-            return self._sealing.seal(headers, frames)
+    def _seal(self, kind: MessageKind, frames: Sequence[bytes]) -> list[bytes]:
+        headers = self._headers(kind, len(frames))
         return [*map(add, headers, map(self._sealing.seal_one, headers, frames, repeat(None)))]
+
+    def _headers(self, kind: MessageKind, count: int) -> Sequence[bytes]:
+        """Of the next messages of this kind."""
+        counter = self._counters[kind]
+        self._counters[kind] = counter + count
+        return record_headers(kind, self.peer.session, counter, count)
 
     def _open_one(self, header: bytes, sealed: bytes | memoryview) -> bytes | None:
         try:
