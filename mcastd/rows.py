@@ -137,30 +137,21 @@ class JoinedRows(Sequence[bytes]):
 class HeadedRows(Sequence[bytes]):
     """Byte strings of one size, of which each is a head and a tail that lie apart."""
 
-    __slots__ = ("heads", "number", "size", "tail_size", "tails")
+    __slots__ = ("heads", "tails")
 
-    def __init__(self, heads: Sequence[bytes], tails: Sequence[bytes], tail_size: int) -> None:
-        """As many of each, at least one; all heads are of one size, and the tails of ``tail_size`` bytes."""
+    def __init__(self, heads: Sequence[bytes], tails: Sequence[bytes]) -> None:
+        """As many of each; all heads are of one size, and all tails."""
         self.heads = heads
         self.tails = tails
-        self.tail_size = tail_size
-        self.size = len(heads[0]) + tail_size
-        self.number = len(heads)
 
     @classmethod
     def read(cls, memory: memoryview, head_size: int, size: int, number: int) -> HeadedRows:
         """The rows at the beginning of memory, of ``size`` bytes each; heads are a part of that."""
         pieces = _halves(head_size, size - head_size, number).unpack_from(memory)
-        return cls(pieces[::2], pieces[1::2], size - head_size)
-
-    def write(self, memory: memoryview) -> None:
-        """Write them to the beginning of memory, one behind another."""
-        pieces = [b""] * (2 * self.number)
-        pieces[::2], pieces[1::2] = self.heads, self.tails
-        _halves(self.size - self.tail_size, self.tail_size, self.number).pack_into(memory, 0, *pieces)
+        return cls(pieces[::2], pieces[1::2])
 
     def __len__(self) -> int:
-        return self.number
+        return len(self.heads)
 
     @overload
     def __getitem__(self, index: int, /) -> bytes: ...
@@ -176,7 +167,7 @@ class HeadedRows(Sequence[bytes]):
 
 @lru_cache(maxsize=128)
 def _halves(first: int, second: int, count: int) -> Struct:
-    """Packs and unpacks ``count`` pairs of strings that have these sizes."""
+    """Unpacks ``count`` pairs of strings that have these sizes."""
     return Struct(f"{first}s{second}s" * count)
 
 

@@ -2,7 +2,7 @@
 
 ```
                                        memory that is leased
-   seal   head, tail, head, tail  -->  row row | sealed tag sealed tag  -->  nonce sealed tag nonce sealed tag
+   seal   what writes rows        -->  row row | sealed tag sealed tag  -->  nonce sealed tag nonce sealed tag
    open   sealed tag, sealed tag  -->  row row                          -->  head, tail, head, tail
 ```
 
@@ -15,6 +15,7 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import repeat
+from typing import Protocol
 
 from mcastd.protocols.crypto import TAG_BYTES, cipher
 from mcastd.rows import HeadedRows, JoinedRows, RowBytes
@@ -30,6 +31,23 @@ SealRow = Callable[[bytes, RowBytes, None], bytes]
 """Seals or opens a row by its nonce."""
 SealInto = Callable[[bytes, RowBytes, None, memoryview], int]
 """The same into memory that has just the size of what comes out. Returns that size."""
+
+
+class WrittenRows(Protocol):
+    """Rows of one size that can be written one behind another."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of each."""
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+
+    def write(self, memory: memoryview, /) -> None:
+        """Write them to the beginning of memory."""
+
+    def __getitem__(self, some: slice, /) -> list[bytes]: ...
 
 
 class _Memory:
@@ -92,7 +110,7 @@ class RowCipher:
         self._seal_into = seal_into
         self._open_into = open_into
 
-    def seal(self, nonces: Sequence[bytes], rows: HeadedRows) -> JoinedRows:
+    def seal(self, nonces: Sequence[bytes], rows: WrittenRows) -> JoinedRows:
         """Each nonce, and behind it the row that is sealed by it."""
         size, number = rows.size, rows.number
         sealed_size = size + TAG_BYTES

@@ -32,6 +32,7 @@ from mcastd.protocols.link_frames import (
     BUNDLE_MAX,
     DATAGRAM_OVERHEAD_BYTES,
     SEQUENCES,
+    DatagramFrames,
     DatagramPart,
     DatagramRun,
     build_frames,
@@ -269,18 +270,37 @@ def test_any_frames_are_read_or_are_none(frames: list[bytes]) -> None:
                 assert offset + len(piece) <= size <= MAX_DATAGRAM_BYTES
 
 
+def test_frames_are_written_as_they_are_read() -> None:
+    payloads = [bytes([number]) * 1316 for number in range(40)]
+    for room, first in ((ROOM, 17), (ROOM, SEQUENCES - 40)):
+        frames = build_frames(run(*payloads, sequence=first), [1316] * 40, room)
+        assert isinstance(frames, DatagramFrames)
+        memory = memoryview(bytearray(40 * frames.size + 1))
+        frames.write(memory)
+        assert memory == b"".join(frames) + b"\0"
+        assert (len(frames), frames.size, frames[-1], frames[3:5]) == (
+            40,
+            1328,
+            [*frames][39],
+            [*frames][3:5],
+        )
+        with pytest.raises(IndexError):
+            frames[40]
+    assert isinstance(build_frames(run(*payloads, sequence=SEQUENCES - 39), [1316] * 40, ROOM), list)
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 2), st.integers(5, 9)), min_size=1, max_size=12))
 def test_frames_whose_heads_lie_apart_are_read_as_others(made: list[tuple[int, int, int]]) -> None:
     heads = [
         bytes([kind, 8, 63, 1]) + stream.to_bytes(4) + sequence.to_bytes(4) for kind, stream, sequence in made
     ]
     for tails in ([bytes([0, 4, number, 1, 2, 3]) for number in range(len(heads))], [b""] * len(heads)):
-        apart = HeadedRows(heads, tails, len(tails[0]))
+        apart = HeadedRows(heads, tails)
         found, expected = [*read_frames(apart)], [*read_frames([*apart])]
         assert [*map(repr, map(_listed, found))] == [*map(repr, map(_listed, expected))]
     in_order = [bytes([0, 8, 63, 0, 0, 0, 0, 3]) + number.to_bytes(4) for number in range(17, 22)]
     payloads = [bytes([number]) * 900 for number in range(5)]
-    (whole,) = read_frames(HeadedRows(in_order, payloads, 900))
+    (whole,) = read_frames(HeadedRows(in_order, payloads))
     assert _listed(whole) == run(*payloads)
 
 

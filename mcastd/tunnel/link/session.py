@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mcastd.counters import LinkCounters
 from mcastd.protocols.crypto import TAG_BYTES, invalid_tag
-from mcastd.protocols.link_frames import DATAGRAM_OVERHEAD_BYTES
+from mcastd.protocols.link_frames import DATAGRAM_OVERHEAD_BYTES, DatagramFrames
 from mcastd.protocols.link_messages import (
     COUNTERS,
     RECORD_OVERHEAD_BYTES,
@@ -20,7 +20,6 @@ from mcastd.protocols.link_messages import (
 )
 from mcastd.protocols.noise import NoiseKeys
 from mcastd.protocols.row_cipher import RowCipher, row_cipher
-from mcastd.rows import HeadedRows
 from mcastd.tunnel.link.reception import RecordReception
 from mcastd.tunnel.link.sent import SentRecords
 from mcastd.tunnel.link.step import FORGED, MALFORMED, REPLAYED_RECORD
@@ -84,7 +83,7 @@ class LinkSession:
     def seal(self, frames: Sequence[bytes], now: float) -> Sequence[bytes]:
         """The records that carry frames, in order; joined, if they are sealed together."""
         records: Sequence[bytes]
-        if isinstance(frames, HeadedRows):
+        if isinstance(frames, DatagramFrames):
             records = self._sealing.seal(self._headers(MessageKind.RECORD, frames.number), frames)
         else:
             records = self._seal(MessageKind.RECORD, frames)
