@@ -206,6 +206,9 @@ class ChainedRows:
     def cells(self, at: int, size: int) -> bytes:
         return b"".join([part.cells(at, size) for part in self._parts])
 
+    def columns(self, places: ColumnPlaces) -> Columns | None:
+        return None
+
     def tails(self, at: int, start: int, stop: int) -> list[RowBytes]:
         return [tail for part in self._parts for tail in part.tails(at, 0, len(part))][start:stop]
 

@@ -117,6 +117,7 @@ def test_a_copy_outlives_its_batch_and_metadata_that_some_have_is_none() -> None
     same(copied, of([(1, 3, 0), (2, 3, 0)], "ot"))
     plain = of([(7, 5, 1)], "o")
     payloads, origins = [b"\1" * 3, b"\2" * 3, b"\7" * 5], [ORIGINS[0], ORIGINS[0], ORIGINS[1]]
-    same(*joined([copied, plain]), ListBatch(payloads, origins, addresses=[A, A, B]))
+    (made,) = joined([copied, plain])
+    same(made, ListBatch(payloads, origins, addresses=[A, A, B]))
     assert [*joined([])] == []
     assert [*joined([plain])] == [plain]
