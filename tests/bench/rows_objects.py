@@ -272,7 +272,7 @@ class FilesSender:
 def send_files(bench: Bench) -> list[Result]:
     """A file that is sent once more: read, hashed and sent without a receiver."""
     lab = bench.lab
-    size = bench.choose(128, 32) * MIB
+    size = bench.choose(128, 64) * MIB
     with contextlib.ExitStack() as stack:
         stack.enter_context(_state(lab))
         key = _key(lab)
