@@ -34,7 +34,7 @@ from mcastd.worker import Context, Signal
 GROUP, OTHER_GROUP = "239.255.14.1", "239.255.14.2"
 SENDER = "127.0.1.14"  # not the address that an output to a group has on the interface
 DATAGRAMS = 10
-VISITS = 4
+VISITS = 6
 
 
 @pytest.fixture
