@@ -261,7 +261,7 @@ class SpacedRows:
     RowBytes 0 begins at ``start``, and row 1 ``stride`` bytes behind that.
     """
 
-    __slots__ = ("_asked", "_columns", "_count", "_memory", "_skip", "_start", "_stride", "_unpack", "size")
+    __slots__ = ("_columns", "_count", "_memory", "_skip", "_start", "_stride", "_unpack", "size")
 
     def __init__(
         self, memory: RowMemory, start: int, stride: int, *, size: int, count: int, skip: int = 0
@@ -273,8 +273,8 @@ class SpacedRows:
         self._count = count
         # By place and size of cells: these rows may be kept for the next batch that lies just so
         self._unpack: dict[int, Callable[[], tuple[bytes, ...]]] = {}
-        self._columns: dict[ColumnPlaces, Columns | None] = {}  # likewise
-        self._asked = False  # for columns
+        # Likewise; None: nobody has asked for columns
+        self._columns: dict[ColumnPlaces, Columns | None] | None = None
         self._skip = skip
 
     def __len__(self) -> int:
@@ -312,21 +312,21 @@ class SpacedRows:
         return found.tobytes()
 
     def columns(self, places: ColumnPlaces) -> Columns | None:
-        if places in self._columns:
-            return self._columns[places]
-        if self._asked:
-            return self._view(places)
-        self._asked = True  # views are worth their making if these rows are kept for another batch
-        return None
+        if (known := self._columns) is None:
+            self._columns = {}  # views are worth their making if these rows are kept for another batch
+            return None
+        if places not in known:
+            known[places] = self._view(places)
+        return known[places]
 
     def _view(self, places: ColumnPlaces) -> Columns | None:
-        """Make views of these columns, to be kept."""
-        found: Columns | None = None
-        units = [self._column(at, code) for at, code in (places.numbers, *places.alike)]
-        if self.size >= places.end and (views := tuple(one for one in units if one is not None)) == (*units,):
-            found = views[0], views[1:]
-        self._columns[places] = found
-        return found
+        """Make views of these columns."""
+        found: list[memoryview] = []
+        for at, code in (places.numbers, *places.alike):
+            if self.size < places.end or (column := self._column(at, code)) is None:
+                return None
+            found.append(column)
+        return found[0], (*found[1:],)
 
     def _column(self, at: int, code: UnitCode) -> memoryview | None:
         """A view of a column; None if it does not stand at multiples of its size."""
