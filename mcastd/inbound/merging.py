@@ -168,8 +168,9 @@ class MergingSequencer(LegsSequencer):
     def take(self, leg: LegAccount, batch: Batch, now: float) -> Iterable[Batch]:
         order = self._places[leg].order
         if (count := order.follow(batch, now)) >= 0:
-            assert order.stream is not None
-            end = order.stream.order.next
+            stream = order.stream
+            assert stream is not None
+            end = stream.order.next
             return self._take_ordered(leg, batch, range(end - count, end), now)
         given: list[Batch] = []
         for one in order.sort(batch, now):
@@ -186,7 +187,8 @@ class MergingSequencer(LegsSequencer):
             end = begin + len(numbers)
             if begin == merge.next < end and not merge.is_waiting:
                 merge.advance(end)
-                self._note_new(leg, begin, end, len(batch), now)
+                self._note_passed(leg, begin, end, None)
+                self.go_on(leg, len(batch), now, end - 1)
                 return (batch,)
             if begin < end and merge.has_all(begin, end):
                 self._note_copies(leg, begin, end, len(batch), now)
