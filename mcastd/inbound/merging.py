@@ -279,8 +279,10 @@ class MergingSequencer(LegsSequencer):
                 if ahead < 0 and now >= self._went_on + patience:  # it was none that was away
                     self._begin_anew(taking, identity, number)
         place.behind_until = 0.0
+        is_other = place.stream is not place.order.stream
         place.stream, place.restarts = place.order.stream, place.order.total.restarts
-        self.note_senders()
+        if is_other:
+            self.note_senders()
         return ""
 
     def _begin(self, identity: bytes, number: int) -> None:
@@ -313,6 +315,10 @@ class MergingSequencer(LegsSequencer):
         index = which.start
         for end in (*[one for one in breaks if one > index], which.stop):
             begin = merge.next + merge.ahead(numbers[index])
+            if merge.has_all(begin, begin + end - index):
+                self._note_copies(taking.leg, begin, begin + end - index, end - index, now)
+                index = end
+                continue
             for first, stop, fate in merge.fates(begin, begin + end - index, now):
                 datagrams = slice(index + first - begin, index + stop - begin)
                 self._apply(taking, fate, datagrams, first, stop)

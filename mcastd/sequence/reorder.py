@@ -50,7 +50,7 @@ class HeldRoom:
 
     @property
     def is_overfull(self) -> bool:
-        return not self.has_free(0)
+        return self.number > HELD_MAX or self.bytes > HELD_MAX_BYTES
 
     def take_strays(self) -> int:
         """How many datagrams were given up since this was last asked."""
