@@ -36,6 +36,7 @@ def stack(
     monkeypatch.setattr(arenas, "HAVE_RECVMMSG", request.param == "recvmmsg")
     with ExitStack() as stack:
         yield stack
+    arenas.pools.clear()  # other tests are not to receive without ctypes
 
 
 Link = tuple[SocketReceiver, SocketSender]

@@ -63,6 +63,7 @@ def receiving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def stack(no_fd_leak: None) -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack
+    arenas.pools.clear()  # other tests are not to receive without ctypes
 
 
 def subscription(path: Path, port: int, output: dict[str, Any], **settings: Any) -> InboundSubscription:
