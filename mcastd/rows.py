@@ -171,11 +171,6 @@ def _halves(first: int, second: int, count: int) -> Struct:
     return Struct(f"{first}s{second}s" * count)
 
 
-def bytes_of(rows: Sequence[bytes]) -> int:
-    """Bytes of all of them."""
-    return len(rows.joined) if isinstance(rows, JoinedRows) else sum(map(len, rows))
-
-
 def listed(rows: Iterable[RowBytes]) -> list[ListedRows]:
     """Byte strings of any sizes, those in a row of one size together."""
     return [ListedRows([*group]) for _, group in groupby(rows, len)]

@@ -114,7 +114,7 @@ class LinkSocket:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def send(self, messages: Sequence[bytes], to: PeerName) -> SentMessages:
+    def send(self, messages: list[bytes] | JoinedRows, to: PeerName) -> SentMessages:
         """Send messages in order. One that is too large for the interface is left out."""
         if to is not self._to:  # as a rule it is the same one; its address takes long to write
             self._to, self._name, self._from = to, (str(to[0]), to[1]), self._source(to)
@@ -208,13 +208,13 @@ class LinkSocket:
             return [(socket.IPPROTO_IP, _abi.IP_PKTINFO, data)]
         return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _abi.in6_pktinfo.pack(local.packed, 0))]
 
-    def _together(self, messages: Sequence[bytes], at: int) -> tuple[int, int]:
+    def _together(self, messages: list[bytes] | JoinedRows, at: int) -> tuple[int, int]:
         """Bytes of a message, and how many go in one call: those of one size, and one that is shorter."""
-        size = messages.size if isinstance(messages, JoinedRows) else len(messages[at])
+        size = len(messages[at]) if isinstance(messages, list) else messages.size
         if size != self._cut_size:
             self._cut_size, self._cut_most = size, self._offload.segments_of(size)
             self._cut = [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size)), *self._from]
-        if isinstance(messages, JoinedRows):
+        if not isinstance(messages, list):
             left = messages.number - at
             return size, self._cut_most if self._cut_most < left else left
         found = [*map(len, messages[at : at + self._cut_most])]
@@ -235,9 +235,9 @@ class LinkSocket:
         return True
 
 
-def _pieces(messages: Sequence[bytes], start: int, count: int) -> Sequence[bytes | memoryview]:
+def _pieces(messages: list[bytes] | JoinedRows, start: int, count: int) -> Sequence[bytes | memoryview]:
     """Some of the messages, as they lie in memory."""
-    if not isinstance(messages, JoinedRows):
+    if isinstance(messages, list):
         return messages[start : start + count]
     if count == messages.number:
         return [messages.joined]

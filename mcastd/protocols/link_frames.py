@@ -66,6 +66,10 @@ class DatagramPart(NamedTuple):
     piece: bytes
 
 
+OpenedFrames = list[bytes] | HeadedRows
+"""Frames as they come; of one size, heads may lie apart."""
+
+
 class DatagramFrames(Sequence[bytes]):
     """The frames of a run whose datagrams are of one size, to be written one behind another."""
 
@@ -174,8 +178,8 @@ def _sizes(count: int) -> struct.Struct:
     return struct.Struct(f">{count}H")
 
 
-def read_frames(frames: Sequence[bytes]) -> Iterator[DatagramRun | DatagramPart | None]:
-    """Read frames in order, of which heads may lie apart. None: one of them is malformed."""
+def read_frames(frames: OpenedFrames) -> Iterator[DatagramRun | DatagramPart | None]:
+    """Read frames in order. None: one of them is malformed."""
     if (run := _one_run(frames)) is not None:
         yield run
         return
@@ -189,13 +193,13 @@ def read_frames(frames: Sequence[bytes]) -> Iterator[DatagramRun | DatagramPart 
             yield from _split(alike)
 
 
-def _one_run(frames: Sequence[bytes]) -> DatagramRun | None:
+def _one_run(frames: OpenedFrames) -> DatagramRun | None:
     """All frames as one run; None: they are not."""
     payloads: Sequence[bytes] = ()
-    if isinstance(frames, HeadedRows):
-        heads, payloads = b"".join(frames.heads), frames.tails
-    else:
+    if isinstance(frames, list):
         heads = b"".join([frame[: _HEAD.size] for frame in frames])
+    else:
+        heads, payloads = b"".join(frames.heads), frames.tails
     if not heads or len(heads) != len(frames) * _HEAD.size or not are_ascending(heads):
         return None
     kind, hops, ttl, _, stream, sequence = _HEAD.unpack_from(heads)

@@ -127,7 +127,9 @@ class RowCipher:
         _spare.append(memory)
         return JoinedRows(joined, len(nonces[0]) + sealed_size, number)
 
-    def open(self, nonces: Sequence[bytes], sealed: Sequence[RowBytes], head_size: int) -> Sequence[bytes]:
+    def open(
+        self, nonces: Sequence[bytes], sealed: Sequence[RowBytes], head_size: int
+    ) -> list[bytes] | HeadedRows:
         """The rows in ``sealed``, which are of one size. They may be HeadedRows with heads of ``head_size``.
 
         Raises crypto.invalid_tag() if one of them is not right: then each has to be opened by itself.

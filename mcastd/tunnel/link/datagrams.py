@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 from mcastd.counters import LinkCounters
 from mcastd.protocols.link_control import CarriedStream, StreamsAnnounced
-from mcastd.protocols.link_frames import DatagramPart, DatagramRun, build_frames, read_frames
+from mcastd.protocols.link_frames import (
+    DatagramFrames,
+    DatagramPart,
+    DatagramRun,
+    OpenedFrames,
+    build_frames,
+    read_frames,
+)
 from mcastd.tunnel.link.parts import PartAssembly
 from mcastd.tunnel.link.step import (
     BEYOND_RATE,
@@ -54,13 +61,13 @@ class LinkDatagrams:
 
     def build(
         self, runs: Sequence[CarriedRun], room: int, now: float
-    ) -> tuple[list[Sequence[bytes]], list[int]]:
+    ) -> tuple[list[list[bytes] | DatagramFrames], list[int]]:
         """The frames of what may go of these, each in ``room`` bytes, and the numbers of their streams.
 
         Those of different sizes are together as far as they follow each other.
         """
         counts = self._counts
-        batches: list[Sequence[bytes]] = []
+        batches: list[list[bytes] | DatagramFrames] = []
         numbers: list[int] = []
         for run in runs:
             payloads = run.payloads
@@ -82,7 +89,7 @@ class LinkDatagrams:
             counts.sent_bytes += sum(sizes)
         return batches, numbers
 
-    def take(self, frames: Sequence[bytes], now: float) -> list[CarriedRun]:
+    def take(self, frames: OpenedFrames, now: float) -> list[CarriedRun]:
         """Take frames in order. Returns what is whole now, and wanted."""
         given: list[CarriedRun] = []
         if not frames:

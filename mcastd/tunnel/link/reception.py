@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from itertools import count, islice
 
 from mcastd.counters import LinkCounters
+from mcastd.protocols.link_frames import OpenedFrames
 from mcastd.tunnel.link.window import ranges_of
 
 # Records that only overtook each other come by themselves within this share of the time that is waited; or
@@ -59,7 +60,7 @@ class RecordReception:
         self._asked: set[int] = set()
         self._order = count()
 
-    def take(self, counters: Sequence[int], frames: Sequence[bytes], now: float) -> Sequence[bytes]:
+    def take(self, counters: Sequence[int], frames: OpenedFrames, now: float) -> OpenedFrames:
         """Take frames by their counters: a range, if they ascend one by one, is taken as a whole.
 
         Returns those that go on, in order if lost ones are waited for.

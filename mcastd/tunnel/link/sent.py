@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from mcastd.counters import LinkCounters
-from mcastd.rows import bytes_of
+from mcastd.rows import JoinedRows
 from mcastd.tunnel.link.step import MayGo
 
 # What is kept at most: a second of 250 Mbit/s. Of each record Python takes some bytes more.
@@ -25,7 +25,7 @@ class _Batch(NamedTuple):
 
     at: float  # monotonic seconds
     first: int  # counter of the first one
-    records: Sequence[bytes]
+    records: list[bytes] | JoinedRows
     held: int  # bytes that they count for
 
 
@@ -47,14 +47,14 @@ class SentRecords:
         self._again_bytes = AGAIN_BYTES  # that may be sent again by now
         self._batches: deque[_Batch] = deque()
 
-    def keep(self, records: Sequence[bytes], now: float) -> None:
+    def keep(self, records: list[bytes] | JoinedRows, now: float) -> None:
         """Note records that go now, whose counters follow those before."""
         count = len(records)
         first = self._next
         self._next = first + count
         if not self._seconds:
             return
-        size = bytes_of(records)
+        size = sum(map(len, records)) if isinstance(records, list) else len(records.joined)
         held = size + count * RECORD_OVERHEAD_BYTES
         self._batches.append(_Batch(now, first, records, held))
         self._bytes += held

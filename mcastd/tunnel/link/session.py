@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mcastd.counters import LinkCounters
 from mcastd.protocols.crypto import TAG_BYTES, invalid_tag
-from mcastd.protocols.link_frames import DATAGRAM_OVERHEAD_BYTES, DatagramFrames
+from mcastd.protocols.link_frames import DATAGRAM_OVERHEAD_BYTES, DatagramFrames, OpenedFrames
 from mcastd.protocols.link_messages import (
     COUNTERS,
     RECORD_OVERHEAD_BYTES,
@@ -20,6 +20,7 @@ from mcastd.protocols.link_messages import (
 )
 from mcastd.protocols.noise import NoiseKeys
 from mcastd.protocols.row_cipher import RowCipher, row_cipher
+from mcastd.rows import JoinedRows
 from mcastd.tunnel.link.reception import RecordReception
 from mcastd.tunnel.link.sent import SentRecords
 from mcastd.tunnel.link.step import FORGED, MALFORMED, REPLAYED_RECORD
@@ -30,7 +31,7 @@ class OpenedRecords(NamedTuple):
     """What is inside records that were not seen before, with their counters."""
 
     counters: Sequence[int]  # a range if they are those of SealedRecords, as they mostly are
-    frames: Sequence[bytes]
+    frames: OpenedFrames
     forged: int  # records with another tag
     replayed: int  # that have come already, or so long ago that nobody knows
     malformed: int  # with a counter that none can have
@@ -80,13 +81,13 @@ class LinkSession:
         """Of the next record."""
         return self._counters[MessageKind.RECORD]
 
-    def seal(self, frames: Sequence[bytes], now: float) -> Sequence[bytes]:
+    def seal(self, frames: list[bytes] | DatagramFrames, now: float) -> list[bytes] | JoinedRows:
         """The records that carry frames, in order; joined, if they are sealed together."""
-        records: Sequence[bytes]
-        if isinstance(frames, DatagramFrames):
-            records = self._sealing.seal(self._headers(MessageKind.RECORD, frames.number), frames)
-        else:
+        records: list[bytes] | JoinedRows
+        if isinstance(frames, list):
             records = self._seal(MessageKind.RECORD, frames)
+        else:
+            records = self._sealing.seal(self._headers(MessageKind.RECORD, frames.number), frames)
         self.sent.keep(records, now)
         return records
 
@@ -96,7 +97,7 @@ class LinkSession:
     def open(self, records: SealedRecords) -> OpenedRecords:
         """Open records, or asides, that have our index."""
         counters, headers, sealed = records.counters, records.headers, records.sealed
-        frames: Sequence[bytes]
+        frames: OpenedFrames
         try:
             frames = self._opening.open(headers, sealed, DATAGRAM_OVERHEAD_BYTES)
         except self._invalid:  # not all are right: one by one
@@ -124,7 +125,7 @@ class LinkSession:
 
     @staticmethod
     def _admit(
-        window: ReplayWindow, counters: Sequence[int], frames: Sequence[bytes], forged: int
+        window: ReplayWindow, counters: Sequence[int], frames: OpenedFrames, forged: int
     ) -> OpenedRecords:
         if not counters:
             return OpenedRecords([], [], forged, 0, 0, False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mcastd.protocols.link_control import CarriedStream
+from mcastd.rows import JoinedRows
 from mcastd.tunnel.gateway import UdpEnd
 
 # Links that a datagram may go by, one after another.
@@ -45,7 +46,7 @@ class CarriedRun(NamedTuple):
 class MessageBurst(NamedTuple):
     """Messages in order, and whom they go to."""
 
-    messages: Sequence[bytes]
+    messages: list[bytes] | JoinedRows
     to: UdpEnd
 
 
