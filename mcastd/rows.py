@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
-from operator import add
+from operator import add, attrgetter
 from struct import Struct
 from typing import Literal, Protocol, overload
 
@@ -210,10 +210,9 @@ class ChainedRows:
 
 def chained(rows: Sequence[Rows]) -> Sequence[Rows]:
     """The same in order, those of one size that follow each other as one."""
-    sizes = [each.size for each in rows]
-    if len(rows) > 1 and sizes.count(sizes[0]) == len(rows):  # as a rule
-        return [ChainedRows(rows)]
-    groups = ([*group] for _, group in groupby(rows, lambda each: each.size))
+    if len(rows) == 1:
+        return rows
+    groups = ([*group] for _, group in groupby(rows, attrgetter("size")))
     return [group[0] if len(group) == 1 else ChainedRows(group) for group in groups]
 
 

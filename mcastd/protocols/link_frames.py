@@ -18,11 +18,11 @@ from enum import IntEnum
 from functools import lru_cache
 from itertools import accumulate, groupby
 from operator import add
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.protocols.ascending import are_ascending, ascending_heads
-from mcastd.protocols.row_cipher import TOGETHER_MAX, TOGETHER_MIN
+from mcastd.protocols.row_cipher import TOGETHER_MIN
 from mcastd.rows import HeadedRows
 
 SEQUENCES = 1 << 32
@@ -70,47 +70,11 @@ OpenedFrames = list[bytes] | HeadedRows
 """Frames as they come; of one size, heads may lie apart."""
 
 
-class DatagramFrames(Sequence[bytes]):
-    """The frames of a run whose datagrams are of one size, to be written one behind another."""
-
-    __slots__ = ("_run", "number", "size")
-
-    def __init__(self, run: DatagramRun, payload_bytes: int) -> None:
-        """Its numbers do not go round."""
-        self.number = len(run.payloads)
-        self.size = _HEAD.size + payload_bytes
-        self._run = run
-
-    def write(self, memory: memoryview) -> None:
-        """Write them to the beginning of memory."""
-        run, count = self._run, self.number
-        fields: list[bytes | int] = [_head(FrameKind.DATAGRAM, run, 0)[:_COMMON_BYTES]] * (3 * count)
-        fields[1::3], fields[2::3] = range(run.sequence, run.sequence + count), run.payloads
-        _numbered(self.size - _HEAD.size, count).pack_into(memory, 0, *fields)
-
-    def __len__(self) -> int:
-        return self.number
-
-    @overload
-    def __getitem__(self, index: int, /) -> bytes: ...
-
-    @overload
-    def __getitem__(self, index: slice, /) -> list[bytes]: ...
-
-    def __getitem__(self, index: int | slice, /) -> bytes | list[bytes]:
-        run, places = self._run, range(self.number)[index]
-        if isinstance(places, int):
-            return _head(FrameKind.DATAGRAM, run, places) + run.payloads[places]
-        return [_head(FrameKind.DATAGRAM, run, place) + run.payloads[place] for place in places]
+class AlikeFrames(list[bytes]):
+    """Frames of one size, and so many that it is worth while to seal them together."""
 
 
-@lru_cache(maxsize=128)
-def _numbered(size: int, count: int) -> struct.Struct:
-    """Packs what all heads have in common, a number and a payload of ``size`` bytes, ``count`` times."""
-    return struct.Struct(">" + f"{_COMMON_BYTES}sI{size}s" * count)
-
-
-def build_frames(run: DatagramRun, sizes: Sequence[int], room: int) -> list[bytes] | DatagramFrames:
+def build_frames(run: DatagramRun, sizes: Sequence[int], room: int) -> list[bytes]:
     """The frames of a run, whose payloads have these ``sizes``, each of at most ``room`` bytes: more than 64.
 
     Those of equal datagrams are equally long, so that the kernel can cut them out of one buffer.
@@ -126,10 +90,8 @@ def build_frames(run: DatagramRun, sizes: Sequence[int], room: int) -> list[byte
         return [frame for index in range(count) for frame in _alone(run, index, space)]
     if run.sequence + count > SEQUENCES:
         return [_head(FrameKind.DATAGRAM, run, index) + payload for index, payload in enumerate(payloads)]
-    if longest == shortest and TOGETHER_MIN <= count <= TOGETHER_MAX:
-        return DatagramFrames(run, longest)
-    heads = ascending_heads(_head(FrameKind.DATAGRAM, run, 0), count)
-    return [*map(add, heads, payloads)]
+    frames = map(add, ascending_heads(_head(FrameKind.DATAGRAM, run, 0), count), payloads)
+    return AlikeFrames(frames) if longest == shortest and count >= TOGETHER_MIN else [*frames]
 
 
 def _head(kind: FrameKind, run: DatagramRun, index: int, count: int = 0) -> bytes:

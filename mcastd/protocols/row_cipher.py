@@ -1,12 +1,10 @@
-"""AES-256-GCM for many byte strings of one size, in memory that is used again and again.
+"""AES-256-GCM for many byte strings of one size: each is a call of the cipher, all else is a step for all.
 
 ```
-                                       memory that is leased
-   seal   what writes rows        -->  row row | sealed tag sealed tag  -->  nonce sealed tag nonce sealed tag
-   open   sealed tag, sealed tag  -->  row row                          -->  head, tail, head, tail
+   seal   row, row, ...          -->  nonce sealed tag nonce sealed tag ...
+   open   sealed tag, ...        -->  row row ...  -->  head, tail, head, tail, ...
+                                      in memory that is used again and again
 ```
-
-Each row still is a call of the cipher; all else is a step for all of them.
 """
 
 from __future__ import annotations
@@ -15,13 +13,12 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import repeat
-from typing import Protocol
 
 from mcastd.protocols.crypto import TAG_BYTES, cipher
 from mcastd.rows import HeadedRows, JoinedRows, RowBytes
 
-# Rows that are sealed or opened together: of fewer, of more, or of more bytes, each is by itself.
-TOGETHER_MIN, TOGETHER_MAX, MEMORY_BYTES = 4, 256, 1 << 19
+# Rows that are worth while to be done together; and what is opened together at most: more is done one by one.
+TOGETHER_MIN, TOGETHER_MAX, MEMORY_BYTES = 20, 256, 1 << 19
 # Memory that nobody uses just now, which is kept.
 SPARE_KEPT = 8
 # Views of rows that are kept for the next ones of their size, and lists of the first of these.
@@ -29,29 +26,12 @@ KEPT_VIEWS, KEPT_LISTS = 4096, 256
 
 SealRow = Callable[[bytes, RowBytes, None], bytes]
 """Seals or opens a row by its nonce."""
-SealInto = Callable[[bytes, RowBytes, None, memoryview], int]
-"""The same into memory that has just the size of what comes out. Returns that size."""
-
-
-class WrittenRows(Protocol):
-    """Rows of one size that can be written one behind another."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of each."""
-
-    @property
-    def number(self) -> int:
-        """How many there are."""
-
-    def write(self, memory: memoryview, /) -> None:
-        """Write them to the beginning of memory."""
-
-    def __getitem__(self, some: slice, /) -> list[bytes]: ...
+OpenInto = Callable[[bytes, RowBytes, None, memoryview], int]
+"""Opens a row into memory of just its size. Returns that size."""
 
 
 class _Memory:
-    """For rows of one size, and views of them that are kept. Pages that none has touched cost nothing."""
+    """For rows, and views of them that are kept. Pages that none has touched cost nothing."""
 
     def __init__(self) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -79,53 +59,33 @@ class _Memory:
         return rows[:number]
 
 
-# For rows, and for the same sealed. Appended to and popped from by any thread: each of these is one step
-_spare = deque[tuple[_Memory, _Memory]](maxlen=SPARE_KEPT)
+# Appended to and popped from by any thread: each of these is one step
+_spare = deque[_Memory](maxlen=SPARE_KEPT)
 
 
-def _lease() -> tuple[_Memory, _Memory]:
+def _lease() -> _Memory:
     try:
         return _spare.pop()
     except IndexError:
-        return _Memory(), _Memory()
-
-
-def _go_together(number: int, size: int) -> bool:
-    return TOGETHER_MIN <= number <= TOGETHER_MAX and number * size <= MEMORY_BYTES
+        return _Memory()
 
 
 class RowCipher:
     """Seals and opens rows, each under a nonce of its own."""
 
-    def __init__(
-        self,
-        seal_one: SealRow,
-        open_one: SealRow,
-        seal_into: SealInto | None = None,
-        open_into: SealInto | None = None,
-    ) -> None:
+    def __init__(self, seal_one: SealRow, open_one: SealRow, open_into: OpenInto | None = None) -> None:
         """What is sealed is longer than its row by TAG_BYTES."""
         self.seal_one = seal_one
         self.open_one = open_one
-        self._seal_into = seal_into
         self._open_into = open_into
 
-    def seal(self, nonces: Sequence[bytes], rows: WrittenRows) -> JoinedRows:
-        """Each nonce, and behind it the row that is sealed by it."""
-        size, number = rows.size, rows.number
-        sealed_size = size + TAG_BYTES
-        pieces: list[RowBytes] = [b""] * (2 * number)
-        pieces[::2] = nonces
-        if self._seal_into is None or not _go_together(number, sealed_size):
-            pieces[1::2] = map(self.seal_one, nonces, rows[:], repeat(None))
-            return JoinedRows(b"".join(pieces), len(nonces[0]) + sealed_size, number)
-        opened, sealed = memory = _lease()
-        rows.write(opened.bytes)
-        pieces[1::2] = into = sealed.rows(sealed_size, number)
-        deque(map(self._seal_into, nonces, opened.rows(size, number), repeat(None), into), maxlen=0)
+    def seal(self, nonces: Sequence[bytes], rows: Sequence[bytes]) -> JoinedRows:
+        """Each nonce, and behind it the row that is sealed by it. All rows are of one size."""
+        number = len(nonces)
+        pieces = [b""] * (2 * number)
+        pieces[::2], pieces[1::2] = nonces, map(self.seal_one, nonces, rows, repeat(None))
         joined = b"".join(pieces)
-        _spare.append(memory)
-        return JoinedRows(joined, len(nonces[0]) + sealed_size, number)
+        return JoinedRows(joined, len(joined) // number, number)
 
     def open(
         self, nonces: Sequence[bytes], sealed: Sequence[RowBytes], head_size: int
@@ -135,12 +95,13 @@ class RowCipher:
         Raises crypto.invalid_tag() if one of them is not right: then each has to be opened by itself.
         """
         size, number = len(sealed[0]) - TAG_BYTES, len(nonces)
-        if self._open_into is None or size < head_size or not _go_together(number, size):
+        is_large = number > TOGETHER_MAX or size * number > MEMORY_BYTES
+        if self._open_into is None or size < head_size or is_large:
             return [*map(self.open_one, nonces, sealed, repeat(None))]
-        opened, _ = memory = _lease()
+        memory = _lease()
         try:
-            deque(map(self._open_into, nonces, sealed, repeat(None), opened.rows(size, number)), maxlen=0)
-            return HeadedRows.read(opened.bytes, head_size, size, number)
+            deque(map(self._open_into, nonces, sealed, repeat(None), memory.rows(size, number)), maxlen=0)
+            return HeadedRows.read(memory.bytes, head_size, size, number)
         finally:
             _spare.append(memory)
 
@@ -148,6 +109,5 @@ class RowCipher:
 def row_cipher(key: bytes) -> RowCipher:
     """Under a key of 32 bytes."""
     aead = cipher(key)
-    # Debian 13 has a release of cryptography without these
-    into = getattr(aead, "encrypt_into", None), getattr(aead, "decrypt_into", None)
-    return RowCipher(aead.encrypt, aead.decrypt, *into)
+    # Debian 13 has a release of cryptography without decrypt_into
+    return RowCipher(aead.encrypt, aead.decrypt, getattr(aead, "decrypt_into", None))

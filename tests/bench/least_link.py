@@ -5,8 +5,8 @@ of streams, no windows, no counts. What a link takes more than this is its own; 
 kernel's and Python's. See ``least.py``, of which it has the batch of recvmmsg(2).
 
 ```
-   head + payload --> encrypt --> header + sealed --> sendmsg, cut by the kernel (UDP_SEGMENT)
-   recvmmsg (UDP_GRO) --> header, sealed --> decrypt --> payload
+   head + payload --> encrypt --> header, sealed joined --> sendmsg, cut by the kernel (UDP_SEGMENT)
+   recvmmsg (UDP_GRO) --> header, sealed --> decrypt --> head, payload
 ```
 """
 
@@ -71,8 +71,10 @@ class LeastLink:
 
     def send(self) -> None:
         frames = [*map(add, self._heads, self._payloads)]
-        sealed = map(self._cipher.encrypt, self._headers, frames, repeat(None))
-        self._here.sendmsg([*map(add, self._headers, sealed)], self._segments, 0, self._to)
+        pieces = [b""] * (2 * len(frames))
+        pieces[::2] = self._headers
+        pieces[1::2] = map(self._cipher.encrypt, self._headers, frames, repeat(None))
+        self._here.sendmsg([b"".join(pieces)], self._segments, 0, self._to)
 
     def receive(self) -> int:
         calls, memory, size = self._calls, self._memory, self._size

@@ -32,7 +32,7 @@ from mcastd.protocols.link_frames import (
     BUNDLE_MAX,
     DATAGRAM_OVERHEAD_BYTES,
     SEQUENCES,
-    DatagramFrames,
+    AlikeFrames,
     DatagramPart,
     DatagramRun,
     build_frames,
@@ -58,6 +58,7 @@ from mcastd.protocols.link_messages import (
     record_headers,
 )
 from mcastd.protocols.noise import EPHEMERAL_BYTES
+from mcastd.protocols.row_cipher import TOGETHER_MIN
 from mcastd.rows import HeadedRows, ListedRows
 
 ROOM = 1380
@@ -72,7 +73,7 @@ def run(*payloads: bytes, sequence: int = 17) -> DatagramRun:
 
 
 def built(run: DatagramRun, room: int) -> list[bytes]:
-    return [*build_frames(run, [*map(len, run.payloads)], room)]
+    return build_frames(run, [*map(len, run.payloads)], room)
 
 
 def datagrams(frames: list[bytes]) -> dict[int, bytes]:
@@ -270,23 +271,16 @@ def test_any_frames_are_read_or_are_none(frames: list[bytes]) -> None:
                 assert offset + len(piece) <= size <= MAX_DATAGRAM_BYTES
 
 
-def test_frames_are_written_as_they_are_read() -> None:
-    payloads = [bytes([number]) * 1316 for number in range(40)]
-    for room, first in ((ROOM, 17), (ROOM, SEQUENCES - 40)):
-        frames = build_frames(run(*payloads, sequence=first), [1316] * 40, room)
-        assert isinstance(frames, DatagramFrames)
-        memory = memoryview(bytearray(40 * frames.size + 1))
-        frames.write(memory)
-        assert memory == b"".join(frames) + b"\0"
-        assert (len(frames), frames.size, frames[-1], frames[3:5]) == (
-            40,
-            1328,
-            [*frames][39],
-            [*frames][3:5],
-        )
-        with pytest.raises(IndexError):
-            frames[40]
-    assert isinstance(build_frames(run(*payloads, sequence=SEQUENCES - 39), [1316] * 40, ROOM), list)
+def test_many_frames_of_one_size_are_told() -> None:
+    def is_told(*sizes: int) -> bool:
+        return isinstance(built(run(*map(bytes, sizes)), ROOM), AlikeFrames)
+
+    assert is_told(*[1316] * 40)
+    assert is_told(*[1000] * TOGETHER_MIN)
+    assert not is_told(*[1000] * (TOGETHER_MIN - 1))
+    assert not is_told(*[1000] * 40, 999)
+    assert not is_told(*[64] * 400)
+    assert not is_told(*[3000] * 40)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 2), st.integers(5, 9)), min_size=1, max_size=12))

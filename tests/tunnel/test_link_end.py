@@ -70,7 +70,7 @@ def test_datagrams_arrive_as_they_were() -> None:
     assert not there.end.counts.dropped
 
 
-def test_a_library_that_cannot_seal_into_memory_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_cannot_open_into_memory_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Debian 13 has such a one."""
     wire = LinkWire()
 
@@ -475,12 +475,12 @@ def test_whatever_is_not_of_the_peer_is_dropped_and_counted() -> None:
 def test_what_is_forged_among_others_costs_them_nothing() -> None:
     wire = LinkWire()
     here, there = wire.pair()
-    stream, burst = here.end.send([run(0, 10)], wire.now).bursts
+    stream, burst = here.end.send([run(0, 40)], wire.now).bursts
     wire.carry(there, there.end.take(listed(stream.messages), HERE, wire.now))
     records = burst.messages
     mixed = [*records[:4], records[4][:-1] + b"x", records[3], records[5][:20], *records[5:]]
     wire.carry(there, there.end.take(listed([*map(memoryview, mixed)]), HERE, wire.now))
-    assert numbers(there) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert numbers(there) == [0, 1, 2, 3, *range(5, 40)]
     assert there.end.counts.ignored == {step.FORGED: 1, step.REPLAYED_RECORD: 1, step.NO_MESSAGE: 1}
 
 

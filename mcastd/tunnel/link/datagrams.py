@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mcastd.counters import LinkCounters
 from mcastd.protocols.link_control import CarriedStream, StreamsAnnounced
 from mcastd.protocols.link_frames import (
-    DatagramFrames,
+    AlikeFrames,
     DatagramPart,
     DatagramRun,
     OpenedFrames,
@@ -59,15 +59,13 @@ class LinkDatagrams:
         self.incoming.expire(now)
         self._parts.expire(now)
 
-    def build(
-        self, runs: Sequence[CarriedRun], room: int, now: float
-    ) -> tuple[list[list[bytes] | DatagramFrames], list[int]]:
+    def build(self, runs: Sequence[CarriedRun], room: int, now: float) -> tuple[list[list[bytes]], list[int]]:
         """The frames of what may go of these, each in ``room`` bytes, and the numbers of their streams.
 
-        Those of different sizes are together as far as they follow each other.
+        AlikeFrames are by themselves, others together as far as they follow each other.
         """
         counts = self._counts
-        batches: list[list[bytes] | DatagramFrames] = []
+        batches: list[list[bytes]] = []
         numbers: list[int] = []
         for run in runs:
             payloads = run.payloads
@@ -81,10 +79,10 @@ class LinkDatagrams:
             number = self.outgoing.number(run.stream)
             numbers.append(number)
             frames = build_frames(DatagramRun(number, run.sequence, run.hops, run.ttl, payloads), sizes, room)
-            if batches and isinstance(frames, list) and isinstance(last := batches[-1], list):
-                last += frames
-            else:
+            if not batches or isinstance(frames, AlikeFrames) or isinstance(batches[-1], AlikeFrames):
                 batches.append(frames)
+            else:
+                batches[-1] += frames
             counts.sent += count
             counts.sent_bytes += sum(sizes)
         return batches, numbers

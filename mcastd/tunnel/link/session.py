@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mcastd.counters import LinkCounters
 from mcastd.protocols.crypto import TAG_BYTES, invalid_tag
-from mcastd.protocols.link_frames import DATAGRAM_OVERHEAD_BYTES, DatagramFrames, OpenedFrames
+from mcastd.protocols.link_frames import DATAGRAM_OVERHEAD_BYTES, AlikeFrames, OpenedFrames
 from mcastd.protocols.link_messages import (
     COUNTERS,
     RECORD_OVERHEAD_BYTES,
@@ -19,7 +19,7 @@ from mcastd.protocols.link_messages import (
     record_headers,
 )
 from mcastd.protocols.noise import NoiseKeys
-from mcastd.protocols.row_cipher import RowCipher, row_cipher
+from mcastd.protocols.row_cipher import TOGETHER_MIN, RowCipher, row_cipher
 from mcastd.rows import JoinedRows
 from mcastd.tunnel.link.reception import RecordReception
 from mcastd.tunnel.link.sent import SentRecords
@@ -81,13 +81,13 @@ class LinkSession:
         """Of the next record."""
         return self._counters[MessageKind.RECORD]
 
-    def seal(self, frames: list[bytes] | DatagramFrames, now: float) -> list[bytes] | JoinedRows:
+    def seal(self, frames: list[bytes], now: float) -> list[bytes] | JoinedRows:
         """The records that carry frames, in order; joined, if they are sealed together."""
         records: list[bytes] | JoinedRows
-        if isinstance(frames, list):
-            records = self._seal(MessageKind.RECORD, frames)
+        if isinstance(frames, AlikeFrames):
+            records = self._sealing.seal(self._headers(MessageKind.RECORD, len(frames)), frames)
         else:
-            records = self._sealing.seal(self._headers(MessageKind.RECORD, frames.number), frames)
+            records = self._seal(MessageKind.RECORD, frames)
         self.sent.keep(records, now)
         return records
 
@@ -99,7 +99,10 @@ class LinkSession:
         counters, headers, sealed = records.counters, records.headers, records.sealed
         frames: OpenedFrames
         try:
-            frames = self._opening.open(headers, sealed, DATAGRAM_OVERHEAD_BYTES)
+            if len(sealed) < TOGETHER_MIN:
+                frames = [*map(self._opening.open_one, headers, sealed, repeat(None))]
+            else:
+                frames = self._opening.open(headers, sealed, DATAGRAM_OVERHEAD_BYTES)
         except self._invalid:  # not all are right: one by one
             opened = [*map(self._open_one, headers, sealed)]
             frames = [frame for frame in opened if frame is not None]
