@@ -1,4 +1,4 @@
-"""Rows that are sealed and opened together, beside each by itself; with memory to open them into or without."""
+"""Rows sealed and opened together, beside each by itself; with memory to open them into, and without."""
 
 from __future__ import annotations
 
