@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 
 from mcastd.protocols.crypto import TAG_BYTES, cipher
@@ -79,8 +79,8 @@ class RowCipher:
         self.open_one = open_one
         self._open_into = open_into
 
-    def seal(self, nonces: Sequence[bytes], rows: Sequence[bytes]) -> JoinedRows:
-        """Each nonce, and behind it the row that is sealed by it. All rows are of one size."""
+    def seal(self, nonces: Sequence[bytes], rows: Iterable[bytes]) -> JoinedRows:
+        """Each nonce, and behind it the row that is sealed by it. There are as many rows, all of one size."""
         number = len(nonces)
         pieces = [b""] * (2 * number)
         pieces[::2], pieces[1::2] = nonces, map(self.seal_one, nonces, rows, repeat(None))

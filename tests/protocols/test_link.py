@@ -73,7 +73,7 @@ def run(*payloads: bytes, sequence: int = 17) -> DatagramRun:
 
 
 def built(run: DatagramRun, room: int) -> list[bytes]:
-    return build_frames(run, [*map(len, run.payloads)], room)
+    return [*build_frames(run, [*map(len, run.payloads)], room)]
 
 
 def datagrams(frames: list[bytes]) -> dict[int, bytes]:
@@ -273,7 +273,9 @@ def test_any_frames_are_read_or_are_none(frames: list[bytes]) -> None:
 
 def test_many_frames_of_one_size_are_told() -> None:
     def is_told(*sizes: int) -> bool:
-        return isinstance(built(run(*map(bytes, sizes)), ROOM), AlikeFrames)
+        frames = build_frames(run(*map(bytes, sizes)), sizes, ROOM)
+        assert len(frames) == len([*frames])
+        return isinstance(frames, AlikeFrames)
 
     assert is_told(*[1316] * 40)
     assert is_told(*[1000] * TOGETHER_MIN)

@@ -59,13 +59,15 @@ class LinkDatagrams:
         self.incoming.expire(now)
         self._parts.expire(now)
 
-    def build(self, runs: Sequence[CarriedRun], room: int, now: float) -> tuple[list[list[bytes]], list[int]]:
+    def build(
+        self, runs: Sequence[CarriedRun], room: int, now: float
+    ) -> tuple[list[list[bytes] | AlikeFrames], list[int]]:
         """The frames of what may go of these, each in ``room`` bytes, and the numbers of their streams.
 
         AlikeFrames are by themselves, others together as far as they follow each other.
         """
         counts = self._counts
-        batches: list[list[bytes]] = []
+        batches: list[list[bytes] | AlikeFrames] = []
         numbers: list[int] = []
         for run in runs:
             payloads = run.payloads
@@ -79,10 +81,10 @@ class LinkDatagrams:
             number = self.outgoing.number(run.stream)
             numbers.append(number)
             frames = build_frames(DatagramRun(number, run.sequence, run.hops, run.ttl, payloads), sizes, room)
-            if not batches or isinstance(frames, AlikeFrames) or isinstance(batches[-1], AlikeFrames):
-                batches.append(frames)
+            if batches and isinstance(frames, list) and isinstance(last := batches[-1], list):
+                last += frames
             else:
-                batches[-1] += frames
+                batches.append(frames)
             counts.sent += count
             counts.sent_bytes += sum(sizes)
         return batches, numbers

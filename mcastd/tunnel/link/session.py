@@ -81,13 +81,13 @@ class LinkSession:
         """Of the next record."""
         return self._counters[MessageKind.RECORD]
 
-    def seal(self, frames: list[bytes], now: float) -> list[bytes] | JoinedRows:
+    def seal(self, frames: list[bytes] | AlikeFrames, now: float) -> list[bytes] | JoinedRows:
         """The records that carry frames, in order; joined, if they are sealed together."""
         records: list[bytes] | JoinedRows
-        if isinstance(frames, AlikeFrames):
-            records = self._sealing.seal(self._headers(MessageKind.RECORD, len(frames)), frames)
-        else:
+        if isinstance(frames, list):
             records = self._seal(MessageKind.RECORD, frames)
+        else:
+            records = self._sealing.seal(self._headers(MessageKind.RECORD, len(frames)), frames)
         self.sent.keep(records, now)
         return records
 
