@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
@@ -152,6 +152,9 @@ class HeadedRows(Sequence[bytes]):
 
     def __len__(self) -> int:
         return len(self.heads)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(add, self.heads, self.tails)
 
     @overload
     def __getitem__(self, index: int, /) -> bytes: ...
