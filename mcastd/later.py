@@ -33,12 +33,12 @@ class Later:
 
 
 class Once(Generic[T]):
-    """What many may want and nobody may: made when it is first asked for, and never again. For any thread."""
+    """A value that is made when it is first asked for, and once. For any thread."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._making = threading.Lock()
-        self.made: T | None = None  # None: nobody has wanted it
+        self.made: T | None = None  # None: it was not asked for yet
 
     def __call__(self) -> T:
         with self._making:

@@ -56,8 +56,8 @@ DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes
 DEFAULT_MAX_SKEW_SECONDS = 0.05
 # How long a gap is waited for with repair, if reorder does not say it: two matrices of 100 at 5 Mbit/s.
 FEC_HOLD_SECONDS = 0.5
-# How long datagrams gather where max_latency is absent; and those of files, for which nobody waits. In that
-# time the default buffer is filled by what comes at 1 Gbit/s.
+# max_latency where it is absent: of datagrams, and of those of files, which nobody waits for one by one. In
+# 20 ms at 1 Gbit/s comes what fills the default buffer.
 LATENCY_SECONDS, FILES_LATENCY_SECONDS = 0.001, 0.02
 # With a smaller receive buffer datagrams are taken at once: it holds too few to let them gather.
 GATHERING_BUFFER_MIN_BYTES = 1 << 20

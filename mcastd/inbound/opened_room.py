@@ -32,5 +32,5 @@ class OpenedRoom:
         return self._places[start:end]
 
     def clear(self) -> None:
-        """All places are free again: nobody reads what is in them."""
+        """Have all places free again. What is in them must be in use no more."""
         self._taken = 0

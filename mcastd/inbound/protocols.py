@@ -7,7 +7,7 @@ without a clock.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mcastd.config import InboundProtocol, InboundSubscription
@@ -50,39 +50,29 @@ OF_A_LEG: dict[str, Callable[[Any, Counter[str], str], NumberedSequencer]] = {
 
 def makers_of(subscription: InboundSubscription) -> Iterator[Callable[..., Any]]:
     """What makes a subscription's protocol."""
-    kind = subscription.protocol.kind
     if subscription.payload is not None:
         yield CHECKED
+    yield from _unchecked(subscription)
+
+
+def _unchecked(subscription: InboundSubscription) -> Sequence[Callable[..., Any]]:
+    """The same without the checks of payloads; for numbered legs that are merged, with what each leg has."""
+    kind = subscription.protocol.kind
     if subscription.fec:
-        yield REPAIRING
-    elif not subscription.legs:
-        yield PROTOCOLS[kind]
-    elif subscription.merge == "payload":
-        yield MATCHING
-    else:
-        yield from (MERGING, OF_A_LEG[kind])
+        return [REPAIRING]
+    if not subscription.legs:
+        return [PROTOCOLS[kind]]
+    return [MATCHING] if subscription.merge == "payload" else [MERGING, OF_A_LEG[kind]]
 
 
 def make_protocol(subscription: InboundSubscription, dropped: Counter[str], worker: str) -> Sequencer | None:
-    protocol = _make_unchecked(subscription, dropped, worker)
-    if subscription.payload is None:
-        return protocol
-    checked: Sequencer = CHECKED(subscription.protocol.kind, protocol)
-    return checked
-
-
-def _make_unchecked(
-    subscription: InboundSubscription, dropped: Counter[str], worker: str
-) -> Sequencer | None:
     settings, labels = subscription.protocol, [leg.label for leg in subscription.legs]
+    make, *of_a_leg = _unchecked(subscription)
     made: Sequencer | None
-    if subscription.fec:
-        made = REPAIRING(settings, dropped, worker)
-    elif not labels:
-        made = PROTOCOLS[settings.kind](settings, dropped, worker)
-    elif subscription.merge == "payload":
-        made = MATCHING(labels, dropped, worker)
+    if of_a_leg:
+        made = make(labels, lambda: of_a_leg[0](settings, dropped, worker), dropped, worker)
     else:
-        of_a_leg = OF_A_LEG[settings.kind]
-        made = MERGING(labels, lambda: of_a_leg(settings, dropped, worker), dropped, worker)
+        made = make(labels or settings, dropped, worker)
+    if subscription.payload is not None:
+        made = CHECKED(settings.kind, made)
     return made

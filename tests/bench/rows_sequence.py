@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
 import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+
+from support.in_slots import SlotBatch
 
 from bench.context import Bench
 from bench.measure import Samples, middle
@@ -18,7 +19,6 @@ from mcastd.inbound.merging import MergingSequencer
 from mcastd.inbound.numbered import RtpSequencer
 from mcastd.net.legs import LegBatch
 from mcastd.net.slots import Slots
-from mcastd.rows import Rows
 
 SENDER = "192.0.2.7"
 HEADER = struct.Struct(">BBHII")
@@ -34,36 +34,18 @@ LEGS_BATCH, LEGS_PAIRS, LEGS_ROUNDS = 256, 25, 8
 LEGS_GOALS = {0.0: 20.0, 0.01: 450.0}
 
 
-class PreparedBatch:
-    """Datagrams in their slots, as an arena has them; whoever wrote them is not measured."""
+class PreparedBatch(SlotBatch):
+    """Datagrams of one length from one sender; whoever wrote them is not measured."""
 
-    truncated = 0
     origins = ()
 
     def __init__(
         self, slots: Slots, count: int, times: Sequence[int], header_bytes: int = HEADER.size
     ) -> None:
         """Each has PAYLOAD_BYTES behind a header."""
+        super().__init__(slots, [header_bytes + PAYLOAD_BYTES] * count)
         self.sources: Sequence[tuple[str, int]] = [(SENDER, count)]
         self.times = times
-        self.size = count * (header_bytes + PAYLOAD_BYTES)
-        self._count = count
-        self._slots = slots
-        self._lengths = [header_bytes + PAYLOAD_BYTES] * count
-
-    def __len__(self) -> int:
-        return self._count
-
-    @property
-    def payloads(self) -> Sequence[memoryview]:
-        return [slot[:length] for slot, length in zip(self._slots.views, self._lengths, strict=False)]
-
-    @property
-    def rows(self) -> Sequence[Rows]:
-        return self._slots.rows(self._lengths)
-
-    def write(self, fd: int) -> int:
-        return os.writev(fd, self.payloads)
 
 
 def _cost(count: int, *, jitter: bool) -> dict[str, float]:

@@ -6,77 +6,28 @@ With all that has to be done by the kernel, and by hashes and ciphers, this is w
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from types import FrameType
 
 import pytest
+from support.calls import counted_calls
 from support.flute import pass_of
+from support.in_slots import InSlots
 from support.trees import directory_sink
 
-import mcastd
 from mcastd.config import FluteInbound
 from mcastd.delivery.carousel import Carousel
 from mcastd.delivery.catalog import Catalog
 from mcastd.inbound.flute import FluteSequencer
+from mcastd.net.link import ListBatch
 from mcastd.net.slots import SLOTS, Slots
-from mcastd.rows import Rows
 
-ROOT = str(Path(mcastd.__file__).parent)
 SYMBOL_BYTES = 1448
 # Of a stripe of eight blocks, each with 1024 symbols.
 FILE_BYTES = 8 * 1024 * SYMBOL_BYTES
-
-
-class Calls:
-    """Counts calls of functions of mcastd."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-
-    def during(self, work: Callable[[], object]) -> None:
-        sys.setprofile(self._count)
-        try:
-            work()
-        finally:
-            sys.setprofile(None)
-
-    def _count(self, frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(ROOT):
-            self.counts[frame.f_code.co_qualname] += 1
-
-
-class InSlots:
-    """A batch of datagrams that lie in slots, as one recvmmsg(2) leaves them there."""
-
-    truncated = 0
-    origins = times = ()
-
-    def __init__(self, slots: Slots, datagrams: Sequence[bytes]) -> None:
-        for view, datagram in zip(slots.views, datagrams, strict=False):
-            view[: len(datagram)] = datagram
-        self._slots = slots
-        self._lengths = [*map(len, datagrams)]
-        self.sources = [("192.0.2.7", len(datagrams))]
-        self.size = sum(self._lengths)
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    @property
-    def payloads(self) -> Sequence[memoryview]:
-        return [slot[:length] for slot, length in zip(self._slots.views, self._lengths, strict=False)]
-
-    @property
-    def rows(self) -> Sequence[Rows]:
-        return self._slots.rows(self._lengths)
-
-    def write(self, fd: int) -> int:
-        raise NotImplementedError
 
 
 @pytest.fixture
@@ -94,20 +45,26 @@ def test_a_batch_that_is_received_in_order(carousel: Carousel, tmp_path: Path) -
     datagrams = [*chain.from_iterable(pass_of(carousel, 0, 3600.0, time.time))]
     dropped: Counter[str] = Counter()
     sequencer, sink = FluteSequencer(FluteInbound(), dropped), directory_sink(tmp_path / "files")
-    slots, calls = Slots(), Calls()
+    slots, calls = Slots(), Counter[str]()
 
-    def take(datagrams: Sequence[bytes]) -> None:
-        for given in sequencer.feed(InSlots(slots, datagrams)):
+    def received(datagrams: Sequence[bytes]) -> InSlots:
+        return InSlots(slots, ListBatch(datagrams, addresses=["192.0.2.7"] * len(datagrams)))
+
+    def take(batch: InSlots) -> None:
+        for given in sequencer.feed(batch):
             sink.write(given)
 
     batches = [datagrams[at : at + SLOTS] for at in range(0, len(datagrams), SLOTS)]
     counted = batches[3:-3]  # the first ones begin the file and its blocks, the last ones end them
     for batch in batches[:3]:
-        take(batch)
+        take(received(batch))
     for batch in counted:
-        calls.during(lambda batch=batch: take(batch))  # type: ignore[misc] # mypy cannot infer its type
+        lying = received(batch)
+        with counted_calls() as counts:
+            take(lying)
+        calls += counts
     for batch in batches[-3:]:
-        take(batch)
+        take(received(batch))
     while not (tmp_path / "files" / "image").exists():  # what takes long is done in steps
         sink.tick(sink.deadline)
     sink.close()
@@ -115,24 +72,17 @@ def test_a_batch_that_is_received_in_order(carousel: Carousel, tmp_path: Path) -
     assert (dropped.total(), sink.counters.dropped.total()) == (0, 0)
     assert sink.counters.written == len(datagrams)
     # Some nine runs of symbols, of twelve functions each, and what is done once
-    assert calls.counts.total() / len(counted) < 170, calls.counts
+    assert calls.total() / len(counted) < 170, calls
 
 
 def test_a_pass_that_is_sent(carousel: Carousel) -> None:
     """A turn of all blocks has 128 datagrams, and several go together; they are made by the block."""
     carousel.describe(3600.0)
-    calls = Calls()
-    sent = 0
-
-    def send() -> None:
-        nonlocal sent
-        while (datagrams := carousel.next(0.0)) is not None:
-            sent += len(datagrams.sizes)
-
     for number in range(2):
         carousel.begin(number)
         sent = 0
-        calls.counts.clear()
-        calls.during(send)
+        with counted_calls() as calls:
+            while (datagrams := carousel.next(0.0)) is not None:
+                sent += len(datagrams.sizes)
     assert sent > 8 * 1024
-    assert calls.counts.total() / (sent / SLOTS) < 60, calls.counts
+    assert calls.total() / (sent / SLOTS) < 60, calls

@@ -8,47 +8,17 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.in_slots import InSlots
 
 from mcastd.inbound.pieces import BatchColumns, CopiedBatch, PartBatch, joined
 from mcastd.net.link import Batch, ListBatch, Origin
 from mcastd.net.slots import Slots
-from mcastd.rows import SpacedRows
 
 A, B = "192.0.2.7", "192.0.2.8"
 ORIGINS = [Origin(A, 5004, 2, 64), Origin(B, 5004, 3, 63)]
 DATAGRAMS = st.lists(
     st.tuples(st.integers(0, 255), st.sampled_from([3, 3, 3, 5]), st.integers(0, 1)), min_size=1, max_size=40
 )
-
-
-class InSlots:
-    """A batch in an arena, as far as it has datagrams; whatever else a ListBatch says of them."""
-
-    truncated = 0
-
-    def __init__(self, slots: Slots, listed: ListBatch) -> None:
-        for view, payload in zip(slots.views, listed.payloads, strict=False):
-            view[: len(payload)] = payload
-        self.origins = listed.origins
-        self.times = listed.times
-        self.sources = listed.sources
-        self.size = listed.size
-        self._slots = slots
-        self._lengths = [*map(len, listed.payloads)]
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    @property
-    def payloads(self) -> Sequence[memoryview]:
-        return [slot[:length] for slot, length in zip(self._slots.views, self._lengths, strict=False)]
-
-    @property
-    def rows(self) -> Sequence[SpacedRows]:
-        return self._slots.rows(self._lengths)
-
-    def write(self, fd: int) -> int:
-        return os.writev(fd, self.payloads)
 
 
 def of(datagrams: Sequence[tuple[int, int, int]], metadata: str) -> ListBatch:
