@@ -27,7 +27,7 @@ SENDER, RECEIVER = "10.9.0.1", "10.9.0.2"
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 FILES = 20_000  # descriptors that 2,000 workers may need
 SOURCES = Path(__file__).parent
-PROGRAMS = ("receive", "blast", "send", "latency", "many", "crowd")
+PROGRAMS = ("receive", "blast", "send", "latency", "many", "crowd", "awake")
 MIB = 1 << 20
 LOOK = 0.02  # seconds between looks at whether a program is busy
 QUIET = 100_000  # ns of CPU time meanwhile that are not called busy: threads that keep time
@@ -112,6 +112,10 @@ class Lab:
         program = Program(host.enter(command), log=self.log, **options)
         stack.callback(program.stop)
         return program
+
+    def keep_awake(self, stack: contextlib.ExitStack) -> None:
+        """No processor sleeps until the stack is unwound: for rows on punctuality."""
+        self.start(self.sender, self.program("awake"), stack=stack)
 
     def blast(
         self,

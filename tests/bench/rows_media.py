@@ -159,6 +159,7 @@ def _of_rate(bench: Bench, rate: str, priority: Sequence[str]) -> Samples:
     def run(player: Player) -> dict[str, float]:
         to, capture = lab.new_address(), lab.new_path("wire")
         with contextlib.ExitStack() as stack:
+            lab.keep_awake(stack)
             filtered = ("-q", "-i", INTERFACE, "-f", f"udp port {to.port}", "-w", str(capture))
             dumpcap = lab.start(lab.receiver, program("dumpcap"), *filtered, stack=stack)
             lab.wait_for(lambda: capture.exists() and capture.stat().st_size > 0, "dumpcap's file")

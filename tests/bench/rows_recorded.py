@@ -74,6 +74,7 @@ def replay(bench: Bench) -> list[Result]:
     count = bench.choose(16_000, 6_000)
     came = [n * BETWEEN + WAVE[n % len(WAVE)] for n in range(count)]
     with contextlib.ExitStack() as stack:
+        lab.keep_awake(stack)
         to, other, third = (lab.new_address() for _ in range(3))
         ours, theirs, evenly = (Probe(lab, address, stack) for address in (to, other, third))
         files = [lab.new_path(f"recording{n}") for n in range(2)]

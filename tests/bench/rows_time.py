@@ -50,6 +50,7 @@ def intervals(bench: Bench) -> list[Result]:
     lab = bench.lab
     seconds = bench.choose(21, 9)
     with contextlib.ExitStack() as stack:
+        lab.keep_awake(stack)
         source = lab.new_path("lines")
         source.write_text("news\n" * 1000)
         addresses = [lab.new_address() for _ in range(2 + CHANNELS)]
