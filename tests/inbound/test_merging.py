@@ -6,7 +6,9 @@ import math
 import random
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from mcastd.inbound.merging import HEARTBEAT_SECONDS, MergingSequencer
 from mcastd.inbound.protocols import make_protocol
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import ListBatch
+from mcastd.protocols import moldudp64
 from mcastd.sequence.reorder import HELD_MAX
 from mcastd.worker import Books, Vitals
 
@@ -289,6 +292,53 @@ def test_messages_are_merged_by_their_numbers_however_they_are_cut() -> None:
     assert merged.feed(0, mold(16, 2)) == [mold(16, 2)]
     assert merged.feed(1, mold(14, 2), mold(16, 2)) == [mold(14, 2)]
     assert merged.dropped == {"other-leg": 5}
+
+
+def test_two_lines_of_another_encoder_have_all_messages_that_one_of_them_brought() -> None:
+    pytest.importorskip("moldudp")
+    messages = {number: b"%d " % number * (number % 40) for number in range(1, 2001)}
+    # Each line cuts them into packets at other places
+    lines = [[*by_another_encoder(messages, together)] for together in (7, 11)]
+    turns = sorted((number, leg, packet) for leg, line in enumerate(lines) for number, packet in line)
+    merged, chance = Merged("moldudp64", max_skew=0), random.Random(7)
+    came, gone = dict[int, bytes](), dict[int, bytes]()
+    for number, leg, packet in turns:
+        if number < 20 or chance.random() > 0.2:
+            came |= by_another_decoder(packet)
+            for given in merged.feed(leg, packet):
+                gone |= by_another_decoder(given)
+    assert merged.expire(math.inf) == []
+    assert gone == came == {number: messages[number] for number in came}
+    assert 0 < len(messages) - len(came) < 200, "some are lost by both"
+    assert merged.counted.lost == max(came) - len(came)
+    assert merged.dropped.keys() == {"other-leg"}
+
+
+def by_another_encoder(messages: Mapping[int, bytes], together: int) -> Iterator[tuple[int, bytes]]:
+    """Packets of at most so many messages, each with the number of its first message."""
+    from moldudp.codec.encoder import MoldUDPEncoder
+
+    for begin in range(1, len(messages) + 1, together):
+        packets = list[bytes]()
+        encoder = MoldUDPEncoder(SimpleNamespace(publish=lambda packet, to=packets: to.append(bytes(packet))))
+        encoder.session(b"20261126AB")
+        encoder.seq(begin)
+        for number in range(begin, min(begin + together, len(messages) + 1)):
+            encoder.add_msg(messages[number])
+        encoder.process()
+        counts = map(moldudp64.messages, packets)
+        yield from zip(accumulate(counts, initial=begin), packets, strict=False)
+
+
+def by_another_decoder(packet: bytes) -> dict[int, bytes]:
+    """The messages of a packet, by number."""
+    from moldudp.codec.decoder import MoldUDPDecoder
+
+    found = list[bytes]()
+    decoder = MoldUDPDecoder(SimpleNamespace(on_msgblk=found.append))
+    decoder.buffer(packet)
+    decoder.decode()
+    return dict(enumerate(found, decoder.seq()))
 
 
 def test_heartbeats_go_on_by_one_leg() -> None:
