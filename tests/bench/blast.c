@@ -96,7 +96,7 @@ static void make_headers(char *at, int fd, const char *interface, const struct s
     if (ioctl(inet, SIOCGIFADDR, &request))
         die("SIOCGIFADDR");
     close(inet);
-    struct iphdr ip = {.version = 4, .ihl = 5, .tot_len = htons(28 + size), .frag_off = htons(IP_DF), .ttl = 1,
+    struct iphdr ip = {.version = 4, .ihl = 5, .tot_len = htons(28 + size), .frag_off = htons(IP_DF), .ttl = 8,
                        .protocol = IPPROTO_UDP, .daddr = to->sin_addr.s_addr,
                        .saddr = ((struct sockaddr_in *)&request.ifr_addr)->sin_addr.s_addr};
     uint16_t words[10];
