@@ -13,6 +13,8 @@ from mcastd.protocols import row_cipher as module
 from mcastd.protocols.crypto import TAG_BYTES, cipher, invalid_tag
 from mcastd.protocols.row_cipher import KEPT_VIEWS, TOGETHER_MAX, TOGETHER_MIN, RowCipher, row_cipher
 
+pytest.importorskip("cryptography")
+
 KEY = bytes(range(32))
 HEAD_BYTES = 5
 
