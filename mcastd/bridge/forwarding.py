@@ -241,7 +241,7 @@ class Forwarding:
 
     def _decide(self, came_by: int, source: Address, group: Address, *, alone: bool = False) -> Course:
         course = decide(self._rules, came_by, source, group, self._wants)
-        if course.bridges and not alone and not self._may_come_by(came_by, source):
+        if course.is_taken and not alone and not self._may_come_by(came_by, source):
             return Course({}, dict.fromkeys(course.bridges, SENDER_ELSEWHERE))
         return course
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import ip_address
 
 from mcastd import clock
-from mcastd.bridge.rules import NO_INTERFACE
+from mcastd.bridge.rules import NO_INTERFACE, OF_THIS_LINK
 from mcastd.config import Bridge
 from mcastd.counters import BridgeCounters
 from mcastd.errors import LinkError
-from mcastd.ip import Address
+from mcastd.ip import Address, stays_at_home
 from mcastd.net.interfaces import Interface
-from mcastd.net.link import FULL_ERRNOS, Receiver, Sender, TtlSender, runs_by_ttl
+from mcastd.net.link import FULL_ERRNOS, Origin, Receiver, Sender, TtlSender, runs_by
 from mcastd.net.payloads import Payloads, as_payloads
 from mcastd.token_bucket import TokenBucket
 
@@ -121,8 +123,13 @@ class Relay:
         self._counters.received += len(batch)
         self._counters.received_bytes += batch.size
         self._count_overflow(stream, stream.receiver.glance().overflow)
-        for ttl, payloads in runs_by_ttl(batch.origins, as_payloads(batch.payloads)):
-            self._send(stream, ttl, payloads)
+        assert self._config is not None
+        are_named = bool(self._config.sources)
+        for (ttl, stays), payloads in runs_by(_manner, batch.origins, as_payloads(batch.payloads)):
+            if stays and not are_named:
+                self._counters.dropped[OF_THIS_LINK] += len(payloads)
+            else:
+                self._send(stream, ttl, payloads)
         if stream.receiver.emptied:
             stream.receiver.idle()
 
@@ -187,6 +194,16 @@ class Relay:
         self._count_overflow(stream, stream.receiver.load().overflow)
         stream.receiver.close()
         _close(stream.ways)
+
+
+@lru_cache(maxsize=4096)
+def _manner(origin: Origin) -> tuple[int, bool]:
+    """The TTL that a datagram came with, and whether its source has no meaning elsewhere.
+
+    The relay takes such a sender as little as a router does (see rules.py), unless the settings name it: what
+    it sends may go elsewhere with this host's address.
+    """
+    return origin.ttl, stays_at_home(ip_address(origin.source))
 
 
 def _rewritten(config: Bridge, group: Address, port: int) -> tuple[Address, int]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from mcastd.config.addresses import means_several
+from mcastd.config.addresses import format_prefix, means_several
 from mcastd.config.model import Conflicts, Model, WorkerSettings, check_distinct, check_limit
 from mcastd.config.types import (
     AnyInterface,
@@ -60,7 +60,9 @@ class Bridge(WorkerSettings):
         " ff02::/16) is none of them."
     )
     sources: tuple[SourcePrefix, ...] = Field(
-        (), description="Addresses of senders, by themselves or by prefixes; absent: any sender."
+        (),
+        description="Addresses of senders, by themselves or by prefixes; absent: any sender. A link-local one"
+        " is for the relay: no router forwards what has such a source.",
     )
     when: Literal["joined", "always"] = Field(
         "joined",
@@ -164,6 +166,13 @@ class Bridge(WorkerSettings):
 
     def _contradictions(self) -> Iterator[tuple[Location, str]]:
         """Keys of one engine where the other one is meant, and what the relay lacks."""
+        if self._are_of_link and (self.engine == "kernel" or not self.ports):
+            yield (
+                ("sources",),
+                f"{self._are_of_link[0]} is link-local, and no router forwards it: make a bridge of its own"
+                ' for it, with ports and when = "always": the relay sends from this host\'s own address',
+            )
+            return
         keys = {
             "ports": self.ports,
             "raise_ttl": self.raise_ttl,
@@ -204,8 +213,13 @@ class Bridge(WorkerSettings):
     @property
     def needs_relay(self) -> bool:
         """Return True if the kernel cannot do all that is asked."""
-        asked = self.raise_ttl or self.rewrite is not None or self.rate is not None
-        return self.engine == "relay" or asked
+        asked = self.raise_ttl or self.rewrite is not None or self.rate is not None or self._are_of_link
+        return self.engine == "relay" or bool(asked)
+
+    @property
+    def _are_of_link(self) -> list[str]:
+        """The sources that have an address of their link alone: RFC 3927, RFC 4291 section 2.5.6."""
+        return [format_prefix(prefix) for prefix in self.sources if prefix.is_link_local]
 
     @property
     def may_relay(self) -> bool:

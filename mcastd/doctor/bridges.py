@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 from mcastd.config import Bridge
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.quoting import sysctl
 from mcastd.doctor.subject import Subject
+from mcastd.ip import stays_at_home
 from mcastd.status import BridgeStatus, RouteStatus
 
 # Groups that a finding names.
@@ -44,6 +46,7 @@ def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
             f"have the sender set a TTL of {threshold + 1} or more, or set raise_ttl = true and sources in"
             f" {subject.table}",
         )
+    yield from _of_their_link(subject, status)
     for querier in status.queriers:
         if not querier.asks:
             yield Finding(
@@ -67,6 +70,26 @@ def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
             (f"joined: {', '.join(joined[:NAMED_MAX]) or 'nowhere'}; no datagram came (status)",),
             "see whether the sender runs, and whether its network brings it here:"
             f" mcastctl listen -i {(*status.comes_by, 'IFACE')[0]} {dry[0]}:PORT",
+        )
+
+
+def _of_their_link(subject: Subject[Bridge], status: BridgeStatus) -> Iterator[Said]:
+    """Senders with an address that no router forwards from."""
+    earlier, dropped = subject.before(BridgeStatus).counters.dropped, status.counters.dropped
+    before, now = earlier.get("link-local", 0), dropped.get("link-local", 0)
+    if now > before:
+        routes = [one for one in status.routes if one.packets and stays_at_home(ip_address(one.source))]
+        yield Finding(
+            "bridge-link-local",
+            Severity.BROKEN,
+            "what comes goes no further: its sender's address is of the sender's link alone, and no router"
+            " forwards from there (RFC 3927, RFC 4291)",
+            (
+                f"dropped for that: {now - before} while watched, {now} in all (status)",
+                *(f"{_way(route)}: {route.packets} packets came (status)" for route in routes[:NAMED_MAX]),
+            ),
+            "give the sender an address of its network, as by DHCP; or make a bridge of its own for it, with"
+            ' the address in sources, ports, and when = "always": the relay sends from this host\'s address',
         )
 
 

@@ -11,9 +11,10 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from mcastd.bounded import Patience
 from mcastd.ip import SourceFilter
@@ -126,16 +127,27 @@ class ListBatch:
 NOTHING = ListBatch(())  # what is received where nothing has come
 
 
-def runs_by_ttl(origins: Sequence[Origin], payloads: Payloads) -> Iterable[tuple[int, Payloads]]:
-    """These payloads, in order: those in a row together that came with one TTL, and that."""
+Trait = TypeVar("Trait")
+
+
+def runs_by(
+    key: Callable[[Origin], Trait], origins: Sequence[Origin], payloads: Payloads
+) -> Iterable[tuple[Trait, Payloads]]:
+    """These payloads, in order: those in a row together whose origins have the same ``key``, and that."""
     start = 0
     if origins.count(origins[0]) == len(origins):  # as a rule, and then it is one object
-        yield origins[0].ttl, payloads
+        yield key(origins[0]), payloads
         return
-    for ttl, run in groupby(origins, key=attrgetter("ttl")):
+    for alike, run in groupby(origins, key=key):
         count = sum(1 for _ in run)
-        yield ttl, payloads.part(start, start + count)
+        yield alike, payloads.part(start, start + count)
         start += count
+
+
+# The same by the TTL that they came with.
+runs_by_ttl: Callable[[Sequence[Origin], Payloads], Iterable[tuple[int, Payloads]]] = partial(
+    runs_by, attrgetter("ttl")
+)
 
 
 class Load(NamedTuple):

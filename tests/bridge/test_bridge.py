@@ -594,6 +594,23 @@ def test_a_relay_hands_on_what_comes(kernel: Kernel, run: Run) -> None:
     assert all(sender.closed for sender in kernel.sending.values())
 
 
+@pytest.mark.parametrize("sources", [(), ("169.254.3.7",)])
+def test_a_relay_takes_senders_of_a_link_only_by_name(
+    kernel: Kernel, run: Run, sources: tuple[str, ...]
+) -> None:
+    """Those that are not named the receiver would not let in, if some are; the one in memory does."""
+    one = run(groups=["239.1.0.7"], ports=[5004], engine="relay", sources=list(sources))
+    link, counters = kernel.receivers["239.1.0.7", 5004, "left"], one.worker.counters
+    for number, source in enumerate(("169.254.3.7", "10.1.0.2", "169.254.3.7", "0.0.0.0")):
+        link.deliver(b"%d" % number, origin=Origin(source, 4000, 3, 9))
+    link.deliver(b"last", origin=origin(9))
+    wait_for(lambda: counters.received == 5, "all")
+    expected = [b"0", b"1", b"2", b"3", b"last"] if sources else [b"1", b"last"]
+    wait_for(lambda: kernel.sending["239.1.0.7", 5004, "wg0"].sent == expected, "what goes")
+    assert counters.dropped == ({} if sources else {"link-local": 3})
+    assert counters.forwarded == len(expected)
+
+
 def test_a_relay_raises_a_ttl_and_sends_to_another_group_and_port(kernel: Kernel, run: Run) -> None:
     run(
         groups=["239.1.0.7"],

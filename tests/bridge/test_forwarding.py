@@ -15,6 +15,7 @@ from mcastd.bridge.forwarding import IDLE_SECONDS, MOVED_SECONDS, TRIED_MAX, For
 from mcastd.bridge.rules import (
     FORWARDED,
     NO_INTERFACE,
+    OF_THIS_LINK,
     SENDER_ELSEWHERE,
     UNWANTED,
     WRONG_INTERFACE,
@@ -141,6 +142,49 @@ def test_ipv6_goes_by_the_same_rules() -> None:
     assert not decide(rules, LEFT, ip_address("fd00:8::2"), group, lambda *_: False).bridges
     everything = {"six": rule({LEFT}, {RIGHT: 1}, "ff00::/8")}
     assert not decide(everything, LEFT, source, ip_address("ff02::fb"), lambda *_: False).bridges
+
+
+@pytest.mark.parametrize(
+    ("source", "group"),
+    [
+        ("169.254.3.7", NEWS),
+        ("127.0.0.7", NEWS),
+        ("0.0.0.0", NEWS),
+        ("239.3.0.7", NEWS),
+        ("fe80::3:7", ip_address("ff15::9:7")),
+        ("::1", ip_address("ff15::9:7")),
+        ("::", ip_address("ff15::9:7")),
+        ("ff15::3:7", ip_address("ff15::9:7")),
+    ],
+)
+def test_no_source_of_a_link_or_of_no_host_goes_on(source: str, group: Address) -> None:
+    """RFC 3927 section 7, RFC 4291 sections 2.5 and 2.7. Of what nobody wants, that is the reason."""
+    wanted = rule({LEFT}, {RIGHT: 1}, str(group), joined=True)
+    rules = {"always": replace(wanted, joined=False), "joined": wanted, "nowhere": replace(wanted, to={})}
+    course = decide(rules, LEFT, ip_address(source), group, lambda *_: False)
+    bridges = {"always": OF_THIS_LINK, "joined": UNWANTED, "nowhere": NO_INTERFACE}
+    assert (course.to, course.bridges) == ({}, bridges)
+    kernel = Kernel(home=UP)  # that it would be a copy is not the reason, either
+    kernel.forwarding.counters["always"] = BridgeCounters()
+    kernel.apply(kernel.forwarding.set_rules({"always": rules["always"]}, 0.0))
+    for now in range(1, 4):
+        assert kernel.send(LEFT, ip_address(source), group, now) == set()
+        kernel.look(now + 0.5)
+    counters = kernel.forwarding.counters["always"]
+    assert (counters.received, counters.dropped) == (3, {OF_THIS_LINK: 3})
+    assert kernel.asked == 1
+
+
+def test_what_a_run_before_forwarded_of_a_link_goes_no_further() -> None:
+    source = ip_address("169.254.3.7")
+    kernel = Kernel()
+    kernel.routes[source, NEWS], kernel.counts[source, NEWS] = (LEFT, {RIGHT: 5}), RouteCount(0, 0, 0)
+    kernel.forwarding.adopt(source, NEWS, LEFT, {RIGHT: 5}, 0.0)
+    kernel.apply(kernel.forwarding.set_rules(RULES, 1.0))
+    assert kernel.send(LEFT, source, NEWS, 2.0) == {RIGHT}
+    kernel.forwarding.release()
+    kernel.apply(kernel.forwarding.set_rules(RULES, 3.0))
+    assert kernel.send(LEFT, source, NEWS, 4.0) == set()
 
 
 def test_what_no_rule_takes_is_asked_for_once() -> None:

@@ -93,6 +93,15 @@ def test_its_keys_are_those_of_the_text(tmp_path: Path) -> None:
         ({**RELAYED, "rewrite": {"port": 7}, "ports": [5, 6]}, "rewrite.port: makes one of 2"),
         ({**RELAYED, "rewrite": {"group": "ff15::9"}}, "rewrite.group: ff15::9 is IPv6, and 239.1.1.1 IPv4"),
         ({"raise_ttl": True}, "ports: missing; the relay needs them"),
+        (
+            {"sources": ["10.1.0.0/16", "169.254.3.7"]},
+            "sources: 169.254.3.7 is link-local, and no router forwards",
+        ),
+        (
+            {**RELAYED, "sources": ["169.254.3.7"], "engine": "kernel"},
+            "sources: 169.254.3.7 is link-local, and no router",
+        ),
+        ({**RELAYED, "sources": ["169.254.0.0/16"]}, "169.254.0.0/16 is a prefix, and the relay takes"),
         ({"rate": "5Mbit"}, "ports: missing; the relay needs them"),
         ({**RELAYED, "rate": 0}, "must be more than 0"),
         ({"rate": "5Mbit", "engine": "kernel"}, 'rate: is for the relay, and engine = "kernel"'),
@@ -113,6 +122,9 @@ def test_which_engines_can_do_it() -> None:
     assert engines(**RELAYED) == (False, True)
     assert engines(**RELAYED, engine="relay") == (True, True)
     assert engines(**RELAYED, rate="5Mbit") == (True, True)
+    assert engines(**RELAYED, sources=["192.0.2.7"]) == (False, True)
+    assert engines(**RELAYED, sources=["192.0.2.7", "169.254.3.7"]) == (True, True)
+    assert engines(sources=["0.0.0.0/0"]) == (False, False)
     assert engines(**RELAYED, rewrite={"port": 6000}) == (True, True)
     assert engines(**RELAYED, raise_ttl=True, sources=["192.0.2.1"]) == (True, True)
 

@@ -59,6 +59,21 @@ def test_what_a_relay_does_not_hand_on_for_its_ttl() -> None:
     assert found({"counters": now}, counters=now) == []
 
 
+def test_senders_with_an_address_of_their_link() -> None:
+    earlier, now = ({"dropped": {"link-local": count}} for count in (5, 17))
+    routes = [ROUTE, {**ROUTE, "source": "169.254.3.7", "goes_to": [], "packets": 9}]
+    (one,) = found({"counters": earlier}, counters=now, routes=routes, route_count=2)
+    assert (one.cause, one.severity) == ("bridge-link-local", "broken")
+    assert one.evidence == (
+        "dropped for that: 12 while watched, 17 in all (status)",
+        "169.254.3.7 to 239.1.1.1: 9 packets came (status)",
+    )
+    assert 'with the address in sources, ports, and when = "always"' in one.fix
+    keys = {"groups": ["239.1.1.1"], "sources": ["169.254.3.7"], "ports": [5004], "when": "always"}
+    assert Bridge.model_validate({"from": "eth1", "to": "eth2", **keys}).needs_relay
+    assert found({"counters": now}, counters=now, routes=routes, route_count=2) == []
+
+
 def test_what_is_wanted_and_does_not_come() -> None:
     members = [{"interface": "eth2", "group": group, "wanted": "any"} for group in ("239.1.1.1", "239.1.7.7")]
     joins = [{"interface": "eth1", "group": "239.1.7.7", "wanted": "any"}]

@@ -75,6 +75,39 @@ def test_a_ttl_that_ends_here_is_named(
 
 
 @contextlib.contextmanager
+def with_an_address_of_its_link(lab: Lab) -> Iterator[None]:
+    sysctl(lab.here, ipv4__conf__all__rp_filter=0, ipv4__conf__eth0__rp_filter=0)
+    lab.there.ip("addr add 169.254.6.7/16 dev net0")
+    with Talker(lab.there, "net0", GROUP, PORT, source="169.254.6.7") as talker:
+        talker._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
+        with meanwhile(talker.send, 0.02, "sender"):
+
+            def dropped() -> bool:
+                counters = lab.daemon.worker("bridge/tv")["status"]["counters"]
+                return bool(counters["dropped"].get("link-local"))
+
+            wait_for(dropped, "it is dropped")
+            yield
+    lab.there.ip("addr del 169.254.6.7/16 dev net0")
+
+
+def test_a_sender_with_an_address_of_its_link_is_named(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    one = Case(
+        "bridge-link-local",
+        "broken",
+        CONFIG,
+        with_an_address_of_its_link,
+        worker="bridge/tv",
+        prepare=Sender().sent,
+        rights=WITH_ROUTING,
+        by_hand="the address is its sender's",
+    )
+    show(one, lab, tmp_path, record_property)
+
+
+@contextlib.contextmanager
 def another_one_asks(lab: Lab) -> Iterator[None]:
     """With a lower address than 10.6.1.1."""
     lab.there.ip("addr add 10.6.0.77/32 dev net1")

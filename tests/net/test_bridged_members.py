@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from support.frames import UdpFrames
 from support.host import Host
 from support.inside import ifindex, inside, sender, sysctl
 from support.inside import join as join_by
+from support.meanwhile import meanwhile
 from support.switch import QUERIER, SNOOPING, Switch
 from support.wait import wait_for
 from support.wire import Wire
@@ -49,32 +49,19 @@ class Row:
     @contextlib.contextmanager
     def sending(self, version: int, *groups: str) -> Iterator[None]:
         """Both senders send their address to each of the groups, again and again."""
-        done = threading.Event()
         with contextlib.ExitStack() as stack:
-            socks = []
-            for address in SENDERS[version]:
-                sock = stack.enter_context(sender(self.sender, "eth0", address))
-                level, option = (
-                    (socket.IPPROTO_IP, socket.IP_MULTICAST_TTL)
-                    if version == 4
-                    else (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS)
-                )
-                sock.setsockopt(level, option, 8)
-                socks.append((sock, address.encode()))
+            socks = {
+                address.encode(): stack.enter_context(sender(self.sender, "eth0", address, 8))
+                for address in SENDERS[version]
+            }
 
             def send() -> None:
-                while not done.wait(INTERVAL_SECONDS):
-                    for sock, payload in socks:
-                        for group in groups:
-                            sock.sendto(payload, (group, PORT))
+                for payload, sock in socks.items():
+                    for group in groups:
+                        sock.sendto(payload, (group, PORT))
 
-            thread = threading.Thread(target=send)
-            thread.start()
-            try:
-                yield
-            finally:
-                done.set()
-                thread.join()
+            stack.enter_context(meanwhile(send, INTERVAL_SECONDS, "sender"))
+            yield
 
     def member_of(self, version: int, group: str, source: str = "") -> socket.socket:
         """A socket of the last host, which has joined."""

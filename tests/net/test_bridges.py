@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -16,6 +14,7 @@ from support.daemon import RunningDaemon
 from support.frames import UdpFrames
 from support.host import Host, connect
 from support.inside import inside, listener, sender, sysctl, taken
+from support.meanwhile import meanwhile
 from support.programs import program
 from support.switch import Switch
 from support.wait import wait_accounted, wait_for
@@ -26,11 +25,20 @@ PORT = 9190
 GROUPS = {4: "239.255.9.7", 6: "ff15::9:7"}
 OTHERS = {4: "239.254.9.7", 6: "ff18::9:7"}
 SENDERS = {4: "10.9.1.9", 6: "fd00:9:0:1::9"}
+OF_THE_LINK = {4: "169.254.3.7", 6: "fe80::3:7"}
 BRIDGE = """
 [bridge.tv]
 from = "left"
 to = ["right", "late*"]
 groups = ["239.255.0.0/16", "ff15::/16"]
+when = "always"
+"""
+RELAY = """
+[bridge.tv]
+from = "left"
+to = "right"
+groups = ["239.255.9.7", "ff15::9:7"]
+ports = [9190]
 when = "always"
 """
 
@@ -51,13 +59,7 @@ class Lab:
 
     def send(self, version: int, group: str, until: Callable[[], bool], what: str, ttl: int = 8) -> None:
         """Send a datagram again and again until something is seen."""
-        with sender(self.sender, "eth0", SENDERS[version]) as sock:
-            level, option = (
-                (socket.IPPROTO_IP, socket.IP_MULTICAST_TTL)
-                if version == 4
-                else (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS)
-            )
-            sock.setsockopt(level, option, ttl)
+        with sender(self.sender, "eth0", SENDERS[version], ttl) as sock:
 
             def seen() -> bool:
                 sock.sendto(b"news", (group, PORT))
@@ -154,6 +156,41 @@ def test_a_ttl_of_1_is_told(lab: Lab, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(("version", "engine"), [(4, "kernel"), (6, "kernel"), (4, "relay")])
+def test_a_sender_with_an_address_of_its_link_is_heard_there_alone(
+    lab: Lab, tmp_path: Path, version: int, engine: str
+) -> None:
+    """RFC 3927 section 7, RFC 4291 section 2.5.6; the kernel's routing does not see to it."""
+    sysctl(lab.router, ipv4__conf__all__rp_filter=0, ipv4__conf__left__rp_filter=0)
+    lab.sender.ip(f"addr add {OF_THE_LINK[4]}/16 dev eth0")
+    lab.sender.ip(f"addr add {OF_THE_LINK[6]}/64 dev eth0 nodad")
+    config = BRIDGE if engine == "kernel" else RELAY + 'engine = "relay"\n'
+    with (
+        RunningDaemon(tmp_path, config, enter=lab.router.enter([])) as daemon,
+        listener(lab.receiver, version, PORT, ("eth0", GROUPS[version])) as heard,
+        sender(lab.sender, "eth0", OF_THE_LINK[version], 8) as sock,
+    ):
+
+        def status() -> dict[str, Any]:
+            found: dict[str, Any] = daemon.worker("bridge/tv")["status"]
+            return found
+
+        assert status()["engine"] == engine
+
+        def dropped() -> bool:
+            sock.sendto(b"of its link", (GROUPS[version], PORT))
+            return bool(status()["counters"]["dropped"].get("link-local"))
+
+        wait_for(dropped, "it is counted")
+        got: list[bytes] = []
+        lab.send(
+            version, GROUPS[version], lambda: bool(got.extend(taken(heard)) or got), "another one's goes"
+        )
+        assert set(got) == {b"news"}
+        counters = wait_accounted(lambda: status()["counters"])
+        assert counters["dropped"].keys() == {"link-local"}
+
+
 @pytest.mark.parametrize("allowed", [True, False])
 def test_it_takes_the_one_capability_of_the_drop_in(lab: Lab, tmp_path: Path, allowed: bool) -> None:
     capabilities = "-all,+net_raw" if allowed else "-all"
@@ -177,20 +214,17 @@ def test_a_restart_costs_no_datagram(lab: Lab, tmp_path: Path, when: str) -> Non
     """The service manager keeps the kernel's tables: it forwards on, and members are asked anew."""
     config = BRIDGE.replace('"always"', f'"{when}"')
     groups = {4: GROUPS[4], 6: GROUPS[6]}
-    done = threading.Event()
     with contextlib.ExitStack() as stack:
         socks = {
-            version: stack.enter_context(sender(lab.sender, "eth0", SENDERS[version])) for version in groups
+            version: stack.enter_context(sender(lab.sender, "eth0", SENDERS[version], 8))
+            for version in groups
         }
-        socks[4].setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
-        socks[6].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 8)
         sent = [0]
 
         def send() -> None:
-            while not done.wait(0.001):
-                for version, sock in socks.items():
-                    sock.sendto(b"%d" % sent[0], (groups[version], PORT))
-                sent[0] += 1
+            for version, sock in socks.items():
+                sock.sendto(b"%d" % sent[0], (groups[version], PORT))
+            sent[0] += 1
 
         heard = {
             version: stack.enter_context(listener(lab.receiver, version, PORT, ("eth0", group)))
@@ -208,10 +242,7 @@ def test_a_restart_costs_no_datagram(lab: Lab, tmp_path: Path, when: str) -> Non
             wait_for(lambda: all(numbers[-1] >= until for numbers in hear().values()), "more comes")
 
         first = stack.enter_context(RunningDaemon(tmp_path, config, enter=lab.router.enter([])))
-        thread = threading.Thread(target=send)
-        thread.start()
-        stack.callback(thread.join)
-        stack.callback(done.set)
+        stack.enter_context(meanwhile(send, 0.001, "sender"))
         wait_for(lambda: all(hear().values()), "both come")
         wait_for(lambda: first.worker("bridge/tv")["status"]["route_count"] == 2, "both routes")
         began = sent[0]  # before it, some may have waited in the kernel for their route, and in vain
@@ -263,9 +294,8 @@ def test_thousands_of_groups(lab: Lab, tmp_path: Path) -> None:
     groups = [str(IPv4Address("239.255.16.0") + number) for number in range(3000)]
     with (
         RunningDaemon(tmp_path, BRIDGE, enter=lab.router.enter([])) as daemon,
-        sender(lab.sender, "eth0", SENDERS[4]) as sock,
+        sender(lab.sender, "eth0", SENDERS[4], 8) as sock,
     ):
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
 
         def status() -> dict[str, Any]:
             found: dict[str, Any] = daemon.worker("bridge/tv")["status"]
@@ -287,15 +317,6 @@ def test_thousands_of_groups(lab: Lab, tmp_path: Path) -> None:
 
 
 # -- without the kernel's routing
-
-RELAY = """
-[bridge.tv]
-from = "left"
-to = "right"
-groups = ["239.255.9.7", "ff15::9:7"]
-ports = [9190]
-when = "always"
-"""
 
 
 def unprivileged(lab: Lab) -> list[str]:
@@ -376,8 +397,7 @@ def test_two_relays_in_a_circle_end_by_the_ttl(lab: Lab, tmp_path: Path) -> None
             daemon.wait_state("bridge/tv", "active")
             routers.append(router)
         frames = [stack.enter_context(UdpFrames(talking, "eth0", GROUPS[4]))]
-        with sender(talking, "eth0", "10.9.7.9") as sock:
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 6)
+        with sender(talking, "eth0", "10.9.7.9", 6) as sock:
             sock.sendto(b"once", (GROUPS[4], PORT))
         came_back: list[int] = []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from support.daemon import RunningDaemon
 from support.host import Host, connect
 from support.inside import inside, listener, sender, sysctl, taken
+from support.meanwhile import meanwhile
 from support.wait import wait_accounted, wait_for
 
 from mcastd.net.tables import multicast_routes
@@ -54,30 +54,19 @@ class Lab:
     @contextlib.contextmanager
     def sending(self, version: int, *places: str, sources: Mapping[int, str] = SOURCES) -> Iterator[None]:
         """The sender sends again and again, from these networks in turn; the payload is the network."""
-        done = threading.Event()
         with contextlib.ExitStack() as stack:
-            socks = []
-            for at in places:
-                sock = stack.enter_context(sender(self.hosts[at], "eth0", sources[version]))
-                if version == 4:
-                    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
-                else:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 8)
-                socks.append((sock, at.encode()))
+            socks = {
+                at.encode(): stack.enter_context(sender(self.hosts[at], "eth0", sources[version], 8))
+                for at in places
+            }
 
             def send() -> None:
-                while not done.wait(INTERVAL_SECONDS):
-                    for sock, payload in socks:
-                        with contextlib.suppress(OSError):  # its interface is down
-                            sock.sendto(payload, (GROUPS[version], PORT))
+                for payload, sock in socks.items():
+                    with contextlib.suppress(OSError):  # its interface is down
+                        sock.sendto(payload, (GROUPS[version], PORT))
 
-            thread = threading.Thread(target=send)
-            thread.start()
-            try:
-                yield
-            finally:
-                done.set()
-                thread.join()
+            stack.enter_context(meanwhile(send, INTERVAL_SECONDS, "sender"))
+            yield
 
     def receiving(self, version: int) -> socket.socket:
         return listener(self.hosts["right"], version, PORT, ("eth0", GROUPS[version]))

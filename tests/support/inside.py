@@ -60,8 +60,8 @@ def sysctl(host: Host, **settings: object) -> None:
             path.write_text(f"{value}\n")
 
 
-def sender(host: Host, interface: str, source: str) -> socket.socket:
-    """A UDP socket that sends multicast from ``source`` on ``interface``, to the link only."""
+def sender(host: Host, interface: str, source: str, ttl: int = 1) -> socket.socket:
+    """A UDP socket that sends multicast from ``source`` on ``interface``, as a rule to the link only."""
     index = ifindex(host, interface)
     with inside(host), contextlib.ExitStack() as undo:
         if ip_address(source).version == 4:
@@ -69,12 +69,14 @@ def sender(host: Host, interface: str, source: str) -> socket.socket:
             mreqn = struct.pack("=4s4si", bytes(4), bytes(4), index)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
             sock.bind((source, 0))
         else:
             sock = undo.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
-            sock.bind((source, 0))
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
+            sock.bind((source, 0, 0, index if ip_address(source).is_link_local else 0))
         undo.pop_all()
     return sock
 
