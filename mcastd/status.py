@@ -532,6 +532,7 @@ class QuerierStatus:
     refused: int  # groups and sources that were not taken, since there are too many
     without_source: int  # reports that want a group of source-specific multicast from anybody
     older: int  # queries of older versions that others have sent
+    disbelieved: int  # messages that no host of the network seems to have sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

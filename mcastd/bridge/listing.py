@@ -70,6 +70,7 @@ def _queriers(name: str, family: FamilyRoutes) -> Iterable[QuerierStatus]:
                 refused=querier.listeners.refused,
                 without_source=querier.listeners.without_source,
                 older=querier.older_heard,
+                disbelieved=querier.disbelieved,
             )
 
 

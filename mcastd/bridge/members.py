@@ -14,12 +14,7 @@ from mcastd.net.mroute import Heard
 from mcastd.net.query_sender import SendsQueries, asking_address
 from mcastd.net.routing import MulticastRouting
 from mcastd.protocols import igmp, mld
-from mcastd.protocols.membership import (
-    GroupRecord,
-    MembershipQuery,
-    MembershipReport,
-    RecordKind,
-)
+from mcastd.protocols.membership import GroupRecord, MembershipQuery, MembershipReport, RecordKind
 from mcastd.querier.querier import Querier
 from mcastd.querier.timing import Timing
 
@@ -117,19 +112,20 @@ class Members:
         What does not come from the network itself is left out. So are groups that are not forwarded there, as
         those of the link, of which each IPv6 host has some: they would take the room of others.
         """
-        network = self.networks.get(heard.ifindex)
+        network, packet = self.networks.get(heard.ifindex), heard.packet
         if (
             network is None
-            or not heard.destination.is_multicast
-            or heard.source in network.interface.addresses
+            or not packet.destination.is_multicast
+            or packet.source in network.interface.addresses
         ):
             return set()
-        if (message := _read(heard)) is None:
+        message = network.querier.read(packet, network.interface.networks(self._version))
+        if message is None:
             return set()
         if isinstance(message, MembershipReport):
             message = replace(message, records=tuple(filter(network.has_group_of, message.records)))
         forwarded = network.forwards
-        changed = network.querier.hear(heard.source, message, now)
+        changed = network.querier.hear(packet.source, message, now)
         return changed if network.forwards == forwarded else _groups(network)
 
     def presume(self, ifindex: int, source: Address, group: Address, now: float) -> set[Address]:
@@ -204,13 +200,3 @@ def _is_back(interface: Interface, before: Interface) -> bool:
 
 def _groups(network: MemberNetwork) -> set[Address]:
     return {group for group, _ in network.querier.listeners.filters()}
-
-
-def _read(heard: Heard) -> MembershipQuery | MembershipReport | None:
-    if not isinstance(heard.source, IPv6Address):
-        return igmp.read(heard.message)
-    assert isinstance(heard.destination, IPv6Address)
-    # RFC 3810 section 5.2.13: a host reports from :: as long as it has no address, and again when it has one
-    if not heard.source.is_link_local:
-        return None
-    return mld.read(heard.message, heard.source, heard.destination)

@@ -198,6 +198,7 @@ def asking(one: QuerierStatus) -> str:
     parts += [f"{one.refused} refused"] if one.refused else []
     parts += [f"{plural(one.without_source, 'report')} without a source"] if one.without_source else []
     parts += [f"{plural(one.older, 'query', 'queries')} of older versions"] if one.older else []
+    parts += [f"{plural(one.disbelieved, 'message')} not believed"] if one.disbelieved else []
     address = f" from {one.querier}" if one.querier else ""
     return printable(f"querier of IPv{one.version} on {one.interface}: {who}{address}; {', '.join(parts)}")
 

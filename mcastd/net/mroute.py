@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -15,6 +16,7 @@ from typing import Literal
 from mcastd.ip import Address
 from mcastd.net import _abi
 from mcastd.protocols import igmp, mld
+from mcastd.protocols.internet import ICMPV6, IpPacket, alerts_6, read_ip
 
 # The filter of ICMPV6_FILTER has a bit for each type that is kept out: all but those of MLD.
 _MLD_TYPES = (130, 131, 132, 143)
@@ -22,12 +24,10 @@ _MLD_TYPES = (130, 131, 132, 143)
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A message of IGMP or MLD: ``message`` is what stands behind the IP headers."""
+    """A packet with a message of IGMP or MLD, or what pretends to be one."""
 
     ifindex: int
-    source: Address
-    destination: Address
-    message: bytes
+    packet: IpPacket
 
 
 class Ipv4Routing:
@@ -42,7 +42,7 @@ class Ipv4Routing:
     report_groups = (igmp.ALL_IGMPV3_ROUTERS, igmp.ALL_ROUTERS)
 
     @staticmethod
-    def ask_for_interfaces(sock: socket.socket) -> None:
+    def ask_for_headers(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IP, _abi.IP_PKTINFO, 1)
 
     @staticmethod
@@ -70,12 +70,11 @@ class Ipv4Routing:
 
     @staticmethod
     def heard(packet: bytes, control: list[tuple[int, int, bytes]], _address: object) -> Heard | None:
-        header = 4 * (packet[0] & 0x0F)
+        found = read_ip(packet)
         for level, kind, data in control:
-            if (level, kind) == (socket.IPPROTO_IP, _abi.IP_PKTINFO):
+            if (level, kind) == (socket.IPPROTO_IP, _abi.IP_PKTINFO) and found is not None:
                 ifindex, _, _ = _abi.in_pktinfo.unpack_from(data)
-                source, destination = IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
-                return Heard(ifindex, source, destination, packet[header:])
+                return Heard(ifindex, found)
         return None
 
 
@@ -91,12 +90,13 @@ class Ipv6Routing:
     report_groups = (mld.ALL_MLDV2_ROUTERS, mld.ALL_ROUTERS)
 
     @staticmethod
-    def ask_for_interfaces(sock: socket.socket) -> None:
+    def ask_for_headers(sock: socket.socket) -> None:
         kept_out = [0xFFFFFFFF] * 8
         for kind in _MLD_TYPES:
             kept_out[kind // 32] &= ~(1 << kind % 32)
         sock.setsockopt(socket.IPPROTO_ICMPV6, _abi.ICMPV6_FILTER, struct.pack("@8I", *kept_out))
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        for option in (socket.IPV6_RECVPKTINFO, socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVHOPOPTS):
+            sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
 
     @staticmethod
     def interface(number: int, ifindex: int) -> bytes:
@@ -124,12 +124,21 @@ class Ipv6Routing:
     @staticmethod
     def heard(packet: bytes, control: list[tuple[int, int, bytes]], address: object) -> Heard | None:
         assert isinstance(address, tuple)
-        for level, kind, data in control:
-            if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
-                destination, ifindex = _abi.in6_pktinfo.unpack_from(data)
-                source = IPv6Address(address[0].partition("%")[0])
-                return Heard(ifindex, source, IPv6Address(destination), packet)
-        return None
+        said = {kind: data for level, kind, data in control if level == socket.IPPROTO_IPV6}
+        if socket.IPV6_PKTINFO not in said:
+            return None
+        destination, ifindex = _abi.in6_pktinfo.unpack_from(said[socket.IPV6_PKTINFO])
+        return Heard(
+            ifindex,
+            IpPacket(
+                IPv6Address(address[0].partition("%")[0]),
+                IPv6Address(destination),
+                ICMPV6,
+                int.from_bytes(said.get(socket.IPV6_HOPLIMIT, b""), sys.byteorder),
+                packet,
+                router_alert=alerts_6(said.get(socket.IPV6_HOPOPTS, b"")),
+            ),
+        )
 
 
 def _sockaddr(address: Address) -> bytes:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from mcastd.ip import Address
-from mcastd.protocols.internet import internet_checksum
+from mcastd.protocols.internet import alerts_6, internet_checksum
 from mcastd.protocols.membership import decode_time
 
 IGMP, PIM, ICMPV6, FRAGMENT = socket.IPPROTO_IGMP, 103, socket.IPPROTO_ICMPV6, socket.IPPROTO_FRAGMENT
@@ -96,7 +96,7 @@ def _ipv4(packet: bytes) -> Packet | None:
 def _ipv6(packet: bytes) -> Packet | None:
     source, group = ipaddress.IPv6Address(packet[8:24]), ipaddress.IPv6Address(packet[24:40])
     following, start, end = packet[6], 40, 40 + int.from_bytes(packet[4:6], "big")
-    offset, more = 0, False
+    offset, more, alert = 0, False, False
     for _ in range(_MAX_EXTENSION_HEADERS):
         if following not in _EXTENSIONS and following != FRAGMENT:
             break
@@ -105,6 +105,7 @@ def _ipv6(packet: bytes) -> Packet | None:
             offset, more, length = cut >> 3, bool(cut & 1), 8
         else:
             length = (packet[start + 1] + 1) * 8
+            alert |= following == socket.IPPROTO_HOPOPTS and alerts_6(packet[start : start + length])
         following, start = packet[start], start + length
         if offset:
             break
@@ -114,7 +115,7 @@ def _ipv6(packet: bytes) -> Packet | None:
     if offset or more or not body:
         return None
     if following == ICMPV6:
-        return _mld(body, source, group, packet[7])
+        return _mld(body, source, group, is_of_link=alert and packet[7] == 1 and source.is_link_local)
     return Router(source) if following == PIM and body[0] & 0xF == _PIM_HELLO else None
 
 
@@ -147,7 +148,7 @@ def _igmp(body: bytes, source: Address) -> MembershipMessage | None:
     return None
 
 
-def _mld(body: bytes, source: Address, to: Address, hops: int) -> MembershipMessage | None:
+def _mld(body: bytes, source: Address, to: Address, *, is_of_link: bool) -> MembershipMessage | None:
     kind = body[0]
     if kind == 143:
         return MembershipMessage(source, "MLD", 2, "report", tuple(_wanted(body, 16)))
@@ -156,7 +157,7 @@ def _mld(body: bytes, source: Address, to: Address, hops: int) -> MembershipMess
     group, code = ipaddress.IPv6Address(body[8:24]), int.from_bytes(body[4:6], "big")
     if kind == 130:
         pseudo = source.packed + to.packed + struct.pack("!II", len(body), ICMPV6)
-        if not source.is_link_local or hops != 1 or internet_checksum(pseudo + body):  # RFC 3810 section 6.2
+        if not is_of_link or internet_checksum(pseudo + body):  # RFC 3810 section 6.2
             return None
         version = 2 if len(body) >= 28 else 1
         within = (decode_time(code, 12) if version == 2 else code) / 1000

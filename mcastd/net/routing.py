@@ -165,6 +165,7 @@ class RoutingTable:
         if kept is not None:
             self._socket = kept.socket
             self._socket.setblocking(False)
+            self._family.ask_for_headers(self._socket)  # a run of an older version may not have
             self._be_told_of_wrong_interfaces()
             for number, name in tables.multicast_interfaces(version).items():
                 with contextlib.suppress(OSError):  # it has gone
@@ -177,7 +178,7 @@ class RoutingTable:
             raise _refused(what, error) from error
         try:
             self._socket.setblocking(False)
-            self._family.ask_for_interfaces(self._socket)  # and keep out what others could say
+            self._family.ask_for_headers(self._socket)  # and keep out what others could say
             enlarge(self._socket, SAID_BUFFER_BYTES)
             self._set(_abi.MRT_INIT, 1)
             self._be_told_of_wrong_interfaces()

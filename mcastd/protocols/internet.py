@@ -27,8 +27,8 @@ ROUTER_ALERT_4 = bytes.fromhex("94040000")
 _ALERT_OPTION_4, _END_4, _NO_OPERATION_4 = 0x94, 0, 1
 # Hop-by-hop options: the next header, its length beyond 8 bytes, Router Alert for MLD, and PadN without data.
 _HOP_BY_HOP_OPTIONS = struct.Struct("!BB4sBB")
-_ALERT_6 = bytes.fromhex("05020000")
-_ALERT_OPTION_6, _PAD_6 = 5, 0
+_ALERT_6 = bytes.fromhex("05020000")  # its value is that of MLD: RFC 2711 section 2.1
+_PAD_6 = 0
 _HOP_BY_HOP = 0
 # Extension headers with a length in units of 8 bytes beyond the first: hop-by-hop, routing, destination.
 _EXTENSIONS = {_HOP_BY_HOP, 43, 60}
@@ -46,7 +46,7 @@ class IpPacket:
     protocol: int  # of the body: IANA's protocol numbers
     ttl: int
     body: bytes  # behind all headers, as long as the header says
-    router_alert: bool = False
+    router_alert: bool = False  # of IPv6, that for MLD
     fragment: tuple[int, int, bool] | None = None  # identification, offset in bytes, and whether more follow
 
     @property
@@ -130,7 +130,7 @@ def _read_ipv6(packet: bytes) -> IpPacket | None:
         if following in _EXTENSIONS:
             size = 8 * (packet[start + 1] + 1)
             if following == _HOP_BY_HOP:
-                router_alert = _alerts_6(packet[start + 2 : start + size])
+                router_alert = alerts_6(packet[start : start + size])
         elif following == _FRAGMENT_HEADER:
             cut, identification = struct.unpack_from("!2xHI", packet, start)
             offset, more, size = cut & 0xFFF8, bool(cut & 1), 8
@@ -146,12 +146,13 @@ def _read_ipv6(packet: bytes) -> IpPacket | None:
     return IpPacket(IPv6Address(source), IPv6Address(to), following, hops, body, router_alert, fragment)
 
 
-def _alerts_6(options: bytes) -> bool:
-    at = 0
-    while at < len(options):
-        if options[at] == _ALERT_OPTION_6:
+def alerts_6(header: bytes) -> bool:
+    """Return True if a hop-by-hop header has Router Alert for MLD; it may be cut."""
+    at = 2  # behind the next header and the length
+    while at < len(header):
+        if header[at : at + len(_ALERT_6)] == _ALERT_6:
             return True
-        at += 1 if options[at] == _PAD_6 else 2 + options[at + 1]
+        at += 1 if header[at] == _PAD_6 else 2 + int.from_bytes(header[at + 1 : at + 2])
     return False
 
 

@@ -41,12 +41,9 @@ _NO_GROUP = bytes(_WIDTH)
 
 
 def read(
-    message: bytes, source: IPv6Address, destination: IPv6Address, *, any_source: bool = False
+    message: bytes, source: IPv6Address, destination: IPv6Address
 ) -> MembershipQuery | MembershipReport | None:
-    """Read a message. Returns None if it is none, or is one that has to be ignored.
-
-    With ``any_source``, as in a tunnel (RFC 7450 section 5.2.1), queries need not come from the link.
-    """
+    """Read a message. Returns None if it is none, or is one that has to be ignored, whoever has sent it."""
     if len(message) < _REPORT.size or internet_checksum(_pseudo(message, source, destination) + message):
         return None
     if message[0] == _REPORT_2:
@@ -56,7 +53,7 @@ def read(
         return None
     kind, _, _, code, _, packed = _OLD.unpack_from(message)
     if kind == _QUERY:
-        return _read_query(message, code, packed) if any_source or source.is_link_local else None
+        return _read_query(message, code, packed)
     group = IPv6Address(packed)
     if kind not in _OLD_REPORTS or not group.is_multicast:
         return None

@@ -11,9 +11,11 @@ answer both.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
-from mcastd.ip import Address
+from mcastd.ip import Address, Prefix
+from mcastd.protocols.internet import IpPacket
 from mcastd.protocols.membership import (
     DEFAULT_QUERY_INTERVAL_SECONDS,
     DEFAULT_ROBUSTNESS,
@@ -21,6 +23,7 @@ from mcastd.protocols.membership import (
     MembershipReport,
     Speaks,
 )
+from mcastd.protocols.membership_packets import is_of_network, read_message
 from mcastd.querier.listeners import Listeners
 from mcastd.querier.timing import Timing
 
@@ -47,6 +50,8 @@ class Querier:
         self.other: Address | None = None
         # Queries of older versions that others have sent: all routers of a network have to be set alike.
         self.older_heard = 0
+        # Messages that are not believed, since no host of the network seems to have sent them.
+        self.disbelieved = 0
         self._timing = timing
         self._address = address
         self._other_until = -math.inf
@@ -56,6 +61,18 @@ class Querier:
 
     def __repr__(self) -> str:
         return f"<Querier {'asks' if self.other is None else f'hears {self.other}'}, {self.listeners!r}>"
+
+    def read(self, packet: IpPacket, networks: Iterable[Prefix]) -> MembershipQuery | MembershipReport | None:
+        """The message in a packet for :meth:`hear`. Returns None if there is none, or it is not believed.
+
+        ``networks`` are those of the interface that it came by.
+        """
+        message = read_message(packet)
+        if message is None or is_of_network(packet, message, networks):
+            return message
+        # From no address, a host has sent it that has none yet: RFC 3810 section 5.2.13
+        self.disbelieved += not packet.source.is_unspecified
+        return None
 
     def hear(self, source: Address, message: MembershipQuery | MembershipReport, now: float) -> set[Address]:
         """Take a message from ``source``. Returns the groups of which something else is wanted now."""

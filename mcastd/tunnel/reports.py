@@ -20,6 +20,7 @@ from mcastd.protocols.internet import (
     read_ip,
 )
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, MembershipReport, RecordKind
+from mcastd.protocols.membership_packets import read_message
 
 Wanted = Mapping[Address, SourceFilter]
 """Which sources of which groups are wanted."""
@@ -83,11 +84,4 @@ def read_membership(data: bytes) -> MembershipQuery | MembershipReport | None:
     It may come from any address: RFC 7450 sections 5.2.1 and 5.3.1.
     """
     packet = read_ip(data)
-    if packet is None or packet.fragment is not None:
-        return None
-    source, to = packet.source, packet.destination
-    if packet.protocol == IGMP and packet.version == 4:
-        return igmp.read(packet.body)
-    if packet.protocol == ICMPV6 and isinstance(source, IPv6Address) and isinstance(to, IPv6Address):
-        return mld.read(packet.body, source, to, any_source=True)
-    return None
+    return None if packet is None else read_message(packet)

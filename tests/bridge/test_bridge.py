@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
 from support.wait import wait_for
@@ -30,6 +30,7 @@ from mcastd.net.link import Origin
 from mcastd.net.mroute import Heard
 from mcastd.net.payloads import Payloads
 from mcastd.protocols import igmp
+from mcastd.protocols.internet import IGMP, MEMBERSHIP_TTL, IpPacket
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
 from mcastd.querier.listeners import SOURCES_MAX
 from mcastd.worker import Context, Signal
@@ -402,7 +403,11 @@ HOST_ADDRESSES = (ip_address("10.9.2.5"), ip_address("fe80::5"))
 def report(kind: RecordKind, *sources: str, by: int = 5, group: Address = FOUR[1]) -> Heard:
     records = [GroupRecord(kind, group, tuple(map(ip_address, sources)))]
     (message,) = igmp.build_reports(records, 1000)
-    return Heard(by, ip_address("10.9.2.9"), igmp.ALL_IGMPV3_ROUTERS, message)
+    return heard(by, "10.9.2.9", igmp.ALL_IGMPV3_ROUTERS, message)
+
+
+def heard(by: int, source: str, to: IPv4Address, message: bytes) -> Heard:
+    return Heard(by, IpPacket(ip_address(source), to, IGMP, MEMBERSHIP_TTL, message, router_alert=True))
 
 
 def with_addresses(kernel: Kernel) -> None:
@@ -468,8 +473,7 @@ def test_that_another_one_asks_and_forwards_is_told(kernel: Kernel, run: Run) ->
     one = run(when="joined")
     always = run("bridge/always")
     table = kernel.tables[4]
-    lower = ip_address("10.9.2.1")
-    table.say(Heard(5, lower, igmp.ALL_SYSTEMS, igmp.build_query(MembershipQuery())))
+    table.say(heard(5, "10.9.2.1", igmp.ALL_SYSTEMS, igmp.build_query(MembershipQuery())))
     wait_for(lambda: one.context.degraded, "it is told")
     assert one.worker.status().troubles == (
         "10.9.2.1 asks for members on right, and forwards there in place of this host: to have this one do"
@@ -490,7 +494,7 @@ def test_more_than_is_kept_of_members_is_told_as_long_as_they_want_it(
     one = run(when="joined")
     sources = tuple(FOUR[0] + number for number in range(SOURCES_MAX + 1))
     (message,) = igmp.build_reports([GroupRecord(RecordKind.ALLOW, FOUR[1], sources)], 65_000)
-    kernel.tables[4].say(Heard(5, ip_address("10.9.2.9"), igmp.ALL_IGMPV3_ROUTERS, message))
+    kernel.tables[4].say(heard(5, "10.9.2.9", igmp.ALL_IGMPV3_ROUTERS, message))
     wait_for(lambda: one.context.degraded, "it is told")
     assert one.context.detail.endswith("; members on right want more groups or sources than are kept")
     monkeypatch.setattr(MemberNetwork, "is_crowded", lambda *_: False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from mcastd.net.fake import FakeQuerySender, FakeRoutingTable
 from mcastd.net.interfaces import Interface
 from mcastd.net.mroute import Heard
 from mcastd.protocols import igmp, mld
+from mcastd.protocols.internet import ICMPV6, IGMP, MEMBERSHIP_TTL, IpPacket
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
 
 RIGHT, DOWN = 5, 8
@@ -68,13 +70,20 @@ class Lab:
             assert isinstance(source, IPv6Address)
             assert isinstance(to, IPv6Address)
             (message,) = mld.build_reports(records, 1000, source, to)
-        return Heard(RIGHT, source, to, message)
+        return self.heard(source, to, message)
 
     def query(self, source: Address) -> Heard:
         if isinstance(source, IPv4Address):
-            return Heard(RIGHT, source, igmp.ALL_SYSTEMS, igmp.build_query(MembershipQuery()))
-        message = mld.build_query(MembershipQuery(), source, mld.ALL_NODES)
-        return Heard(RIGHT, source, mld.ALL_NODES, message)
+            return self.heard(source, igmp.ALL_SYSTEMS, igmp.build_query(MembershipQuery()))
+        return self.heard(source, mld.ALL_NODES, mld.build_query(MembershipQuery(), source, mld.ALL_NODES))
+
+    def heard(self, source: Address, to: Address, message: bytes) -> Heard:
+        protocol = IGMP if self.version == 4 else ICMPV6
+        return Heard(RIGHT, IpPacket(source, to, protocol, MEMBERSHIP_TTL, message, router_alert=True))
+
+
+def changed(heard: Heard, **packet: Any) -> Heard:
+    return replace(heard, packet=replace(heard.packet, **packet))
 
 
 @pytest.fixture(params=[4, 6])
@@ -116,13 +125,35 @@ def test_what_is_no_news_of_a_member(lab: Lab) -> None:
     joins = RecordKind.TO_EXCLUDE
     ours = lab.report(joins, source=ASKING[lab.version])
     unicast = lab.report(joins, to=HOSTS[lab.version])
-    broken = replace(lab.report(joins), message=b"\x22")
+    broken = changed(lab.report(joins), body=b"\x22")
     elsewhere = replace(lab.report(joins), ifindex=99)
     for heard in (ours, unicast, broken, elsewhere):
         assert lab.members.hear(heard, 101.0) == set()
     if lab.version == 6:
         for source in ("fd00::9", "::"):
             assert lab.members.hear(lab.report(joins, source=ip_address(source)), 101.0) == set()
+    querier = lab.members.networks[RIGHT].querier
+    assert querier.disbelieved == (1 if lab.version == 6 else 0), "that from :: is no wonder"
+
+
+def test_what_no_host_of_the_network_seems_to_have_sent_is_not_believed(lab: Lab) -> None:
+    """Neither a report nor a query, which would end all forwarding there."""
+    interface = replace(lab.interfaces[RIGHT], prefix_lengths=(24, 64))
+    lab.follow({**lab.interfaces, RIGHT: interface}, 101.0)
+    query = lab.query(LOWER[lab.version])
+    if lab.version == 4:
+        far = ip_address("10.8.2.1")
+        others = {"router_alert": False, "source": far}, {"destination": GROUPS[4]}
+    else:
+        others = {"router_alert": False}, {"ttl": 2}
+    for number, other in enumerate(others, 1):
+        assert lab.members.hear(changed(query, **other), 101.0) == set()
+        network = lab.members.networks[RIGHT]
+        assert (network.querier.other, network.querier.disbelieved) == (None, number)
+    assert lab.members.hear(changed(lab.report(RecordKind.TO_EXCLUDE), **others[0]), 101.0) == set()
+    if lab.version == 4:  # IGMPv1 and early IGMPv2 have no Router Alert
+        near = changed(lab.report(RecordKind.TO_EXCLUDE), router_alert=False)
+        assert lab.members.hear(near, 101.0) == {GROUPS[4]}
 
 
 def test_groups_that_are_not_forwarded_there_take_no_room(lab: Lab) -> None:

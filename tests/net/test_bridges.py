@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from support.switch import Switch
 from support.wait import wait_accounted, wait_for
 
 from mcastd.net.routing import RoutingTable
+from mcastd.protocols import igmp, mld
+from mcastd.protocols.internet import ICMPV6, IGMP
+from mcastd.protocols.membership import GroupRecord, RecordKind
 
 PORT = 9190
 GROUPS = {4: "239.255.9.7", 6: "ff15::9:7"}
@@ -189,6 +194,49 @@ def test_a_sender_with_an_address_of_its_link_is_heard_there_alone(
         assert set(got) == {b"news"}
         counters = wait_accounted(lambda: status()["counters"])
         assert counters["dropped"].keys() == {"link-local"}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_report_that_no_host_of_the_network_has_sent_is_not_believed(
+    lab: Lab, tmp_path: Path, version: int
+) -> None:
+    """It lacks Router Alert, and comes from another network, or with another hop limit."""
+    forged = ip_address(GROUPS[version])
+    record = [GroupRecord(RecordKind.TO_EXCLUDE, forged)]
+    with contextlib.ExitStack() as stack:
+        with inside(lab.receiver):
+            family, protocol = (socket.AF_INET, IGMP) if version == 4 else (socket.AF_INET6, ICMPV6)
+            raw = stack.enter_context(socket.socket(family, socket.SOCK_RAW, protocol))
+            index = socket.if_nametoindex("eth0")
+        sysctl(lab.router, ipv4__conf__all__rp_filter=0, ipv4__conf__right__rp_filter=0)
+        if version == 4:
+            lab.receiver.ip("addr add 10.77.0.9/32 dev eth0")
+            raw.bind(("10.77.0.9", 0))
+            raw.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("=8xi", index))
+            (message,), to = igmp.build_reports(record, 100), str(igmp.ALL_IGMPV3_ROUTERS)
+        else:
+            lab.receiver.ip(f"addr add {OF_THE_LINK[6]}/64 dev eth0 nodad")
+            raw.bind((OF_THE_LINK[6], 0, 0, index))
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 7)
+            ends = IPv6Address(OF_THE_LINK[6]), mld.ALL_MLDV2_ROUTERS
+            (message,), to = mld.build_reports(record, 100, *ends), str(mld.ALL_MLDV2_ROUTERS)
+        config = BRIDGE.replace('"always"', '"joined"')
+        daemon = stack.enter_context(RunningDaemon(tmp_path, config, enter=lab.router.enter([])))
+
+        def status() -> dict[str, Any]:
+            found: dict[str, Any] = daemon.worker("bridge/tv")["status"]
+            return found
+
+        def is_noticed() -> bool:
+            raw.sendto(message, (to, 0))
+            return any(one["disbelieved"] for one in status()["queriers"])
+
+        wait_for(is_noticed, "it is counted")
+        assert "not believed" in daemon.ctl("status", "tv").stdout
+        assert status()["members"] == []
+        with listener(lab.receiver, version, PORT, ("eth0", GROUPS[version])):
+            wait_for(lambda: [one["group"] for one in status()["members"]] == [GROUPS[version]], "a member's")
 
 
 @pytest.mark.parametrize("allowed", [True, False])

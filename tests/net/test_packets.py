@@ -66,6 +66,7 @@ GENERAL6 = ip6("ff02::1", f"8200 CCCC 2710 0000 {v6('::')}")
         ip4("224.0.0.1", "1164 CCCC 00000000 027d00"),
         ip6("ff02::1", f"8200 1234 2710 0000 {v6('::')}"),
         GENERAL6[:7] + b"\x02" + GENERAL6[8:],  # a hop limit of 2
+        ip6("ff02::1", f"8200 CCCC 2710 0000 {v6('::')}", alert=False),
         # a source that is not of the link, by the same sum
         GENERAL6.replace(ip_address(HOST6).packed, ip_address("fd00:180::9").packed),
     ],

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -29,8 +30,9 @@ from mcastd.net.routing import (
 )
 from mcastd.net.tables import joined_groups
 from mcastd.protocols import igmp, mld
-from mcastd.protocols.internet import internet_checksum, pseudo_header
+from mcastd.protocols.internet import ICMPV6, IGMP, internet_checksum, pseudo_header
 from mcastd.protocols.membership import GroupRecord, MembershipReport, RecordKind
+from mcastd.protocols.membership_packets import read_message
 
 PORT = 9190
 GROUPS: dict[int, Address] = {4: ip_address("239.255.9.7"), 6: ip_address("ff15::9:7")}
@@ -49,14 +51,7 @@ class Lab:
         return ifindex(self.router, f"r{number}")
 
     def sending(self, version: int, ttl: int = 8) -> socket.socket:
-        sock = sender(self.sender, "eth0", str(SOURCES[version]))
-        level, option = (
-            (socket.IPPROTO_IP, socket.IP_MULTICAST_TTL)
-            if version == 4
-            else (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS)
-        )
-        sock.setsockopt(level, option, ttl)
-        return sock
+        return sender(self.sender, "eth0", str(SOURCES[version]), ttl)
 
 
 @pytest.fixture(scope="module")
@@ -192,22 +187,51 @@ def test_members_are_heard_as_they_report(lab: Lab, table: RoutingTable, version
             return bool(heard)
 
         wait_for(reported, "the kernel of the receiver reports")
-    message = heard[0]
-    assert message.ifindex == lab.index(1)
+    assert heard[0].ifindex == lab.index(1)
+    packet = heard[0].packet
+    assert (packet.ttl, packet.router_alert) == (1, True)
     if version == 4:
-        assert (message.source, message.destination) == (ip_address("10.9.2.9"), igmp.ALL_IGMPV3_ROUTERS)
+        assert (packet.source, packet.destination) == (ip_address("10.9.2.9"), igmp.ALL_IGMPV3_ROUTERS)
     else:
-        assert message.source.is_link_local or message.source.is_unspecified  # RFC 3810 section 5.2.13
-        assert message.destination == mld.ALL_MLDV2_ROUTERS
+        assert packet.source.is_link_local or packet.source.is_unspecified  # RFC 3810 section 5.2.13
+        assert packet.destination == mld.ALL_MLDV2_ROUTERS
 
 
 def _records(heard: Heard) -> tuple[GroupRecord, ...]:
-    if heard.source.version == 4:
-        found = igmp.read(heard.message)
-    else:
-        assert heard.source.version == heard.destination.version == 6
-        found = mld.read(heard.message, heard.source, heard.destination)
+    found = read_message(heard.packet)
     return found.records if isinstance(found, MembershipReport) else ()
+
+
+def test_what_is_no_message_of_a_member_is_heard_as_it_came(
+    lab: Lab, table: RoutingTable, version: int
+) -> None:
+    """With another TTL, and without Router Alert: by that it is told apart."""
+    with inside(lab.router):
+        table.listen(lab.index(1))
+    member = lab.receivers[0]
+    index = ifindex(member, "eth0")
+    with inside(member):
+        family, protocol = (socket.AF_INET, IGMP) if version == 4 else (socket.AF_INET6, ICMPV6)
+        raw = socket.socket(family, socket.SOCK_RAW, protocol)
+    with raw:
+        if version == 4:
+            raw.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("=8xi", index))
+            raw.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 7)
+            message, to = bytes.fromhex("1600fafdef000001"), str(igmp.ALL_ROUTERS)
+        else:
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 7)
+            message, to = bytes([143]) + bytes(7), str(mld.ALL_ROUTERS)
+        found: list[Heard] = []
+
+        def came() -> bool:
+            raw.sendto(message, (to, 0))
+            found.extend(one for one in table.take() if isinstance(one, Heard) and one.packet.ttl == 7)
+            return bool(found)
+
+        wait_for(came, "it is heard")
+    assert not found[0].packet.router_alert
+    assert found[0].packet.body[0] == message[0]
 
 
 RECEIVER = ip_address("fd00:9:0:2::9")
@@ -239,7 +263,7 @@ def test_nobody_on_the_network_can_speak_for_the_kernel(lab: Lab) -> None:
                     raw.sendto(said_by_kernel(kind), ("ff02::1", 0))
                 raw.sendto(bytes([143]) + bytes(7), ("ff02::1", 0))
                 heard.extend(table.take())
-                return len([one for one in heard if isinstance(one, Heard) and len(one.message) == 8]) > 2
+                return len([one for one in heard if isinstance(one, Heard) and len(one.packet.body) == 8]) > 2
 
             wait_for(reported, "what is sent after it")
     assert not [one for one in heard if not isinstance(one, Heard)]

@@ -199,16 +199,6 @@ def test_what_is_no_message_is_ignored(name: str) -> None:
     assert read(IGNORED[name]) is None
 
 
-def test_a_query_of_mld_comes_from_the_link() -> None:
-    general = mld.build_query(MembershipQuery(), SOURCE6, mld.ALL_NODES)
-    assert mld.read(general, SOURCE6, mld.ALL_NODES) == MembershipQuery(interval_seconds=125)
-    elsewhere = IPv6Address("fd00::7")
-    assert (
-        mld.read(mld.build_query(MembershipQuery(), elsewhere, mld.ALL_NODES), elsewhere, mld.ALL_NODES)
-        is None
-    )
-
-
 @pytest.mark.parametrize("mantissa", [4, 12])
 def test_times_are_the_next_shorter_ones_that_have_a_code(mantissa: int) -> None:
     codes = range(1 << (mantissa + 4))

@@ -53,7 +53,9 @@ class Asked:
         pass
 
 
-def report(kind: RecordKind, group: Address, *sources: Address, source: Address | None = None) -> bytes:
+def report(
+    kind: RecordKind, group: Address, *sources: Address, source: Address | None = None, alert: bool = True
+) -> bytes:
     """The packet by which a member says what it wants."""
     record = GroupRecord(kind, group, sources)
     origin = source or (MEMBER if group.version == 4 else MEMBER_6)
@@ -63,7 +65,7 @@ def report(kind: RecordKind, group: Address, *sources: Address, source: Address 
     else:
         to, protocol = mld.ALL_MLDV2_ROUTERS, ICMPV6
         (body,) = mld.build_reports([record], 1400, origin, to)
-    packet = IpPacket(origin, to, protocol, MEMBERSHIP_TTL, body, router_alert=True)
+    packet = IpPacket(origin, to, protocol, MEMBERSHIP_TTL, body, router_alert=alert)
     return build_ip(packet, MEMBERSHIP_TOS)
 
 
@@ -113,6 +115,20 @@ def test_what_this_host_says_and_what_stays_on_the_link_is_nobodys_want() -> Non
     # RFC 3810 section 5.2.13: from a host that has no address yet
     members.hear(report(RecordKind.TO_EXCLUDE, GROUPS[6], source=ip_address("::")), 101.0)
     assert [*members.wanted()] == []
+
+
+def test_what_no_host_of_the_network_has_sent_is_nobodys_want() -> None:
+    """Else somebody far away could have any group fetched."""
+    lan = Interface(7, "lan", 0x1043, 0, (HERE, HERE_6), (24, 64))
+    members = InterfaceMembers(lan, 100.0, Asked())
+    elsewhere = ip_address("10.2.0.9")
+    for group, source in ((GROUPS[4], elsewhere), (GROUPS[6], MEMBER_6)):
+        forged = report(RecordKind.TO_EXCLUDE, group, source=source, alert=False)
+        is_about_members(forged)
+        assert not members.hear(forged, 101.0)
+    assert [*members.wanted()] == []
+    assert members.hear(report(RecordKind.TO_EXCLUDE, GROUPS[4], source=elsewhere), 101.0)
+    assert members.hear(report(RecordKind.TO_EXCLUDE, GROUPS[6]), 101.0)
 
 
 def test_why_nobody_is_asked_is_told() -> None:

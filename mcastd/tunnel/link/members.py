@@ -13,7 +13,7 @@ from mcastd.ip import Address, stays_on_link
 from mcastd.net.interfaces import Interface
 from mcastd.net.query_sender import QuerySender, SendsQueries, asking_address
 from mcastd.protocols import igmp, mld
-from mcastd.protocols.internet import ICMPV6, IGMP, read_ip
+from mcastd.protocols.internet import IGMP, read_ip
 from mcastd.protocols.link_control import GroupWant
 from mcastd.protocols.membership import MembershipQuery
 from mcastd.querier.querier import Querier
@@ -79,15 +79,9 @@ class InterfaceMembers:
         found = read_ip(packet)
         if found is None or found.source in self._interface.addresses:
             return False
-        source, destination = found.source, found.destination
-        if isinstance(source, IPv6Address):
-            if found.protocol != ICMPV6 or not source.is_link_local:
-                return False
-            assert isinstance(destination, IPv6Address)
-            message = mld.read(found.body, source, destination)
-        else:
-            message = igmp.read(found.body) if found.protocol == IGMP else None
-        return message is not None and bool(self._queriers[found.version].hear(source, message, now))
+        querier = self._queriers[found.version]
+        message = querier.read(found, self._interface.networks(found.version))
+        return message is not None and bool(querier.hear(found.source, message, now))
 
     def tick(self, now: float) -> bool:
         """Ask what is to be asked. Returns True if something else is wanted now."""
