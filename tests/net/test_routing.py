@@ -346,6 +346,19 @@ def test_a_kept_descriptor_keeps_the_routes(lab: Lab, version: int) -> None:
         RoutingTable(4 if version == 4 else 6).close()  # it was given up with the last descriptor
 
 
+def test_a_kept_descriptor_of_an_older_version_tells_whom_to_believe() -> None:
+    with Host() as host, inside(host), contextlib.closing(RoutingTable(6)) as before:
+        kept = os.dup(before.fileno())
+        options = (socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVHOPOPTS)
+        with socket.socket(fileno=os.dup(kept)) as sock:
+            for option in options:
+                sock.setsockopt(socket.IPPROTO_IPV6, option, 0)
+            table = KeptTable.of(6, kept)
+            assert table is not None
+            with contextlib.closing(RoutingTable(6, table)):
+                assert [sock.getsockopt(socket.IPPROTO_IPV6, option) for option in options] == [1, 1]
+
+
 def test_interfaces_that_have_gone_make_room(version: int) -> None:
     with Host() as host, contextlib.ExitStack() as stack:
         with inside(host):
