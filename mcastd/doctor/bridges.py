@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from heapq import nlargest
 from ipaddress import ip_address
+from itertools import islice
 
 from mcastd.config import Bridge
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity, Way
+from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.quoting import sysctl
+from mcastd.doctor.seen import seen_text, watched
 from mcastd.doctor.subject import Subject
-from mcastd.ip import stays_at_home
+from mcastd.ip import Address, named, stays_at_home
 from mcastd.status import BridgeStatus, RouteStatus
 
 # Groups that a finding names.
 NAMED_MAX = 5
+# Groups of a bridge that are watched: what goes in a circle has the most packets.
+WATCHED_GROUPS_MAX = 16
+# So many TTLs of one sender's datagrams mean a circle: in each round they have another one. Another program
+# on its host, or another way to here, makes one more.
+CIRCLE_TTLS_MIN = 4
+
+
+def watched_groups(subject: Subject[Bridge]) -> Iterable[Address]:
+    """The groups whose datagrams are to be looked at on the wire."""
+    routes = nlargest(WATCHED_GROUPS_MAX, subject.now(BridgeStatus).routes, key=lambda route: route.packets)
+    busy = dict.fromkeys(ip_address(route.group) for route in routes)
+    return islice({**busy, **dict.fromkeys(named(subject.settings.groups))}, WATCHED_GROUPS_MAX)
+
+
+def circling(subject: Subject[Bridge], evidence: Evidence) -> Iterator[Said]:
+    """Check that nothing comes back by the interface that it came by, to be forwarded again and again.
+
+    Two hosts make such a circle, one of which forwards one way, and one the other. Where switches look at
+    memberships neither gets what it sends itself, and so the kernel says nothing of it.
+    """
+    observation = watched("circling", evidence)
+    if isinstance(observation, Skipped):
+        yield observation
+        return
+    settings, comes_by = subject.settings, subject.now(BridgeStatus).comes_by
+    for key, flow in observation.flows():
+        if key.outgoing or key.vlan or key.interface not in comes_by or len(flow.ttls) < CIRCLE_TTLS_MIN:
+            continue
+        if not any(key.group in prefix for prefix in settings.groups if prefix.version == key.group.version):
+            continue
+        ttls = sorted(flow.ttls, reverse=True)
+        yield Finding(
+            "bridge-circle",
+            Severity.BROKEN,
+            f"{key.group} of {key.source} goes in a circle: it comes back by {key.interface} again and again",
+            (f"{seen_text([(key, flow)])}, with TTLs of {', '.join(map(str, ttls))}",),
+            f"another host or router sends back to {key.interface} what this one forwards: have one of the"
+            " two forward it, or other groups",
+        )
 
 
 def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:

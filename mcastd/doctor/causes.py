@@ -102,6 +102,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     _cause("overflow-earlier", "network-loss-earlier", "ts-errors-earlier"),
     # from one network to another
+    _cause("bridge-circle", "bridge-ttl"),
     _cause("bridge-ttl"),
     _cause("bridge-link-local"),
     _cause("bridge-yields"),

@@ -132,7 +132,7 @@ def _martian(source: Address, evidence: Evidence) -> str:
 def _filtered(missing: Missing) -> Iterator[Said]:
     settings = missing.subject.settings
     key, flow = missing.flows[0]
-    ttl = flow.min_ttl if flow.min_ttl == flow.max_ttl else -1
+    ttl = min(flow.ttls) if len(flow.ttls) == 1 else -1
     facts = Facts(settings.group, settings.port, key.interface, key.source, ttl)
     seen = (
         missing.evidence,

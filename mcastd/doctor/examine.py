@@ -51,6 +51,7 @@ from mcastd.doctor.finding import Finding, Report, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject, by_leg, is_of
 from mcastd.doctor.watch import Watch
 from mcastd.errors import SHORTAGES, McastdError, reason_of
+from mcastd.ip import Address
 
 Check = Callable[[Subject[Any], Evidence], Iterator[Said]]
 HostCheck = Callable[[Evidence], Iterator[Said]]
@@ -87,6 +88,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (transport_streams.errors, InboundSubscription),
     (received_files.descriptions, InboundSubscription),
     (bridges.filtered, Bridge),
+    (bridges.circling, Bridge),
     (bridges.forwarding, Bridge),
     (local_networks.network, AmtRelaySettings),
     (relays.heard, AmtRelaySettings),
@@ -172,12 +174,14 @@ def observe(
 
     With ``probe`` a datagram is sent to the group of each subscription that is meant; else nothing is.
     """
-    groups = [
-        leg.group
-        for one in take()
-        if (of is None or one.name in of) and is_of(one, GroupSettings)
-        for leg in one.settings.by_leg()
-    ]
+    groups: list[Address] = []
+    for one in take() if seconds > 0 else ():
+        if of is not None and one.name not in of:
+            continue
+        if is_of(one, GroupSettings):
+            groups += (leg.group for leg in one.settings.by_leg())
+        elif is_of(one, Bridge):
+            groups += bridges.watched_groups(one)
     watch = Watch(groups) if seconds > 0 else None
     try:
         before = take()

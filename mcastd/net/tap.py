@@ -68,12 +68,11 @@ class Flow:
 
     packets: int = 0  # a packet may hold several datagrams, coalesced
     size: int = 0  # bytes of payload, of whole datagrams
-    min_ttl: int = 255
-    max_ttl: int = 0
     first: float = 0.0
     last: float = 0.0
     fragmented: int = 0  # datagrams that came in several fragments
     not_ours: int = 0  # packets whose MAC address is another host's: the kernel discards them
+    ttls: set[int] = field(default_factory=set)  # that datagrams had: IPv4 TTL or IPv6 hop limit
 
 
 class SeenMessage(NamedTuple):
@@ -135,8 +134,7 @@ class Traffic:
         if isinstance(found, Datagram):
             flow.size += found.size
             flow.fragmented += found.fragmented
-            flow.min_ttl = min(flow.min_ttl, found.ttl)
-            flow.max_ttl = max(flow.max_ttl, found.ttl)
+            flow.ttls.add(found.ttl)
 
 
 class Tap:

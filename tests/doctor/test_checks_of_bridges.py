@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mcastd.doctor.finding import Finding
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Kernel, Observation
 from mcastd.net.ruleset import Ruleset
+from mcastd.net.tap import Flow, FlowKey, Traffic
 
 SETTINGS = Bridge.model_validate(
     {"from": "eth1", "to": ["eth2", "eth3"], "groups": ["239.1.0.0/16"], "ttl_threshold": 5}
@@ -57,6 +59,41 @@ def test_what_a_relay_does_not_hand_on_for_its_ttl() -> None:
     assert one.evidence == ("dropped for their TTL: 83 while watched, 90 in all (status)",)
     assert one.fix.endswith("or set raise_ttl = true and sources in [bridge.tv]")
     assert found({"counters": now}, counters=now) == []
+
+
+def test_what_goes_in_a_circle() -> None:
+    def said(**changes: Any) -> list[object]:
+        key = FlowKey("eth1", False, ip_address("239.1.1.1"), 5004, ip_address("192.0.2.7"), 0)
+        flow = Flow(77, 7700, 0.0, 1.0, ttls=changes.pop("ttls", {9, 30, 32, 28}))
+        traffic = Traffic(0.0, 2.0, {key._replace(**changes): flow})
+        observation = Observation(2.0, traffic, (Traffic(0.0), Traffic(2.0)))
+        now = {"comes_by": ["eth1"]}
+        subject = Subject("bridge/tv", SETTINGS, "active", status=now, earlier=now)
+        return list(bridges.circling(subject, Evidence(observation=observation)))
+
+    (one,) = said()
+    assert isinstance(one, Finding)
+    assert (one.cause, one.severity) == ("bridge-circle", "broken")
+    assert one.what == "239.1.1.1 of 192.0.2.7 goes in a circle: it comes back by eth1 again and again"
+    assert one.evidence == (
+        "77 packets from 192.0.2.7 to 239.1.1.1 port 5004 on eth1 (AF_PACKET), with TTLs of 32, 30, 28, 9",
+    )
+    assert said(ttls={9, 30, 32}) == said(interface="eth2") == said(outgoing=True) == said(vlan=7) == []
+    assert said(group=ip_address("239.2.1.1")) == said(group=ip_address("ff15::1")) == []
+
+
+def test_the_busiest_groups_are_watched() -> None:
+    settings = SETTINGS.model_copy(
+        update={"groups": (ip_network("239.1.0.0/16"), ip_network("239.7.7.7/32"))}
+    )
+
+    def groups(count: int) -> list[str]:
+        routes = [{**ROUTE, "group": f"239.1.1.{number}", "packets": number} for number in range(count)]
+        subject = Subject("bridge/tv", settings, "active", status={"routes": routes})
+        return [str(group) for group in bridges.watched_groups(subject)]
+
+    assert groups(3) == ["239.1.1.2", "239.1.1.1", "239.1.1.0", "239.7.7.7"]
+    assert groups(99) == [f"239.1.1.{number}" for number in range(98, 98 - bridges.WATCHED_GROUPS_MAX, -1)]
 
 
 def test_senders_with_an_address_of_their_link() -> None:

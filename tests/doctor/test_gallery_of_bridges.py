@@ -15,7 +15,9 @@ from support.meanwhile import meanwhile
 from support.peer import Talker
 from support.wait import wait_for
 
+from mcastd.net.foreign_senders import ForeignSenders
 from mcastd.net.query_sender import QuerySender
+from mcastd.net.routing import RoutingTable
 from mcastd.protocols import igmp
 from mcastd.protocols.membership import MembershipQuery
 
@@ -70,6 +72,53 @@ def test_a_ttl_that_ends_here_is_named(
         rights=WITH_ROUTING,
         by_hand="the TTL is its sender's",
         hand=lambda _lab, _: sender.set_ttl(8),
+    )
+    show(one, lab, tmp_path, record_property)
+
+
+@contextlib.contextmanager
+def sent_back_by_another_router(lab: Lab) -> Iterator[None]:
+    """From the second wire to the first, of a sender beyond a router. Neither host gets what it sends itself,
+    as behind a switch that looks at memberships."""
+    for host, names in ((lab.here, ("eth0", "eth1")), (lab.there, ("net0", "net1"))):
+        sysctl(host, **{f"ipv4__conf__{name}__rp_filter": 0 for name in ("all", *names)})
+    source = ip_address("10.77.0.9")
+    net0, net1 = (ifindex(lab.there, name) for name in ("net0", "net1"))
+    with ExitStack() as stack:
+        with inside(lab.there):
+            back = stack.enter_context(contextlib.closing(RoutingTable(4)))
+            senders = stack.enter_context(contextlib.closing(ForeignSenders(net0, "net0")))
+        for index in (net0, net1):
+            back.add(index)
+        back.route(source, ip_address(GROUP), net1, {net0: 1})
+
+        def send() -> None:
+            with inside(lab.there):
+                senders.send((source, 4711), (ip_address(GROUP), PORT), 24, [b"round and round"])
+
+        stack.enter_context(meanwhile(send, 0.05, "sender"))
+
+        def goes_round() -> bool:
+            routes = lab.daemon.worker("bridge/tv")["status"]["routes"]
+            return any(one["source"] == str(source) and one["packets"] > 24 for one in routes)
+
+        wait_for(goes_round, "it goes round")
+        assert lab.daemon.worker("bridge/tv")["status"]["troubles"] == [], "by itself the daemon sees nothing"
+        yield
+
+
+def test_a_circle_of_two_one_way_bridges_is_named(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    one = Case(
+        "bridge-circle",
+        "broken",
+        CONFIG,
+        sent_back_by_another_router,
+        worker="bridge/tv",
+        prepare=Sender().sent,
+        rights=WITH_ROUTING,
+        by_hand="which of them is to forward, only a person knows",
     )
     show(one, lab, tmp_path, record_property)
 

@@ -83,7 +83,7 @@ def causes(said: Iterable[object]) -> list[str]:
 
 def flow(packets: int, size: int, *, first: float = 0.1, **differences: object) -> dict[FlowKey, Flow]:
     key = FlowKey("eth0", False, GROUP, 9190, THERE, 0)._replace(**differences)  # type: ignore[arg-type]
-    return {key: Flow(packets, size, 1, 1, first, first)}
+    return {key: Flow(packets, size, first, first, ttls={1})}
 
 
 # -- who asks
