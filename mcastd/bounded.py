@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, suppress
+from typing import Generic, TypeVar
 
 from mcastd.threads import Thread
 
@@ -69,3 +69,43 @@ def ask(question: Callable[[], T], seconds: float | None, name: str = "question"
     there is no thread to be had.
     """
     return begin(question, name).result(seconds)
+
+
+class Attempt(Generic[T]):
+    """To have something that may take long, as a connection, while its user goes on. For one thread."""
+
+    def __init__(self, make: Callable[[], T], discard: Callable[[T], object], name: str) -> None:
+        """``make`` is called by a thread of that name; ``discard`` ends what comes after :meth:`give_up`."""
+        self._make = make
+        self._discard = discard
+        self._name = name
+        self._made: Future[T] | None = None  # None: no attempt is under way
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._made is not None
+
+    def take(self, wait_seconds: float = 0.0) -> T | None:
+        """What was made; None: it is not there yet. If no attempt is under way, begin one, and wait so long.
+
+        Raises what ``make`` raises, and OSError (EAGAIN) if there is no thread to be had.
+        """
+        if (made := self._made) is None:
+            made = self._made = begin(self._make, self._name)
+            if wait_seconds:
+                with suppress(TimeoutError):
+                    made.exception(wait_seconds)
+        if not made.done():
+            return None
+        self._made = None
+        return made.result()
+
+    def give_up(self) -> None:
+        """End the attempt, if one is under way, and have what still comes of it discarded."""
+        made, self._made = self._made, None
+        if made is not None:
+            made.add_done_callback(self._end)
+
+    def _end(self, made: Future[T]) -> None:
+        if made.exception() is None:
+            self._discard(made.result())

@@ -6,6 +6,7 @@ import errno
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from mcastd.engines.engine import REFUSED, UNREACHABLE
@@ -37,6 +38,9 @@ class Connected(ABC):
 
     server = ""  # which one it is, as the configuration has it
     purpose = "send to"  # what it is there for, for people
+    # What readers of its protocol raise, and what is wrong with a server that has them do so
+    unreadable: type[Exception] = ValueError
+    misunderstanding = "it speaks another protocol"
     encrypts_at_first = True  # False: the server says something before, and begin() goes over to TLS
 
     def __init__(self, servers: Sequence[EngineServer], files: TlsFiles) -> None:
@@ -103,6 +107,14 @@ class Connected(ABC):
             size += len(data)
             if size > SAID_MAX_BYTES:
                 raise self.useless("it says far more than it was asked")
+
+    @contextmanager
+    def understood(self) -> Iterator[None]:
+        """Around what reads what came. Raises SinkError."""
+        try:
+            yield
+        except self.unreadable as error:
+            raise self.useless(f"{self.misunderstanding}: {error}") from error
 
     def close(self) -> None:
         self._held = memoryview(b"")

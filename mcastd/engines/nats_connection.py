@@ -6,7 +6,6 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +57,9 @@ class NatsLogin:
 
 class NatsConnection(Connected):
     """What engines and consumers of NATS have in common."""
+
+    unreadable = nats.NatsError
+    misunderstanding = "it does not speak NATS"
 
     def __init__(
         self,
@@ -217,14 +219,6 @@ class NatsConnection(Connected):
         if self._owes_pong and not self.is_full:
             self._owes_pong = False
             self.write(nats.PONG)
-
-    @contextmanager
-    def understood(self) -> Iterator[None]:
-        """Around what reads what came."""
-        try:
-            yield
-        except nats.NatsError as error:
-            raise self.useless(f"it does not speak NATS: {error}") from error
 
 
 # By what -ERR begins with: https://docs.nats.io/reference/reference-protocols/nats-protocol.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcastd.engines.connected import Connected, EngineServer
@@ -32,6 +31,8 @@ class RedisLogin:
 class RedisConnection(Connected):
     """What engines and consumers of Redis have in common."""
 
+    unreadable = resp.RespError
+    misunderstanding = "it is no server of Redis"
     commands = ""  # which ones the user has to be allowed, beside PING
     limits = resp.USUAL_LIMITS
 
@@ -76,14 +77,6 @@ class RedisConnection(Connected):
         if failure.code == "NOPERM":
             way_out = f"allow the user {self.commands} on the key"
         return self.useless(f"it says {said}", way_out)
-
-    @contextmanager
-    def understood(self) -> Iterator[None]:
-        """Around what reads what came."""
-        try:
-            yield
-        except resp.RespError as error:
-            raise self.useless(f"it is no server of Redis: {error}") from error
 
 
 # By the first word of a refusal.

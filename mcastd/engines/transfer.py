@@ -14,12 +14,11 @@ from __future__ import annotations
 import math
 import select
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 
 from structlog.typing import FilteringBoundLogger
 
 from mcastd import clock
-from mcastd.bounded import begin
+from mcastd.bounded import Attempt
 from mcastd.engines.backlog import Backlog
 from mcastd.engines.engine import REFUSED, UNREACHABLE, Engine, RefusedMessage, ServerAnswers
 from mcastd.engines.flight import Flight
@@ -68,7 +67,7 @@ class Transfer:
         self._log = log
         self._counted_from = counted_from
         self._engine: Engine | None = None
-        self._connecting: Future[tuple[Engine, int]] | None = None
+        self._connecting = Attempt(self._connect, lambda made: made[0].close(), "engine-connect")
         self._connecting_since = 0.0  # monotonic seconds
         self._flight = Flight()
         self._known = 0  # the server had all messages up to this number when it was connected
@@ -100,7 +99,7 @@ class Transfer:
     def deadline(self, now: float) -> float:
         """When there is something to do, in monotonic seconds, if nothing comes before."""
         if self._engine is None:
-            return now + LOOK_SECONDS if self._connecting else self._retry_at
+            return now + LOOK_SECONDS if self._connecting.is_under_way else self._retry_at
         return self._answer_by if self._flight else math.inf
 
     def send(self) -> None:
@@ -130,8 +129,7 @@ class Transfer:
 
     def close(self) -> int:
         """Leave what has no answer in the spool. Returns how many messages are lost: they are not there."""
-        if self._connecting is not None:
-            self._connecting.add_done_callback(_close)
+        self._connecting.give_up()
         self._disconnect()
         flying = [number for number, _ in self._flight.left() if number >= self._counted_from]
         lost = sum(not self.backlog.is_kept(number) for number in flying)
@@ -144,18 +142,16 @@ class Transfer:
         """Have a connection, as far as that goes now. Raises SinkError, OSError."""
         if self._engine is not None:
             return
-        if self._connecting is None:
+        if not self._connecting.is_under_way:
             if clock.monotonic() < self._retry_at:
                 return
-            self._connecting = begin(self._connect, "engine-connect")
             self._connecting_since = clock.monotonic()
-        if not self._connecting.done():
+        if (made := self._connecting.take()) is None:
             if self.trouble is None and clock.monotonic() - self._connecting_since > LATE_SECONDS:
                 cause = "the attempt to connect takes long: a server, a name server or a disk does not answer"
                 self.trouble = cannot_write(self._label, cause, UNREACHABLE)
             return
-        connecting, self._connecting = self._connecting, None
-        engine, known = connecting.result()
+        engine, known = made
         self._engine = engine
         self._poll.register(engine, select.POLLIN)
         was_refused = self.trouble is not None and self.trouble.reason == REFUSED
@@ -249,9 +245,3 @@ class Transfer:
                 error = cannot_write(self._label, refused.cause, refused.reason)
                 self._outcomes.drop(int(number >= begin), error)
         self.trouble, self._pause = None, RETRY_SECONDS
-
-
-def _close(connecting: Future[tuple[Engine, int]]) -> None:
-    """A connection that nobody waits for any more."""
-    if connecting.exception() is None:
-        connecting.result()[0].close()

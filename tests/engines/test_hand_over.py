@@ -300,7 +300,7 @@ def test_the_end_waits_for_no_attempt_to_connect(server: Server, start: Start, s
     server.hangs = hangs = threading.Event()
     handed = start(spool=spool)
     handed.put(b"1", b"2")
-    wait_for(lambda: handed.it._transfer and handed.it._transfer._connecting, "the attempt")
+    wait_for(lambda: handed.it._transfer and handed.it._transfer._connecting.is_under_way, "the attempt")
     wait_for(lambda: handed.it.picture.waiting == 2, "they wait")
     assert handed.it.stop(clock.monotonic())
     assert handed.look().dropped == ({} if spool else {"stopped": 2})
@@ -612,7 +612,7 @@ def test_a_server_is_tried_at_longer_and_longer_times_until_it_takes_something(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(clock, "monotonic", lambda: now[0])
-    monkeypatch.setattr(transfer, "begin", at_once)
+    monkeypatch.setattr("mcastd.bounded.begin", at_once)
     backlog = Backlog(BacklogBounds(1 << 20, 0, drop_oldest=False), None, 7)
     one = transfer.Transfer(
         "memory",

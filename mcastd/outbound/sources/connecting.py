@@ -9,12 +9,10 @@ from __future__ import annotations
 import errno
 import math
 import socket
-from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 
 from mcastd import clock
-from mcastd.bounded import begin
+from mcastd.bounded import Attempt
 from mcastd.config import OpenFilesOf, OutboundChannel, TcpSource, split_end
 from mcastd.errors import SourceError, reason_of
 from mcastd.net.payloads import Payloads
@@ -62,7 +60,8 @@ class ConnectingSource(WriterSource):
         super().__init__(label, framer, schedule, admission=Admission(), worker=worker)
         self._host = host
         self._port = port
-        self._connecting: Future[socket.socket] | None = None
+        make = partial(connected, host, port, CONNECT_SECONDS)
+        self._connecting = Attempt(make, socket.socket.close, "source-connect")
         self._began = 0.0  # monotonic seconds: when the connection was there
         self._next_at = 0.0  # the same: when the next one is made
         self._pause = PAUSE_SECONDS
@@ -78,28 +77,21 @@ class ConnectingSource(WriterSource):
         return clock.monotonic() >= self._next_at
 
     def restart(self) -> None:
-        if self._connecting is not None:
-            self._connecting.add_done_callback(_close)
-            self._connecting = None
+        self._connecting.give_up()
         super().restart()
         self.preparing, self._next_at = "", 0.0
 
     def _have_writer(self) -> bool:
-        connecting = self._connecting
-        if connecting is None:
-            if (left := self._next_at - clock.monotonic()) > 0:
-                self.nap, self.state = left, "waiting to connect again"
-                return False
-            connecting = self._connecting = self._begin()
-            with suppress(TimeoutError):
-                connecting.exception(CONNECT_WAIT_SECONDS)
-        if not connecting.done():
-            self.nap, self.state = LOOK_SECONDS, "connecting"
-            self.preparing = f"connecting to {self._host} port {self._port}"
+        if not self._connecting.is_under_way and (left := self._next_at - clock.monotonic()) > 0:
+            self.nap, self.state = left, "waiting to connect again"
             return False
-        self._connecting, self.preparing = None, ""
+        self.preparing = ""
         try:
-            self._writer = sock = connecting.result()
+            if (sock := self._connecting.take(CONNECT_WAIT_SECONDS)) is None:
+                self.nap, self.state = LOOK_SECONDS, "connecting"
+                self.preparing = f"connecting to {self._host} port {self._port}"
+                return False
+            self._writer = sock
             self._last_writer = self._last_address = str(sock.getpeername()[0]).partition("%")[0]
         except OSError as error:
             self._disconnect()
@@ -107,12 +99,6 @@ class ConnectingSource(WriterSource):
         self._began = clock.monotonic()
         self._log.info("writer.connected", writer=self._last_writer)
         return True
-
-    def _begin(self) -> Future[socket.socket]:
-        try:
-            return begin(partial(connected, self._host, self._port, CONNECT_SECONDS), "source-connect")
-        except OSError as error:
-            raise self._unreachable(error) from error
 
     def _unreachable(self, error: OSError) -> SourceError:
         number = error.errno or 0
@@ -131,12 +117,6 @@ class ConnectingSource(WriterSource):
             self._pause = PAUSE_SECONDS if lasted else min(2 * self._pause, PAUSE_MAX_SECONDS)
             self._next_at = now + self._pause
         super()._disconnect()
-
-
-def _close(connecting: Future[socket.socket]) -> None:
-    """A connection that nobody waits for any more."""
-    if connecting.exception() is None:
-        connecting.result().close()
 
 
 _WAYS_OUT = {

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 
 from mcastd import clock
-from mcastd.bounded import begin
+from mcastd.bounded import Attempt
 from mcastd.config import EngineSource, OpenFilesOf, OutboundChannel
 from mcastd.engines.consumer import AGAIN, TOO_LONG, Consumer, TakenMessage
 from mcastd.engines.kinds import CONSUMERS
@@ -81,7 +80,7 @@ class ConsumedSource(ReceivedSource):
         self._make = make
         self._log = get_logger(worker=worker)
         self._consumer: Consumer | None = None
-        self._connecting: Future[Consumer] | None = None
+        self._connecting = Attempt(self._made, lambda consumer: consumer.close(), "engine-connect")
         self._batch = 1  # messages to be asked for
         self._given: Sequence[TakenMessage] = ()  # those of the last read
         self._given_at = 0.0  # monotonic seconds
@@ -135,9 +134,7 @@ class ConsumedSource(ReceivedSource):
                     left += more
                 consumer.give_back(left)
                 consumer.flush()
-        if self._connecting is not None:
-            self._connecting.add_done_callback(_close)
-            self._connecting = None
+        self._connecting.give_up()
         self._disconnect()
         self.preparing, self.state = "", "not opened"
 
@@ -145,18 +142,13 @@ class ConsumedSource(ReceivedSource):
 
     def _connect(self) -> bool:
         """Have a connection, as far as that goes now. Raises SourceError."""
-        connecting = self._connecting
+        self.preparing = ""
         try:
-            if connecting is None:
-                connecting = self._connecting = begin(self._made, "engine-connect")
-                with suppress(TimeoutError):
-                    connecting.exception(CONNECT_WAIT_SECONDS)
-            if not connecting.done():
+            if (consumer := self._connecting.take(CONNECT_WAIT_SECONDS)) is None:
                 self.nap, self.state = LOOK_SECONDS, "connecting"
                 self.preparing = f"connecting to {self._label}"
                 return False
-            self._connecting, self.preparing = None, ""
-            self._consumer = consumer = connecting.result()
+            self._consumer = consumer
         except (McastdError, OSError) as error:
             self.state = "not connected"
             raise _as_source_error(error, f"cannot take messages from {self._label}") from error
@@ -260,9 +252,3 @@ def _as_source_error(error: McastdError | OSError, what: str) -> SourceError:
     if isinstance(error, McastdError):
         return SourceError(error.what, error.cause, error.way_out, waits=waits, errno=error.errno)
     return SourceError(what, reason_of(error), waits=waits, errno=error.errno or 0)
-
-
-def _close(connecting: Future[Consumer]) -> None:
-    """A connection that nobody waits for any more."""
-    if connecting.exception() is None:
-        connecting.result().close()
