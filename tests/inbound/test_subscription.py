@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from support.meanwhile import meanwhile
 from support.subscription import Run, VisitedByHand, fifo_output, file_output, lost
 from support.wait import wait_for
 
@@ -505,17 +506,13 @@ def test_signals_are_seen_to_amid_a_stream(
     run = make_run(file_output(path, format="lines"), max_latency=max_latency)
     link = run.start()
     sent = 0
-    ends = threading.Event()
 
     def stream() -> None:
         nonlocal sent
-        while not ends.wait(0.0005):
-            link.deliver(*(b"%d" % number for number in range(sent, sent + 4)))
-            sent += 4
+        link.deliver(*(b"%d" % number for number in range(sent, sent + 4)))
+        sent += 4
 
-    thread = threading.Thread(target=stream)
-    thread.start()
-    try:
+    with meanwhile(stream, 0.0005, "stream"):
         wait_for(lambda: run.worker.counters.received > 50, "a stream")
         path.rename(moved)
         run.context.send(Signal.REOPEN)
@@ -524,9 +521,6 @@ def test_signals_are_seen_to_amid_a_stream(
         run.context.send(Signal.NETWORK)
         wait_for(lambda: link.network_changes == 1, "the change")
         assert run.worker.status().hanging is None
-    finally:
-        ends.set()
-        thread.join()
     run.received(sent)
     run.stop()
     assert (moved.read_text() + path.read_text()).split() == [*map(str, range(sent))]

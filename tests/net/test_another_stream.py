@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import re
 import socket
-import threading
 from contextlib import ExitStack
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ import pytest
 from support.daemon import RunningDaemon
 from support.host import Host, connect
 from support.inside import inside, sender
+from support.meanwhile import meanwhile
 from support.wait import wait_for
 
 from mcastd.net.receiver import SocketReceiver
@@ -50,24 +51,11 @@ class Flood:
     def __init__(self, streams: tuple[Stream, Stream], sockets: tuple[socket.socket, socket.socket]) -> None:
         self.sent = 0  # of each
         self._ways = list(zip(sockets, streams, strict=True))
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Flood:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        for number in itertools.count():
-            for index, (sock, stream) in enumerate(self._ways):
-                sock.sendto(b"%d %d\n" % (index, number), stream)
-            self.sent = number + 1
-            if self._over.wait(0.0005):
-                return
+    def send(self) -> None:
+        for index, (sock, stream) in enumerate(self._ways):
+            sock.sendto(b"%d %d\n" % (index, self.sent), stream)
+        self.sent += 1
 
 
 @pytest.mark.root
@@ -97,7 +85,7 @@ def test_nothing_that_is_wanted_is_missed(tmp_path: Path, which: str, reading: s
         daemon = stack.enter_context(RunningDaemon(tmp_path, config(streams[0]), enter=host.enter([])))
         flood = Flood(streams, (ways[0], ways[1]))
         spans: list[tuple[int, int, int]] = []  # stream, first and last number that is wanted
-        with flood:
+        with meanwhile(flood.send, 0.0005, "flood"):
             current, since = 0, flood.sent + 1
             for _ in range(RELOADS):
                 wait_for(lambda since=since: flood.sent > since + BETWEEN)
@@ -160,22 +148,11 @@ def test_coalesce_changes_in_place(group: str, no_fd_leak: None) -> None:
 
         for wanted in (True, False, True, True, False, False):
             send(3)  # waits in the socket meanwhile
-            over = threading.Event()
-
-            def flood(over: threading.Event = over) -> None:
-                while not over.wait(0.0002):  # or the buffer is full, where threads run side by side
-                    send(1)
-
-            thread = threading.Thread(target=flood)
             before, was = len(got), link.describe().coalesced
             first = got[-1] + 1 if got else 0
-            thread.start()
-            try:
-                with inside(host):
-                    link.set_coalesce(wanted)
-            finally:
-                over.set()
-                thread.join()
+            # Without a pause the buffer would be full, where threads run side by side
+            with meanwhile(partial(send, 1), 0.0002, "flood"), inside(host):
+                link.set_coalesce(wanted)
             send(2)
             last = next(sent) - 1  # the number that was just taken is never sent
             wait_for(lambda last=last: take() or got[-1:] == [last], "all of it")  # type: ignore[misc]

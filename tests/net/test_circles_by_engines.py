@@ -1,25 +1,29 @@
 """Two daemons that feed each other by a group and an engine, which no configuration shows: it ends.
 
-```
-   host eth0 -------- n0 net
-   10.74.0.1      10.74.0.2
-```
-
-The server and one daemon are on the host, which sends what the server has; the other one hands over what it
-receives.
+The server and one daemon are on the host of ``support/engines.py``, which sends what the server has; the
+other one, in the net, hands over what it receives.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from support.daemon import RunningDaemon
-from support.engines import EngineServer, NatsServer, RedisServer
-from support.host import Host, connect
+from support.engines import (
+    HERE,
+    THERE,
+    EngineServer,
+    NatsServer,
+    RedisServer,
+    neighbours,
+    require_client,
+)
+from support.host import Host
 from support.peer import Ear, Talker
 from support.wait import wait_for
 
@@ -39,12 +43,9 @@ class Lab(NamedTuple):
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    pytest.importorskip("nats", reason="needs nats-py: pip install nats-py")
-    with Host() as host, Host() as net:
-        connect(host, "eth0", net, "n0")
-        host.ip("addr add 10.74.0.1/24 dev eth0")
-        net.ip("addr add 10.74.0.2/24 dev n0")
-        yield Lab(host, net, tmp_path)
+    require_client("nats")
+    with ExitStack() as stack:
+        yield Lab(*neighbours(stack), tmp_path)
 
 
 def channel(name: str, group: str, interface: str, source: str) -> str:
@@ -59,7 +60,7 @@ def subscription(name: str, group: str, interface: str, output: str) -> str:
 
 def nats_servers(lab: Lab) -> tuple[EngineServer, str, str]:
     """A server, and what a source and an output of it have."""
-    server = NatsServer(lab.host, lab.directory, address="10.74.0.1")
+    server = NatsServer(lab.host, lab.directory, address=HERE)
     server.start()
     server.api("STREAM.CREATE.TV", {"name": "TV", "storage": "file", "subjects": ["tv.>"]})
     common = f'kind = "nats", servers = "{server.url}", stream = "TV"'
@@ -67,7 +68,7 @@ def nats_servers(lab: Lab) -> tuple[EngineServer, str, str]:
 
 
 def redis_servers(lab: Lab) -> tuple[EngineServer, str, str]:
-    server = RedisServer(lab.host, lab.directory, "--protected-mode", "no", address="10.74.0.1")
+    server = RedisServer(lab.host, lab.directory, "--protected-mode", "no", address=HERE)
     server.start()
     common = f'kind = "redis", servers = "{server.url}", key = "tv"'
     return server, f'{common}, group = "radio", create = true', common
@@ -112,7 +113,7 @@ def test_what_the_channel_has_sent_comes_back_once(
         lab.daemon(lab.host, "forth", channel("tv", GROUP, "eth0", source)) as forth,
         lab.daemon(lab.net, "back", subscription("in", GROUP, "n0", output)) as back,
         Ear(lab.net, "n0", GROUP, PORT) as ear,
-        Talker(lab.host, "eth0", GROUP, PORT, source="10.74.0.1") as talker,
+        Talker(lab.host, "eth0", GROUP, PORT, source=HERE) as talker,
     ):
         wait_connected(forth, "outbound/tv")
         back.wait_state("inbound/in", "active")
@@ -123,7 +124,7 @@ def test_what_the_channel_has_sent_comes_back_once(
         heard = sorted(payload for payload, _ in ear.heard())
         assert heard == sorted([*talker.sent, *talker.sent])
         worker = forth.worker("outbound/tv")
-        assert "/inbound/in (of 10.74.0.1) sends back what is sent" in worker["detail"]
+        assert f"/inbound/in (of {HERE}) sends back what is sent" in worker["detail"]
         assert worker["status"]["reception"]["received"] == 90
         findings = json.loads(forth.ctl("doctor", "--json", "--watch", "0.3s").stdout)["findings"]
         (circle,) = [one for one in findings if one["cause"] == "circle"]
@@ -144,7 +145,7 @@ asyncio.run(main())
 
 def test_a_circle_by_two_groups_and_two_subjects_ends(lab: Lab) -> None:
     """What the first channel sends comes back as from another host: only by trial is it found."""
-    server = NatsServer(lab.host, lab.directory, address="10.74.0.1")
+    server = NatsServer(lab.host, lab.directory, address=HERE)
     server.start()
     for name in ("A", "B"):
         server.api(f"STREAM.CREATE.{name}", {"name": name, "subjects": [f"{name}.>"]})
@@ -170,7 +171,7 @@ def test_a_circle_by_two_groups_and_two_subjects_ends(lab: Lab) -> None:
         second.wait_state("inbound/on", "active")
         feeder = lab.host.python("-c", FEEDER.format(url=server.url))
         try:
-            wait_for(lambda: "/inbound/back (of 10.74.0.2)" in returned_by(first), "it is found")
+            wait_for(lambda: f"/inbound/back (of {THERE})" in returned_by(first), "it is found")
         finally:
             feeder.terminate()
             feeder.wait(60)

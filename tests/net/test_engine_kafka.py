@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 from support.daemon import RunningDaemon
-from support.host import Host, connect
+from support.engines import THERE, neighbours
+from support.host import Host
 from support.inside import sender
 from support.kafka import KafkaBrokers
 from support.wait import wait_for
@@ -48,12 +49,9 @@ class Lab(NamedTuple):
 def lab(tmp_path: Path) -> Iterator[Lab]:
     pytest.importorskip("confluent_kafka", reason="needs confluent-kafka: pip install confluent-kafka")
     with contextlib.ExitStack() as stack:
-        host, net = stack.enter_context(Host()), stack.enter_context(Host())
-        connect(host, "eth0", net, "n0")
+        host, net = neighbours(stack)
         host.ip("link set lo up")
-        host.ip("addr add 10.72.0.1/24 dev eth0")
-        net.ip("addr add 10.72.0.2/24 dev n0")
-        sock = stack.enter_context(sender(net, "n0", "10.72.0.2"))
+        sock = stack.enter_context(sender(net, "n0", THERE))
         yield Lab(host, sock, tmp_path, stack.enter_context(KafkaBrokers(host)))
 
 
@@ -86,7 +84,7 @@ def test_each_datagram_is_a_record_with_what_is_known_of_it_beside(lab: Lab) -> 
     assert {one.facts["key"] for one in kept} == {writer}
     facts = kept[0].facts
     assert facts["id"].rpartition("/")[0] == writer
-    assert (facts["group"], facts["port"], facts["sender"]) == (GROUP, str(PORT), "10.72.0.2")
+    assert (facts["group"], facts["port"], facts["sender"]) == (GROUP, str(PORT), THERE)
     assert facts["sender_port"] == str(lab.sock.getsockname()[1])
     assert before <= int(facts["time"]) <= time.time_ns()
     assert facts["stamp"] == int(facts["time"]) // 1_000_000

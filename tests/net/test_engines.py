@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +12,15 @@ from typing import Any, NamedTuple
 
 import pytest
 from support.daemon import RunningDaemon
-from support.engines import EngineServer, Kept, NatsServer, RedisServer
-from support.host import Host, connect
+from support.engines import SERVERS, THERE, EngineLab, Kept, NatsServer, RedisServer, require_client
+from support.host import Host
 from support.inside import sender
+from support.meanwhile import meanwhile
 from support.mounts import tmpfs
 from support.switch import Switch
 from support.wait import wait_for
 
 GROUP, PORT = "239.255.9.7", 9190
-SERVERS: dict[str, type[EngineServer]] = {"nats": NatsServer, "redis": RedisServer}
-# Who reads what they keep: modules, and the packages that have them.
-CLIENTS = {"nats": ("nats", "nats-py"), "redis": ("redis", "redis")}
 # What datagrams are kept under, if nothing else is said.
 OF = {"nats": "mcast.239_255_9_7.9190", "redis": "mcast:239_255_9_7:9190"}
 MORE = {"nats": 'stream = "TV"\ncreate = true\n', "redis": ""}
@@ -32,12 +28,10 @@ MORE = {"nats": 'stream = "TV"\ncreate = true\n', "redis": ""}
 pytestmark = pytest.mark.root
 
 
-class Lab(NamedTuple):
-    host: Host
-    sock: socket.socket
-    directory: Path
-    server: EngineServer
-    kind: str
+class Lab(EngineLab):
+    def __init__(self, kind: str, directory: Path, stack: contextlib.ExitStack) -> None:
+        super().__init__(kind, directory, stack)
+        self.sock = stack.enter_context(sender(self.net, "n0", THERE))
 
     def config(self, **keys: str) -> str:
         lines = {"servers": f'"{self.server.url}"', "spool": f'"{self.directory}/spool"', **keys}
@@ -60,14 +54,8 @@ class Lab(NamedTuple):
 
 @pytest.fixture(params=SERVERS)
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
-    module, package = CLIENTS[request.param]
-    pytest.importorskip(module, reason=f"needs {package}: pip install {package}")
-    with Host() as host, Host() as net:
-        connect(host, "eth0", net, "n0")
-        host.ip("addr add 10.72.0.1/24 dev eth0")
-        net.ip("addr add 10.72.0.2/24 dev n0")
-        with sender(net, "n0", "10.72.0.2") as sock:
-            yield Lab(host, sock, tmp_path, SERVERS[request.param](host, tmp_path), request.param)
+    with contextlib.ExitStack() as stack:
+        yield Lab(request.param, tmp_path, stack)
 
 
 def output_of(daemon: RunningDaemon) -> dict[str, Any]:
@@ -107,7 +95,7 @@ def test_each_datagram_is_a_message_with_what_is_known_of_it_beside(lab: Lab) ->
         facts = kept[0].facts
         prefix = "Mcast-" if lab.kind == "nats" else ""
         assert facts[f"{prefix}Group" if prefix else "group"] == GROUP
-        assert facts[f"{prefix}Sender" if prefix else "sender"] == "10.72.0.2"
+        assert facts[f"{prefix}Sender" if prefix else "sender"] == THERE
         assert facts[f"{prefix}Sender-Port" if prefix else "sender_port"] == str(lab.sock.getsockname()[1])
         assert facts[f"{prefix}TTL" if prefix else "ttl"] == "1"
         stamp = int(facts[f"{prefix}Time" if prefix else "time"])
@@ -123,29 +111,22 @@ def test_the_longest_datagram_and_lines_of_json(lab: Lab) -> None:
         lab.send(b"x" * 8000)
         wait_written(daemon, 1)
         (kept,) = lab.kept()
-        assert b'"source":"10.72.0.2"' in kept.data
+        assert f'"source":"{THERE}"'.encode() in kept.data
         assert b"x" * 8000 in kept.data
 
 
 @contextlib.contextmanager
 def stream(lab: Lab, per_second: int) -> Iterator[list[int]]:
     """Numbers go, so many a second, until the end of the block; the list has how many went."""
-    sent, over = [0], threading.Event()
+    sent, began = [0], time.monotonic()
 
-    def run() -> None:
-        began = time.monotonic()
-        while not over.wait(0.002):
-            while sent[0] < (time.monotonic() - began) * per_second:
-                lab.send(b"%d" % sent[0] + bytes(1300))
-                sent[0] += 1
+    def send() -> None:
+        while sent[0] < (time.monotonic() - began) * per_second:
+            lab.send(b"%d" % sent[0] + bytes(1300))
+            sent[0] += 1
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with meanwhile(send, 0.002, "stream"):
         yield sent
-    finally:
-        over.set()
-        thread.join()
 
 
 def numbers_of(lab: Lab) -> list[int]:
@@ -510,7 +491,7 @@ def test_three_hosts_record_groups_of_their_own_into_one_stream_and_two_consumer
     tmp_path: Path,
 ) -> None:
     """As in the cookbook: "More than one machine can take"."""
-    pytest.importorskip("nats", reason="needs nats-py: pip install nats-py")
+    require_client("nats")
     count = 200
     with contextlib.ExitStack() as stack:
         switch = stack.enter_context(Switch())

@@ -24,7 +24,7 @@ import pytest
 from support.daemon import RunningDaemon
 from support.host import Host, connect, ip
 from support.inside import ifindex, inside, is_ready, listener, sysctl
-from support.peer import Ear, Stream, Talker
+from support.peer import Ear, Talker, streaming
 from support.wait import wait_for
 from support.wire import Wire
 
@@ -300,7 +300,7 @@ def test_source_filters_and_their_change_on_reload(  # noqa: PLR0917 - a column 
     wire.wait(family.group, "ALLOW", "TO_EX", count=REPORTS)
     kept, third, fourth = (net.talker(family, host=host, label=f"{host}:") for host in (2, 3, 4))
     old = net.daemon.worker("inbound/ssm")
-    with Stream(kept):
+    with streaming(kept):
         for talker in (third, fourth):
             talker.send(5)
         wait_for(lambda: len(kept.sent) > 300)
@@ -404,7 +404,7 @@ def test_a_reload_of_interfaces_leaves_no_group_that_stays(net: Net, family: Fam
     net.run(net.inbound("news", family, "eth0"))
     net.wait_joined("news", "eth0")
     talker, wire = net.talker(family), net.wire()
-    with Stream(talker):
+    with streaming(talker):
         for setting, joined in ((("eth0", "eth1"), ("eth0", "eth1")), (("e*0",), ("eth0",))):
             net.daemon.write(several(net, family, *setting))
             assert net.daemon.ctl("reload").returncode == 0
@@ -521,7 +521,7 @@ def test_re_created_interface(net: Net, family: Family, setting: str) -> None:
     before, still = net.talker(family, label="before"), net.talker(family, 1, label="still")
     before.send(5)
     net.wait_output("sub", before.sent)
-    with Stream(still):
+    with streaming(still):
         wait_for(lambda: len(still.sent) > 20)
         net.unplug(0)
         if setting == "eth0":
@@ -871,7 +871,7 @@ def test_rejoin_every_reports_without_any_event(net: Net, family: Family) -> Non
     wire.wait(family.group, "TO_EX", count=6 * REPORTS)
     assert len(wire.records(family.other)) == REPORTS
     talker = net.talker(family)
-    with Stream(talker):  # of which members may miss some at the moment of a rejoin, never all
+    with streaming(talker):  # of which members may miss some at the moment of a rejoin, never all
         for name in ("often", "held"):
             wait_for(lambda name=name: len(net.output(name)) > 500)
     # switched off by a reload, in place
@@ -900,7 +900,7 @@ def test_expect_every_tells_of_silence_and_of_its_end(net: Net, family: Family) 
     assert net.daemon.worker("inbound/sub")["state"] == "active"
     assert net.daemon.ctl("status").returncode == 3  # not all is well
     for times in (1, 2):
-        with Stream(talker):
+        with streaming(talker):
             wait_events("subscription.resumed", times)
             assert not stale()
         assert len(events("subscription.silent")) == times

@@ -1,30 +1,24 @@
 """What real servers of NATS and Redis have, sent to a group: each message once, whatever dies meanwhile.
 
-```
-   host eth0 -------- n0 net
-   10.74.0.1      10.74.0.2      the server and the daemon are on the host, an ear is in the net
-```
+The server and the daemon are on the host of ``support/engines.py``, an ear is in the net.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
-from support.engines import EngineServer, NatsServer, RedisServer
-from support.host import Host, connect
+from support.engines import HERE, SERVERS, EngineLab, NatsServer, RedisServer
 from support.inside import sender
 from support.peer import Ear
 from support.wait import wait_for
 
 GROUP, PORT = "239.255.9.8", 9191
-SERVERS: dict[str, type[EngineServer]] = {"nats": NatsServer, "redis": RedisServer}
-# Who gives them messages: modules, and the packages that have them.
-CLIENTS = {"nats": ("nats", "nats-py"), "redis": ("redis", "redis")}
 # What is read: a subject and a key.
 FROM = {"nats": "tv.news", "redis": "tv"}
 SOURCE = {
@@ -36,12 +30,10 @@ STREAM = {"name": "TV", "storage": "file", "subjects": ["tv.>"]}
 pytestmark = pytest.mark.root
 
 
-class Lab(NamedTuple):
-    host: Host
-    ear: Ear
-    directory: Path
-    server: EngineServer
-    kind: str
+class Lab(EngineLab):
+    def __init__(self, kind: str, directory: Path, stack: ExitStack) -> None:
+        super().__init__(kind, directory, stack)
+        self.ear = stack.enter_context(Ear(self.net, "n0", GROUP, PORT))
 
     def config(self, *channel: str, source: str = "") -> str:
         rest = "".join(f"{line}\n" for line in channel)
@@ -78,14 +70,8 @@ class Lab(NamedTuple):
 
 @pytest.fixture(params=SERVERS)
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
-    module, package = CLIENTS[request.param]
-    pytest.importorskip(module, reason=f"needs {package}: pip install {package}")
-    with Host() as host, Host() as net:
-        connect(host, "eth0", net, "n0")
-        host.ip("addr add 10.74.0.1/24 dev eth0")
-        net.ip("addr add 10.74.0.2/24 dev n0")
-        with Ear(net, "n0", GROUP, PORT) as ear:
-            yield Lab(host, ear, tmp_path, SERVERS[request.param](host, tmp_path), request.param)
+    with ExitStack() as stack:
+        yield Lab(request.param, tmp_path, stack)
 
 
 def status_of(daemon: RunningDaemon, name: str = "outbound/tv") -> dict[str, Any]:
@@ -324,7 +310,7 @@ def test_what_is_received_goes_by_an_engine_to_another_group(lab: Lab) -> None:
         wait_connected(lab, daemon)
         daemon.wait_state("inbound/in", "active")
         payloads = [b"", b"\r\n+ACK\r\n", bytes(range(256)) * 5]
-        with sender(lab.host, "eth0", "10.74.0.1") as sock:
+        with sender(lab.host, "eth0", HERE) as sock:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
             for payload in payloads:
                 sock.sendto(payload, ("239.255.9.9", 9192))

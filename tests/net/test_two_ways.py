@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from support.daemon import RunningDaemon
 from support.host import Host, connect
 from support.inside import is_ready
+from support.meanwhile import meanwhile
 from support.peer import Talker
 from support.repair import matrix, media
 from support.wait import wait_for
@@ -110,7 +110,7 @@ output = "{output}"
 
 def test_other_legs_at_a_reload_cost_nothing(tmp_path: Path) -> None:
     """A leg is named by its address, and back, while datagrams come all the time."""
-    output, over = tmp_path / "news", threading.Event()
+    output = tmp_path / "news"
 
     def config(second: str) -> str:
         legs = ", ".join(
@@ -129,17 +129,14 @@ output = "{output}"
 
     def send() -> None:
         nonlocal sent
-        while not over.wait(0.002):
-            wires.send([sent])
-            sent += 1
+        wires.send([sent])
+        sent += 1
 
     with ExitStack() as stack:
         wires = Wires(stack)
         daemon = stack.enter_context(RunningDaemon(tmp_path, config("eth1"), enter=wires.here.enter(())))
         wait_for(lambda: len(daemon.worker("inbound/news")["status"]["memberships"]) == 2, "both legs")
-        thread = threading.Thread(target=send, name="news")
-        thread.start()
-        try:
+        with meanwhile(send, 0.002, "news"):
             for second in ("10.31.1.1", "eth1"):
                 begun = sent
                 wait_for(lambda begun=begun: sent > begun + 50, "some datagrams")
@@ -152,9 +149,6 @@ output = "{output}"
                     )
                 )
             wait_for(lambda begun=sent: sent > begun + 50, "some more")
-        finally:
-            over.set()
-            thread.join()
         wait_for(lambda: output.stat().st_size == 4 * sent, "all of it")
         wait_for(lambda: len(daemon.events("link.replaced")) == 2)
         status = daemon.worker("inbound/news")["status"]

@@ -9,15 +9,15 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
-import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from support.host import Host, connect
 from support.inside import sender, sysctl
+from support.meanwhile import meanwhile
 from support.programs import program
 
 SOURCES = {4: "10.1.0.1", 6: "fd01::1"}
@@ -61,48 +61,34 @@ class AmtNetwork:
 
 
 class Feed:
-    """Numbered datagrams to groups, fifty a second each, until it is closed: ``SOURCE GROUP NUMBER``."""
+    """Numbered datagrams to groups: ``SOURCE GROUP NUMBER``."""
 
     def __init__(
-        self, network: AmtNetwork, streams: Iterable[tuple[str, str]], *, ttl: int = TTL, size: int = 0
+        self, network: AmtNetwork, stack: ExitStack, streams: Iterable[tuple[str, str]], ttl: int, size: int
     ) -> None:
         """``streams``: the address of a source, and a group. ``size`` is what each datagram has at least."""
         self.sent = 0  # of each stream
         self._size = size
-        self._over = threading.Event()
-        self._streams = []
-        for source, group in streams:
-            sock = sender(network.source, "eth0", source)
-            if sock.family == socket.AF_INET:
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
-            else:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
-            self._streams.append((sock, source, group))
+        self._streams = [
+            (stack.enter_context(sender(network.source, "eth0", source, ttl)), source, group)
+            for source, group in streams
+        ]
         self.socks = [sock for sock, _, _ in self._streams]
-        self._thread = threading.Thread(target=self._run, name="feed")
-        self._thread.start()
 
-    def _run(self) -> None:
-        while not self._over.wait(0.02):
-            for sock, source, group in self._streams:
-                text = f"{source} {group} {self.sent}\n".encode()
-                sock.sendto(text.ljust(self._size), (group, PORT))
-            self.sent += 1
-
-    def close(self) -> None:
-        self._over.set()
-        self._thread.join()
-        for sock, _, _ in self._streams:
-            sock.close()
+    def send(self) -> None:
+        for sock, source, group in self._streams:
+            text = f"{source} {group} {self.sent}\n".encode()
+            sock.sendto(text.ljust(self._size), (group, PORT))
+        self.sent += 1
 
 
 @contextlib.contextmanager
 def feeding(network: AmtNetwork, *streams: tuple[str, str], ttl: int = TTL, size: int = 0) -> Iterator[Feed]:
-    feed = Feed(network, streams, ttl=ttl, size=size)
-    try:
+    """Fifty datagrams of each stream a second."""
+    with ExitStack() as stack:
+        feed = Feed(network, stack, streams, ttl, size)
+        stack.enter_context(meanwhile(feed.send, 0.02, "feed"))
         yield feed
-    finally:
-        feed.close()
 
 
 def numbers(path: Path) -> dict[tuple[str, str], list[int]]:

@@ -1,4 +1,10 @@
-"""Servers of NATS and Redis in a network namespace, and what they keep, read by clients that others wrote."""
+"""Servers of NATS and Redis in a network namespace, and what they keep, read by clients that others wrote.
+
+```
+   host eth0 -------- n0 net
+   10.72.0.1      10.72.0.2
+```
+"""
 
 from __future__ import annotations
 
@@ -8,14 +14,20 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support.host import Host
+import pytest
+
+from support.host import Host, connect
 from support.programs import program
 from support.wait import wait_for
 
 PORT = 4333
+HERE, THERE = "10.72.0.1", "10.72.0.2"
+# Who reads what servers keep: modules, and the packages that have them.
+CLIENTS = {"nats": ("nats", "nats-py"), "redis": ("redis", "redis")}
 
 
 class Kept(NamedTuple):
@@ -161,6 +173,35 @@ class RedisServer(EngineServer):
         """What it answers to a command, as JSON has it."""
         text = _REDIS_ASK.format(host=self.address, port=self.port, words=words)
         return json.loads(self._run(sys.executable, "-c", text))
+
+
+SERVERS: dict[str, type[EngineServer]] = {"nats": NatsServer, "redis": RedisServer}
+
+
+def require_client(kind: str) -> None:
+    """Skip the test, with the reason, if nobody can read what a server of this kind keeps."""
+    module, package = CLIENTS[kind]
+    pytest.importorskip(module, reason=f"needs {package}: pip install {package}")
+
+
+def neighbours(stack: ExitStack) -> tuple[Host, Host]:
+    """The two hosts, until the end of ``stack``."""
+    host, net = stack.enter_context(Host()), stack.enter_context(Host())
+    connect(host, "eth0", net, "n0")
+    host.ip(f"addr add {HERE}/24 dev eth0")
+    net.ip(f"addr add {THERE}/24 dev n0")
+    return host, net
+
+
+class EngineLab:
+    """Both hosts, with a server of one kind on the first, which is not started yet."""
+
+    def __init__(self, kind: str, directory: Path, stack: ExitStack) -> None:
+        require_client(kind)
+        self.kind = kind
+        self.directory = directory
+        self.host, self.net = neighbours(stack)
+        self.server = SERVERS[kind](self.host, directory)
 
 
 _NATS_READER = """

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import threading
+from collections.abc import Iterator
 from ipaddress import ip_address
 
 from support.host import Host
 from support.inside import ifindex, inside, join, sender
+from support.meanwhile import meanwhile
 from support.wait import DEADLINE_SECONDS
 
 SO_RCVBUFFORCE = 33
+# Datagrams of a stream.
+STREAM_MAX = 60_000
 
 
 class Talker:
@@ -44,27 +47,16 @@ class Talker:
         self.close()
 
 
-class Stream:
-    """A talker that sends without a pause, up to 1,000 datagrams a second, as long as the context lasts."""
+@contextlib.contextmanager
+def streaming(talker: Talker) -> Iterator[None]:
+    """While the block runs, have a talker send on, up to 1,000 datagrams a second, and STREAM_MAX in all."""
 
-    LONGEST = 60_000  # datagrams
+    def send() -> None:
+        if len(talker.sent) < STREAM_MAX:
+            talker.send()
 
-    def __init__(self, talker: Talker) -> None:
-        self._talker = talker
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="stream")
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.001) and len(self._talker.sent) < self.LONGEST:
-            self._talker.send()
-
-    def __enter__(self) -> Stream:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    with meanwhile(send, 0.001, "stream"):
+        yield
 
 
 class Ear:
