@@ -51,14 +51,22 @@ class Intake:
         """A run begins, with this context."""
         self._context = context
 
-    def take(self, link: Receiver) -> int:
-        """Take what has come, BATCHES_AT_ONCE batches at most. Returns the number of datagrams."""
+    def take(self, link: Receiver, seconds: float = math.inf) -> int:
+        """Take what has come, BATCHES_AT_ONCE batches at most, and no other one after so many ``seconds``.
+
+        Returns the number of datagrams.
+        """
         taken = batches = 0
+        until = math.inf
         outputs = self._outputs
         while not (outputs.blocking and outputs.blocked()):
             taken += self._accept(link.receive())
             batches += 1
             if link.emptied or batches == BATCHES_AT_ONCE:
+                break
+            if batches == 1:  # as a rule there is no other one, and nobody has to ask for the time
+                until = (self.last or 0.0) + seconds
+            if clock.monotonic() >= until:
                 break
         return taken
 

@@ -30,6 +30,9 @@ from mcastd.worker import Context, Signal
 
 # A visit of the shared reader that finds this many counts as busy.
 BUSY_DATAGRAMS = 64
+# A visit takes no further batch after this time, since others wait: the subscription's own thread takes what
+# is left. A flood of which each datagram is made JSON would keep them waiting for 30 ms.
+SHARED_VISIT_SECONDS = 0.002
 # Below this rate, measured over CALM_SECONDS, a subscription is read with others again.
 CALM_DATAGRAMS_PER_SECOND = 16_000
 CALM_SECONDS = 0.25
@@ -150,7 +153,7 @@ class Turns:
             try:
                 if (keeper := self._intake.keeper) is not None:
                     self._life.note_overflow(link.load().overflow)  # as it is before there is room again
-                taken = self._intake.take(link)
+                taken = self._intake.take(link, SHARED_VISIT_SECONDS)
                 if not (taken and again):
                     link.idle()
                 self._streak = self._streak + 1 if taken >= BUSY_DATAGRAMS else 0

@@ -26,10 +26,11 @@ from mcastd.counters import OutputCounters
 from mcastd.errors import LinkError
 from mcastd.handover import Seclusion
 from mcastd.inbound import turns
+from mcastd.inbound.intake import BATCHES_AT_ONCE
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks.file import FileSink
 from mcastd.inbound.turns import BUSY_DATAGRAMS
-from mcastd.net.fake import ANYBODY
+from mcastd.net.fake import ANYBODY, BATCH_DATAGRAMS
 from mcastd.net.interfaces import interface_name
 from mcastd.net.link import Batch, Metadata
 from mcastd.status import OutputStatus
@@ -68,6 +69,29 @@ def test_buffers_are_given_back_unless_another_visit_follows(tmp_path: Path, no_
         link.deliver(*[b"x"] * comes)
         assert visited.visit(again) == comes
         assert given_back == expected
+    run.stop()
+    run.worker.close()
+    run.context.close()
+    reader.close()
+
+
+@pytest.mark.parametrize(("seconds", "batches"), [(0.0, 1), (math.inf, BATCHES_AT_ONCE)])
+def test_a_flood_keeps_others_waiting_for_one_short_visit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, batches: int, no_fd_leak: None
+) -> None:
+    """What is left its own thread takes."""
+    monkeypatch.setattr("mcastd.inbound.turns.SHARED_VISIT_SECONDS", seconds)
+    reader, path = VisitedByHand(), tmp_path / "a"
+    run = Run(reader, output=[file_output(path)])
+    link = run.start()
+    wait_for(lambda: reader.visited is not None, "its turn")
+    visited = reader.visited
+    assert visited is not None
+    count = (BATCHES_AT_ONCE + 1) * BATCH_DATAGRAMS + 7
+    link.deliver(*[b"x"] * count)
+    assert visited.visit(True) == batches * BATCH_DATAGRAMS
+    run.received(count)
+    assert path.stat().st_size == count
     run.stop()
     run.worker.close()
     run.context.close()
