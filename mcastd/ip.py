@@ -29,6 +29,9 @@ SCOPES_OF_ONE_INTERFACE = {1, 2}
 # Of an IPv6 address, those by which hosts of a network differ: RFC 4291 section 2.5.1.
 INTERFACE_ID_BITS = 64
 
+# The reason for which datagrams of a sender that stays_at_home() go to no other network.
+LINK_LOCAL = "link-local"
+
 # This network (RFC 791), the broadcast address, IPv4 inside IPv6.
 _NO_SOURCES = (
     IPv4Network("0.0.0.0/8"),

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from mcastd import clock
 from mcastd.amt_relay.notices import SenderNotices
 from mcastd.counters import AmtRelayCounters
-from mcastd.ip import Address
+from mcastd.ip import LINK_LOCAL, Address, stays_at_home
 from mcastd.net.payloads import AlikePayloads, Chunks, ListPayloads, Payloads
 from mcastd.net.relay_sockets import GatewaySocket
 from mcastd.protocols.amt import DATA_HEADER
@@ -30,7 +30,7 @@ from mcastd.tunnel.gateway import UdpEnd
 
 # Why a packet goes to no gateway, or not to one that wants it.
 UNWANTED, BEYOND_RATE, FULL, UNREACHABLE, TOO_BIG = "unwanted", "rate", "full", "unreachable", "too-big"
-DROP_REASONS = (MALFORMED, TTL_TOO_LOW, UNWANTED)
+DROP_REASONS = (MALFORMED, TTL_TOO_LOW, UNWANTED, LINK_LOCAL)
 MISS_REASONS = (BEYOND_RATE, FULL, UNREACHABLE, TOO_BIG)
 # Bytes of headers before a packet in a tunnel, by the tunnel's IP version: IP, UDP, AMT.
 TUNNEL_OVERHEAD_BYTES = {4: 20 + 8 + len(DATA_HEADER), 6: 40 + 8 + len(DATA_HEADER)}
@@ -47,6 +47,7 @@ class _Flow(NamedTuple):
 
     group: Address
     takers: Takers
+    reason: str  # why it goes to nobody, if it does not
 
 
 class ServedGateway:
@@ -155,7 +156,7 @@ class FanOut:
             self.heard[flow.group] = now
             self.heard.move_to_end(flow.group)
             if not takers:
-                counters.dropped[UNWANTED] += len(messages)
+                counters.dropped[flow.reason] += len(messages)
             elif takers in bundles:
                 others, other_size = bundles[takers]
                 others += messages
@@ -175,7 +176,10 @@ class FanOut:
             self._flows.clear()
         half = len(key) // 2
         source, group = ip_address(key[:half]), ip_address(key[half:])
-        flow = self._flows[key] = _Flow(group, tuple(self._find(group, source)))
+        takers, reason = tuple(self._find(group, source)), UNWANTED
+        if takers and stays_at_home(source):
+            takers, reason = (), LINK_LOCAL
+        flow = self._flows[key] = _Flow(group, takers, reason)
         return flow
 
     def _send(self, takers: Takers, messages: Sequence[memoryview], size: int) -> None:

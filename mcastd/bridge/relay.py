@@ -12,11 +12,11 @@ from functools import lru_cache
 from ipaddress import ip_address
 
 from mcastd import clock
-from mcastd.bridge.rules import NO_INTERFACE, OF_THIS_LINK
+from mcastd.bridge.rules import NO_INTERFACE
 from mcastd.config import Bridge
 from mcastd.counters import BridgeCounters
 from mcastd.errors import LinkError
-from mcastd.ip import Address, stays_at_home
+from mcastd.ip import LINK_LOCAL, Address, stays_at_home
 from mcastd.net.interfaces import Interface
 from mcastd.net.link import FULL_ERRNOS, Origin, Receiver, Sender, TtlSender, runs_by
 from mcastd.net.payloads import Payloads, as_payloads
@@ -127,7 +127,7 @@ class Relay:
         are_named = bool(self._config.sources)
         for (ttl, stays), payloads in runs_by(_manner, batch.origins, as_payloads(batch.payloads)):
             if stays and not are_named:
-                self._counters.dropped[OF_THIS_LINK] += len(payloads)
+                self._counters.dropped[LINK_LOCAL] += len(payloads)
             else:
                 self._send(stream, ttl, payloads)
         if stream.receiver.emptied:

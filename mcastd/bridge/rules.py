@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from mcastd.ip import Address, Prefix, named, stays_at_home, stays_on_link
+from mcastd.ip import LINK_LOCAL, Address, Prefix, named, stays_at_home, stays_on_link
 
 # Returns True if members on an interface, by its index, want what a source sends to a group.
 Wants = Callable[[int, Address, Address], bool]
@@ -14,8 +14,7 @@ Wants = Callable[[int, Address, Address], bool]
 FORWARDED = "forwarded"
 NO_INTERFACE, UNWANTED, WRONG_INTERFACE = "no-interface", "unwanted", "wrong-interface"
 SENDER_ELSEWHERE = "sender-elsewhere"
-OF_THIS_LINK = "link-local"  # its source has no meaning elsewhere
-REASONS = (NO_INTERFACE, UNWANTED, WRONG_INTERFACE, SENDER_ELSEWHERE, OF_THIS_LINK)
+REASONS = (NO_INTERFACE, UNWANTED, WRONG_INTERFACE, SENDER_ELSEWHERE, LINK_LOCAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class Course:
     @property
     def is_taken(self) -> bool:
         """Return True if it is for a bridge, and comes where it is to come."""
-        return any(became not in (SENDER_ELSEWHERE, OF_THIS_LINK) for became in self.bridges.values())
+        return any(became not in (SENDER_ELSEWHERE, LINK_LOCAL) for became in self.bridges.values())
 
 
 def decide(rules: Mapping[str, Rule], came_by: int, source: Address, group: Address, wants: Wants) -> Course:
@@ -80,7 +79,7 @@ def decide(rules: Mapping[str, Rule], came_by: int, source: Address, group: Addr
             continue
         others = {ifindex: ttl for ifindex, ttl in rule.to.items() if ifindex != came_by}
         wanted = {one: ttl for one, ttl in others.items() if not rule.joined or wants(one, source, group)}
-        goes = OF_THIS_LINK if stays else FORWARDED
+        goes = LINK_LOCAL if stays else FORWARDED
         bridges[name] = goes if wanted else UNWANTED if others else NO_INTERFACE
         for ifindex, ttl in wanted.items():
             to[ifindex] = min(ttl, to.get(ifindex, ttl))

@@ -10,6 +10,7 @@ from itertools import islice
 from mcastd.config import Bridge
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
+from mcastd.doctor.local_senders import local_senders
 from mcastd.doctor.quoting import sysctl
 from mcastd.doctor.seen import seen_text, watched
 from mcastd.doctor.subject import Subject
@@ -88,7 +89,14 @@ def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
             f"have the sender set a TTL of {threshold + 1} or more, or set raise_ttl = true and sources in"
             f" {subject.table}",
         )
-    yield from _of_their_link(subject, status)
+    local = [one for one in status.routes if one.packets and stays_at_home(ip_address(one.source))]
+    yield from local_senders(
+        status.counters.dropped,
+        subject.before(BridgeStatus).counters.dropped,
+        (f"{_way(route)}: {route.packets} packets came (status)" for route in local[:NAMED_MAX]),
+        'make a bridge of its own for it, with the address in sources, ports, and when = "always": the relay'
+        " sends from this host's address",
+    )
     for querier in status.queriers:
         if not querier.asks:
             yield Finding(
@@ -112,26 +120,6 @@ def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
             (f"joined: {', '.join(joined[:NAMED_MAX]) or 'nowhere'}; no datagram came (status)",),
             "see whether the sender runs, and whether its network brings it here:"
             f" mcastctl listen -i {(*status.comes_by, 'IFACE')[0]} {dry[0]}:PORT",
-        )
-
-
-def _of_their_link(subject: Subject[Bridge], status: BridgeStatus) -> Iterator[Said]:
-    """Senders with an address that no router forwards from."""
-    earlier, dropped = subject.before(BridgeStatus).counters.dropped, status.counters.dropped
-    before, now = earlier.get("link-local", 0), dropped.get("link-local", 0)
-    if now > before:
-        routes = [one for one in status.routes if one.packets and stays_at_home(ip_address(one.source))]
-        yield Finding(
-            "bridge-link-local",
-            Severity.BROKEN,
-            "what comes goes no further: its sender's address is of the sender's link alone, and no router"
-            " forwards from there (RFC 3927, RFC 4291)",
-            (
-                f"dropped for that: {now - before} while watched, {now} in all (status)",
-                *(f"{_way(route)}: {route.packets} packets came (status)" for route in routes[:NAMED_MAX]),
-            ),
-            "give the sender an address of its network, as by DHCP; or make a bridge of its own for it, with"
-            ' the address in sources, ports, and when = "always": the relay sends from this host\'s address',
         )
 
 

@@ -102,9 +102,9 @@ CAUSES: tuple[Cause, ...] = (
     ),
     _cause("overflow-earlier", "network-loss-earlier", "ts-errors-earlier"),
     # from one network to another
+    _cause("sender-link-local"),
     _cause("bridge-circle", "bridge-ttl"),
     _cause("bridge-ttl"),
-    _cause("bridge-link-local"),
     _cause("bridge-yields"),
     _cause("bridge-dry"),
     _cause("amt-unheard"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mcastd.config import LinkSettings
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.local_senders import local_senders
 from mcastd.doctor.quoting import command
 from mcastd.doctor.subject import Subject, counted_more
 from mcastd.status import LinkStatus
@@ -153,6 +154,7 @@ def _carrying(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]
             (f"unsent for their TTL: {count} while watched, {now.counters.unsent['ttl']} in all (status)",),
             "have the sender set a TTL of 2 or more",
         )
+    yield from local_senders(now.counters.unsent, before.unsent)
     if (count := counted_more(now.counters.unsent, before.unsent, "rate")) > 0:
         yield Finding(
             "link-rate",

@@ -8,6 +8,7 @@ from mcastd.config import AmtRelaySettings
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.listening import unheard_finding
+from mcastd.doctor.local_senders import local_senders
 from mcastd.doctor.subject import Subject, counted_more
 from mcastd.status import AmtRelayStatus
 
@@ -35,6 +36,7 @@ def serving(subject: Subject[AmtRelaySettings], _: Evidence) -> Iterator[Said]:
             (f"dropped for their TTL: {count} while watched, {now.counters.dropped['ttl']} in all (status)",),
             "have the sender set a TTL of 2 or more",
         )
+    yield from local_senders(now.counters.dropped, before.counters.dropped)
     if (count := counted_more(now.counters.missed, before.counters.missed, "too-big")) > 0:
         paths = [f"{one.address}: {one.path_mtu}" for one in now.gateways if one.path_mtu is not None]
         told = f"; the path to {', '.join(paths[:NAMED_MAX])} (ICMP)" if paths else ""

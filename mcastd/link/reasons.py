@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from mcastd.ip import LINK_LOCAL
 from mcastd.tunnel.inner import BAD_CHECKSUM, FRAGMENT, NOT_MULTICAST, NOT_UDP
 from mcastd.tunnel.inner import MALFORMED as MALFORMED_PACKET
 from mcastd.tunnel.link.interface_network import GONE_ROUND
 from mcastd.tunnel.link.local import NO_INTERFACE, QUEUE_FULL, REFUSED
 from mcastd.tunnel.link.sessions import OWN, REPLAYED, TOO_MANY, UNEXPECTED, WRONG_KEY
-from mcastd.tunnel.link.site import AHEAD, DUPLICATE, OF_THIS_LINK, OWN_STREAM, TOO_FAR, TTL_TOO_LOW
+from mcastd.tunnel.link.site import AHEAD, DUPLICATE, OWN_STREAM, TOO_FAR, TTL_TOO_LOW
 from mcastd.tunnel.link.step import (
     BEYOND_RATE,
     DOWN,
@@ -32,7 +33,7 @@ DROP_REASONS = (
 # Of datagrams that the network here does not take, though they went on by another link.
 MISS_REASONS = (QUEUE_FULL, NO_INTERFACE, REFUSED)
 # Of datagrams that the peer wants.
-UNSENT_REASONS = (DOWN, TOO_FAR, OF_THIS_LINK, BEYOND_RATE, TTL_TOO_LOW)
+UNSENT_REASONS = (DOWN, TOO_FAR, LINK_LOCAL, BEYOND_RATE, TTL_TOO_LOW)
 # Of messages.
 IGNORED_REASONS = (
     *(FORGED, MALFORMED, NO_MESSAGE, OTHER_VERSION, OWN, REPLAYED, REPLAYED_RECORD, TOO_MANY),

@@ -27,7 +27,6 @@ from mcastd.ip import (
     is_source_specific,
     limited,
     merged,
-    stays_at_home,
 )
 from mcastd.protocols import igmp, mld
 from mcastd.protocols.amt import (
@@ -148,7 +147,7 @@ class AmtRelay:
         if (found := self._takers.get(key)) is None:
             if len(self._takers) >= TAKERS_KEPT:
                 self._takers.clear()
-            is_taken = self._limits.takes_from(source) and not stays_at_home(source)
+            is_taken = self._limits.takes_from(source)
             found = self._takers[key] = tuple(
                 end for end, tunnel in self.tunnels.items() if is_taken and tunnel.wants(group, source)
             )

@@ -24,7 +24,7 @@ from mcastd import clock, log
 from mcastd.bell import Bell
 from mcastd.bounded import begin
 from mcastd.errors import LinkError, reason_of
-from mcastd.ip import Address, SourceFilter, merged, stays_at_home
+from mcastd.ip import LINK_LOCAL, Address, SourceFilter, merged, stays_at_home
 from mcastd.net.link import Batch, Origin
 from mcastd.net.tunnel_socket import TunnelSocket
 from mcastd.protocols.amt import DATA_HEADER, PORT
@@ -41,8 +41,6 @@ from mcastd.tunnel.woken_thread import WokenThread
 BATCHES_AT_ONCE = 16
 # What came for nobody here: of another group, port or sender. A relay may send it long after it is left.
 FOREIGN = "foreign"
-# Its source has a meaning on the link of its sender alone: no router forwards that, nor may a relay.
-OF_THEIR_LINK = "link-local"
 
 
 class Tunnels:
@@ -354,7 +352,7 @@ def _deliver(tunnel: AmtTunnel, runs: Iterable[TunnelledRun], beside: Sequence[A
     for run in runs:
         datagram = run.first
         if stays_at_home(datagram.source):
-            tunnel.dropped[OF_THEIR_LINK] += len(run.payloads)
+            tunnel.dropped[LINK_LOCAL] += len(run.payloads)
             continue
         end = datagram.group, datagram.port
         takers = [receiver for receiver in receivers.get(end, ()) if _wants(receiver, datagram)]

@@ -52,6 +52,18 @@ def taken(packets: list[bytes], mtus: list[int], version: int = 4) -> tuple[list
     return sockets, counters
 
 
+@pytest.mark.parametrize("local", ["169.254.3.7", "0.0.0.0", "127.0.0.1", "255.255.255.255", "239.1.1.1"])
+def test_what_no_router_hands_on_goes_to_nobody(local: str) -> None:
+    """RFC 3927 section 7, RFC 1122 section 3.2.1.3: a relay is a router. That it is wanted is known."""
+    packets = [datagram(b"x", source=ip_address(source)) for source in (local, "203.0.113.9")]
+    (one,), counters = taken(packets, [1500])
+    (message,) = one.messages
+    inside = read_ip(message[len(DATA_HEADER) :])
+    assert inside is not None
+    assert str(inside.source) == "203.0.113.9"
+    assert (counters.received, counters.forwarded, counters.dropped) == (2, 1, {"link-local": 1})
+
+
 def test_one_gateway_or_several_get_the_same() -> None:
     packets = [datagram(b"%d" % number * 100, group) for number in range(10) for group in (G1, G2)]
     (alone,), _ = taken(packets, [1500])

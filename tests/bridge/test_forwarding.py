@@ -15,7 +15,6 @@ from mcastd.bridge.forwarding import IDLE_SECONDS, MOVED_SECONDS, TRIED_MAX, For
 from mcastd.bridge.rules import (
     FORWARDED,
     NO_INTERFACE,
-    OF_THIS_LINK,
     SENDER_ELSEWHERE,
     UNWANTED,
     WRONG_INTERFACE,
@@ -23,7 +22,7 @@ from mcastd.bridge.rules import (
     decide,
 )
 from mcastd.counters import BridgeCounters
-from mcastd.ip import Address
+from mcastd.ip import LINK_LOCAL, Address
 from mcastd.net.routing import RouteCount
 
 LEFT, RIGHT, UP, DOWN = 3, 5, 8, 13
@@ -162,7 +161,7 @@ def test_no_source_of_a_link_or_of_no_host_goes_on(source: str, group: Address) 
     wanted = rule({LEFT}, {RIGHT: 1}, str(group), joined=True)
     rules = {"always": replace(wanted, joined=False), "joined": wanted, "nowhere": replace(wanted, to={})}
     course = decide(rules, LEFT, ip_address(source), group, lambda *_: False)
-    bridges = {"always": OF_THIS_LINK, "joined": UNWANTED, "nowhere": NO_INTERFACE}
+    bridges = {"always": LINK_LOCAL, "joined": UNWANTED, "nowhere": NO_INTERFACE}
     assert (course.to, course.bridges) == ({}, bridges)
     kernel = Kernel(home=UP)  # that it would be a copy is not the reason, either
     kernel.forwarding.counters["always"] = BridgeCounters()
@@ -171,7 +170,7 @@ def test_no_source_of_a_link_or_of_no_host_goes_on(source: str, group: Address) 
         assert kernel.send(LEFT, ip_address(source), group, now) == set()
         kernel.look(now + 0.5)
     counters = kernel.forwarding.counters["always"]
-    assert (counters.received, counters.dropped) == (3, {OF_THIS_LINK: 3})
+    assert (counters.received, counters.dropped) == (3, {LINK_LOCAL: 3})
     assert kernel.asked == 1
 
 

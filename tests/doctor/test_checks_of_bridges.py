@@ -100,7 +100,7 @@ def test_senders_with_an_address_of_their_link() -> None:
     earlier, now = ({"dropped": {"link-local": count}} for count in (5, 17))
     routes = [ROUTE, {**ROUTE, "source": "169.254.3.7", "goes_to": [], "packets": 9}]
     (one,) = found({"counters": earlier}, counters=now, routes=routes, route_count=2)
-    assert (one.cause, one.severity) == ("bridge-link-local", "broken")
+    assert (one.cause, one.severity) == ("sender-link-local", "broken")
     assert one.evidence == (
         "dropped for that: 12 while watched, 17 in all (status)",
         "169.254.3.7 to 239.1.1.1: 9 packets came (status)",

@@ -117,6 +117,13 @@ def test_what_does_not_go_although_it_is_up() -> None:
     assert "239.1.1.1 any" in wants.what
 
 
+def test_senders_with_an_address_of_their_link() -> None:
+    earlier, now = ({"unsent": {"link-local": count}} for count in (5, 17))
+    (one,) = found(CONNECTS, {"counters": earlier}, up=True, counters=now)
+    assert (one.cause, one.severity) == ("sender-link-local", "broken")
+    assert one.evidence == ("dropped for that: 12 while watched, 17 in all (status)",)
+
+
 def test_what_a_link_has_no_room_to_ask_for() -> None:
     (left_out,) = found(up=True, wants_left_out=71, wants_widened=72)
     assert (left_out.cause, left_out.severity) == ("link-wants", "warning")

@@ -40,6 +40,14 @@ def test_what_is_dropped_or_missed_meanwhile() -> None:
     )
 
 
+def test_senders_with_an_address_of_their_link() -> None:
+    earlier, now = ({"counters": {"dropped": {"link-local": count}}} for count in (5, 17))
+    (one,) = found(earlier, **now)
+    assert (one.cause, one.severity) == ("sender-link-local", "broken")
+    assert one.evidence == ("dropped for that: 12 while watched, 17 in all (status)",)
+    assert one.fix == "give the sender an address of its network, as by DHCP"
+
+
 def test_what_is_wanted_and_does_not_come() -> None:
     (one,) = found(silent=["232.1.1.1", "232.1.1.2"])
     assert (one.cause, one.severity) == ("amt-dry", "hint")

@@ -144,7 +144,7 @@ def test_a_sender_with_an_address_of_its_link_is_named(
     lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
 ) -> None:
     one = Case(
-        "bridge-link-local",
+        "sender-link-local",
         "broken",
         CONFIG,
         with_an_address_of_its_link,

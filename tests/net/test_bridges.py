@@ -197,6 +197,37 @@ def test_a_sender_with_an_address_of_its_link_is_heard_there_alone(
 
 
 @pytest.mark.parametrize("version", [4, 6])
+def test_a_sender_with_an_address_of_its_link_is_relayed_by_name(
+    lab: Lab, tmp_path: Path, version: int
+) -> None:
+    """Although the kernel's routing may be had: what comes of the relay has this host's own address."""
+    sysctl(lab.router, ipv4__conf__all__rp_filter=0, ipv4__conf__left__rp_filter=0)
+    lab.sender.ip(f"addr add {OF_THE_LINK[4]}/16 dev eth0")
+    lab.sender.ip(f"addr add {OF_THE_LINK[6]}/64 dev eth0 nodad")
+    config = RELAY.replace('["239.255.9.7", "ff15::9:7"]', f'["{GROUPS[version]}"]')
+    with (
+        RunningDaemon(
+            tmp_path, f'{config}sources = ["{OF_THE_LINK[version]}"]', enter=lab.router.enter([])
+        ) as daemon,
+        listener(lab.receiver, version, PORT, ("eth0", GROUPS[version])) as heard,
+        sender(lab.sender, "eth0", OF_THE_LINK[version], 8) as sock,
+    ):
+        assert daemon.worker("bridge/tv")["status"]["engine"] == "relay"
+        heard.setblocking(False)
+        got: list[str] = []
+
+        def goes_on() -> bool:
+            sock.sendto(b"of its link", (GROUPS[version], PORT))
+            with contextlib.suppress(BlockingIOError):
+                _, (source, *_) = heard.recvfrom(100)
+                got.append(source)
+            return bool(got)
+
+        wait_for(goes_on, "it goes")
+        assert got == [{4: "10.9.2.1", 6: "fd00:9:0:2::1"}[version]]
+
+
+@pytest.mark.parametrize("version", [4, 6])
 def test_a_report_that_no_host_of_the_network_has_sent_is_not_believed(
     lab: Lab, tmp_path: Path, version: int
 ) -> None:

@@ -14,7 +14,7 @@ pytest.importorskip("cryptography")
 
 from support.link_wire import LinkWire, WiredEnd
 
-from mcastd.ip import ANY_SOURCE, Prefix, SourceFilter
+from mcastd.ip import ANY_SOURCE, LINK_LOCAL, Prefix, SourceFilter
 from mcastd.protocols.link_control import DISTANCE_MAX, CarriedStream, GroupWant
 from mcastd.protocols.link_frames import SEQUENCES
 from mcastd.tunnel.link.site import (
@@ -22,7 +22,6 @@ from mcastd.tunnel.link.site import (
     DUPLICATE,
     HOME_SECONDS,
     HOPS_MAX,
-    OF_THIS_LINK,
     OWN_STREAM,
     STREAMS_MAX,
     TOO_FAR,
@@ -253,7 +252,7 @@ def test_a_ttl_that_is_used_up_goes_nowhere() -> None:
 
 def test_a_source_of_the_network_here_goes_nowhere() -> None:
     site = LinkSite(origin=5)
-    assert site.taken((ip_address("fe80::7"), 1), (ip_address("ff05::7"), 2), 9, [b"x"]) == OF_THIS_LINK
+    assert site.taken((ip_address("fe80::7"), 1), (ip_address("ff05::7"), 2), 9, [b"x"]) == LINK_LOCAL
 
 
 def test_each_stream_of_a_site_has_numbers_of_its_own() -> None:

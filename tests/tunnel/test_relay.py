@@ -373,14 +373,6 @@ def test_groups_that_nobody_wants_are_not_kept_whatever_is_said_of_them() -> Non
     assert [*relay.tunnels[HOST].groups] == [GROUP]
 
 
-@pytest.mark.parametrize("source", ["169.254.1.1", "0.0.0.0", "127.0.0.1", "255.255.255.255", "239.1.1.1"])
-def test_what_no_router_hands_on_goes_to_nobody(source: str) -> None:
-    net = Net()
-    net.want({GROUP: ANY_SOURCE})
-    assert net.relay.takers(GROUP, ip_address(source)) == ()
-    assert net.relay.takers(GROUP, S1) == (HOST,)
-
-
 def test_senders_without_end_take_no_more_memory() -> None:
     net = Net()
     net.want({GROUP: exclude(S1)})

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from mcastd.ip import Address, Prefix, merged, stays_at_home, stays_on_link
+from mcastd.ip import LINK_LOCAL, Address, Prefix, merged, stays_at_home, stays_on_link
 from mcastd.protocols.link_control import DISTANCE_MAX, CarriedStream, GroupWant
 from mcastd.protocols.link_frames import SEQUENCES
 from mcastd.tunnel.link.end import LinkEnd
@@ -30,7 +30,6 @@ from mcastd.tunnel.link.window import WINDOW_NUMBERS, ReplayWindow
 STREAMS_MAX = 4096
 # Reasons for which a datagram that a peer wants does not go, beside those of step.py.
 TTL_TOO_LOW = "ttl"
-OF_THIS_LINK = "link-local"  # its source has no meaning elsewhere
 TOO_FAR = "hops"
 # Reasons to drop a datagram that came by a link.
 OWN_STREAM = "own"  # it has come back here
@@ -117,7 +116,7 @@ class LinkSite:
         if ttl <= 1:
             return TTL_TOO_LOW
         if stays_at_home(source[0]):
-            return OF_THIS_LINK
+            return LINK_LOCAL
         key = *source, *group
         if (numbered := self._own.get(key)) is None:
             self._last_number = (self._last_number + 1) % SEQUENCES
