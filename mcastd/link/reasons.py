@@ -7,7 +7,7 @@ from collections.abc import Collection
 from mcastd.ip import LINK_LOCAL
 from mcastd.tunnel.inner import BAD_CHECKSUM, FRAGMENT, NOT_MULTICAST, NOT_UDP
 from mcastd.tunnel.inner import MALFORMED as MALFORMED_PACKET
-from mcastd.tunnel.link.interface_network import GONE_ROUND
+from mcastd.tunnel.link.interface_network import DISBELIEVED, GONE_ROUND
 from mcastd.tunnel.link.local import NO_INTERFACE, QUEUE_FULL, REFUSED
 from mcastd.tunnel.link.sessions import OWN, REPLAYED, TOO_MANY, UNEXPECTED, WRONG_KEY
 from mcastd.tunnel.link.site import AHEAD, DUPLICATE, OWN_STREAM, TOO_FAR, TTL_TOO_LOW
@@ -40,7 +40,9 @@ IGNORED_REASONS = (
     *(UNEXPECTED, UNKNOWN_SESSION, WRONG_KEY),
 )
 # Of packets of the network here.
-UNTAKEN_REASONS = (BAD_CHECKSUM, FRAGMENT, GONE_ROUND, MALFORMED_PACKET, NOT_MULTICAST, NOT_UDP)
+UNTAKEN_REASONS = (
+    *(BAD_CHECKSUM, DISBELIEVED, FRAGMENT, GONE_ROUND, MALFORMED_PACKET, NOT_MULTICAST, NOT_UDP),
+)
 # Errnos with which the kernel may well refuse a message.
 REFUSALS = ("EAGAIN", "EMSGSIZE", "ENETUNREACH", "ENOBUFS", "EPERM")
 

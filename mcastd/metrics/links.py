@@ -17,7 +17,9 @@ IGNORED_BY_LINKS = (
     *("forged", "malformed", "no-message", "other-version", "own", "replayed", "replayed-record"),
     *("too-many", "unexpected", "unknown-session", "wrong-key"),
 )
-UNTAKEN_REASONS = ("bad-checksum", "fragment", "gone-round", "malformed", "not-multicast", "not-udp")
+UNTAKEN_REASONS = (
+    *("bad-checksum", "disbelieved", "fragment", "gone-round", "malformed", "not-multicast", "not-udp"),
+)
 
 
 def _of_link(

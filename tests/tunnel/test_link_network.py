@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -12,7 +13,12 @@ from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE
 from mcastd.net.fake import FakeJoins
 from mcastd.net.interfaces import Host, Interface
+from mcastd.protocols import igmp
+from mcastd.protocols.internet import IGMP, MEMBERSHIP_TTL, IpPacket, build_ip
 from mcastd.protocols.link_control import GroupWant
+from mcastd.protocols.membership import GroupRecord, RecordKind
+from mcastd.protocols.packet_rows import PacketRows, rows_of
+from mcastd.rows import RowMemory
 from mcastd.tunnel.link import interface_network
 from mcastd.tunnel.link.interface_network import JOINED_MAX, InterfaceNetwork
 
@@ -112,3 +118,34 @@ def test_an_interface_by_which_nothing_comes_is_trouble(monkeypatch: pytest.Monk
         there[7] = lan
         network.network_changed(1.0)
         assert network.troubles == trouble
+
+
+def test_a_report_that_is_not_believed_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes from another network, without Router Alert: RFC 3376 section 9.2."""
+    (message,) = igmp.build_reports([GroupRecord(RecordKind.TO_EXCLUDE, ip_address("239.1.1.1"))], 100)
+    near, far = (
+        IpPacket(ip_address(source), igmp.ALL_IGMPV3_ROUTERS, IGMP, MEMBERSHIP_TTL, message)
+        for source in ("10.1.0.9", "10.2.0.9")
+    )
+    waiting = [build_ip(far), build_ip(near), build_ip(far)]
+
+    class Tap(NoTap):
+        def __init__(self, interface: Interface, version: int, *_: object, **__: object) -> None:
+            super().__init__()
+            self.version = version
+
+        def receive(self) -> Iterable[PacketRows]:
+            if self.version == 6:
+                return []
+            packets, waiting[:] = [*waiting], []
+            memory = RowMemory(memoryview(bytearray(2112 * 20)))
+            return rows_of(packets, memory, 2112, 4) if packets else []
+
+    monkeypatch.setattr(interface_network, "PacketTap", Tap)
+    lan = replace(LAN, prefix_lengths=(24,))
+    network = InterfaceNetwork("lan", FakeJoins(), lambda: Host({7: lan}, 0.0))
+    network.ask_members(True, 1.0)
+    assert [*network.take(2.0)] == []
+    assert network.counts.dropped == {"disbelieved": 2}
+    assert [str(want.groups.network_address) for want in network.wanted()] == ["239.1.1.1"]
+    network.close()

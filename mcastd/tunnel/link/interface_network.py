@@ -46,6 +46,7 @@ RECEIVE_BUFFER_BYTES = 8 << 20
 BATCHES_AT_ONCE = 8
 # Reasons to drop a packet that came, beside those of inner.py.
 GONE_ROUND = "gone-round"
+DISBELIEVED = "disbelieved"  # it is about members, and no host of the network seems to have sent it
 
 _Stream = tuple[Address, int, Address, int]  # source and port, group and port
 
@@ -196,8 +197,11 @@ class InterfaceNetwork:
         for packet in packets:
             if not is_about_members(packet):
                 yield packet
-            elif self._members is not None:
-                self._heard |= self._members.hear(packet, now)
+            elif (members := self._members) is not None:
+                before = members.disbelieved
+                self._heard |= members.hear(packet, now)
+                if members.disbelieved != before:
+                    self.counts.dropped[DISBELIEVED] += 1
 
     def _together(self, packets: Iterable[bytes], now: float) -> Iterator[TakenDatagrams]:
         """Datagrams in packets, those of one stream in a row together."""

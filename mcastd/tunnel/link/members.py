@@ -55,6 +55,11 @@ class InterfaceMembers:
         return tuple(self._troubles.values())
 
     @property
+    def disbelieved(self) -> int:
+        """Messages that no host of the network seems to have sent, so far."""
+        return sum(querier.disbelieved for querier in self._queriers.values())
+
+    @property
     def deadline(self) -> float:
         """When :meth:`tick` is due, in monotonic seconds; ``inf``: never."""
         return min((querier.deadline for querier in self._queriers.values()), default=math.inf)
