@@ -72,7 +72,10 @@ def ask(question: Callable[[], T], seconds: float | None, name: str = "question"
 
 
 class Attempt(Generic[T]):
-    """To have something that may take long, as a connection, while its user goes on. For one thread."""
+    """Has a thread make something that may take long, as a connection, while its user goes on.
+
+    For one thread.
+    """
 
     def __init__(self, make: Callable[[], T], discard: Callable[[T], object], name: str) -> None:
         """``make`` is called by a thread of that name; ``discard`` ends what comes after :meth:`give_up`."""

@@ -124,7 +124,7 @@ class Relay:
         self._counters.received_bytes += batch.size
         self._count_overflow(stream, stream.receiver.glance().overflow)
         assert self._config is not None
-        are_named = bool(self._config.sources)
+        are_named = any(one.version == stream.group.version for one in self._config.sources)
         for (ttl, stays), payloads in runs_by(_manner, batch.origins, as_payloads(batch.payloads)):
             if stays and not are_named:
                 self._counters.dropped[LINK_LOCAL] += len(payloads)

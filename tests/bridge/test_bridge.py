@@ -615,6 +615,14 @@ def test_a_relay_takes_senders_of_a_link_only_by_name(
     assert counters.forwarded == len(expected)
 
 
+def test_senders_that_are_named_of_one_ip_version_say_nothing_of_the_other(kernel: Kernel, run: Run) -> None:
+    one = run(groups=["239.1.0.7", "ff15::7"], ports=[5004], engine="relay", sources=["169.254.3.7"])
+    for group, source in (("239.1.0.7", "169.254.3.7"), ("ff15::7", "fe80::7"), ("ff15::7", "fd00::7")):
+        kernel.receivers[group, 5004, "left"].deliver(b"x", origin=Origin(source, 4000, 3, 9))
+    wait_for(lambda: one.worker.counters.forwarded == 2, "those that go")
+    assert one.worker.counters.dropped == {"link-local": 1}
+
+
 def test_a_relay_raises_a_ttl_and_sends_to_another_group_and_port(kernel: Kernel, run: Run) -> None:
     run(
         groups=["239.1.0.7"],
