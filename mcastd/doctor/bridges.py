@@ -96,6 +96,7 @@ def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
         (f"{_way(route)}: {route.packets} packets came (status)" for route in local[:NAMED_MAX]),
         'make a bridge of its own for it, with the address in sources, ports, and when = "always": the relay'
         " sends from this host's address",
+        is_wanted=status.when == "joined",
     )
     for querier in status.queriers:
         if not querier.asks:

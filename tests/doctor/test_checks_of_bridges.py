@@ -99,8 +99,10 @@ def test_the_busiest_groups_are_watched() -> None:
 def test_senders_with_an_address_of_their_link() -> None:
     earlier, now = ({"dropped": {"link-local": count}} for count in (5, 17))
     routes = [ROUTE, {**ROUTE, "source": "169.254.3.7", "goes_to": [], "packets": 9}]
-    (one,) = found({"counters": earlier}, counters=now, routes=routes, route_count=2)
-    assert (one.cause, one.severity) == ("sender-link-local", "broken")
+    shown = {"counters": now, "routes": routes, "route_count": 2}
+    for when, severity in (("joined", "broken"), ("always", "warning")):
+        (one,) = found({"counters": earlier}, when=when, **shown)
+        assert (one.cause, one.severity) == ("sender-link-local", severity)
     assert one.evidence == (
         "dropped for that: 12 while watched, 17 in all (status)",
         "169.254.3.7 to 239.1.1.1: 9 packets came (status)",
@@ -108,7 +110,7 @@ def test_senders_with_an_address_of_their_link() -> None:
     assert 'with the address in sources, ports, and when = "always"' in one.fix
     keys = {"groups": ["239.1.1.1"], "sources": ["169.254.3.7"], "ports": [5004], "when": "always"}
     assert Bridge.model_validate({"from": "eth1", "to": "eth2", **keys}).needs_relay
-    assert found({"counters": now}, counters=now, routes=routes, route_count=2) == []
+    assert found({"counters": now}, **shown) == []
 
 
 def test_what_is_wanted_and_does_not_come() -> None:
