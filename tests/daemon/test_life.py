@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 from support.daemon import MCASTD, RunningDaemon
 from support.host import ip
+from support.meanwhile import meanwhile
 from support.ports import free_port
 from support.wait import wait_for
 
@@ -171,29 +171,18 @@ def under_load(
     directory: Path, config: str
 ) -> Iterator[tuple[RunningDaemon, list[bytes], Callable[[], None]]]:
     """A daemon that is sent numbers all the time, these, and what ends that."""
-    stop = threading.Event()
     sent: list[bytes] = []
 
     def load() -> None:
-        link = SocketSender(ip_address(GROUP), PORT, interface="lo", ttl=0)
-        while not stop.wait(0.002):  # a buffer holds some seconds of it
-            batch = [b"%08d\n" % (len(sent) + n) for n in range(5)]
-            assert link.send(ListPayloads(batch)) == len(batch)
-            sent.extend(batch)
-        link.close()
+        batch = [b"%08d\n" % (len(sent) + n) for n in range(5)]
+        assert link.send(ListPayloads(batch)) == len(batch)
+        sent.extend(batch)
 
-    sender = threading.Thread(target=load)
-
-    def end() -> None:
-        stop.set()
-        sender.join()
-
-    with RunningDaemon(directory, config) as daemon:
-        sender.start()
-        try:
-            yield daemon, sent, end
-        finally:
-            end()
+    with RunningDaemon(directory, config) as daemon, contextlib.ExitStack() as stack:
+        sender = SocketSender(ip_address(GROUP), PORT, interface="lo", ttl=0)
+        link = stack.enter_context(contextlib.closing(sender))
+        stack.enter_context(meanwhile(load, 0.002, "load"))  # a buffer holds some seconds of it
+        yield daemon, sent, stack.close
 
 
 def test_an_unchanged_subscription_under_load_loses_nothing_across_20_reloads(tmp_path: Path) -> None:
