@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from heapq import nlargest
 from ipaddress import ip_address
-from itertools import islice
+from itertools import groupby, islice, pairwise
 
 from mcastd.config import Bridge
 from mcastd.doctor.evidence import Evidence
@@ -21,8 +21,9 @@ from mcastd.status import BridgeStatus, RouteStatus
 NAMED_MAX = 5
 # Groups of a bridge that are watched: what goes in a circle has the most packets.
 WATCHED_GROUPS_MAX = 16
-# So many TTLs of one sender's datagrams mean a circle: in each round they have another one. Another program
-# on its host, or another way to here, makes one more.
+# So many TTLs of one sender's datagrams at equal distances mean a circle: each round takes as much off.
+# Another program on its host, or another way to here, makes one more; and who looks for others farther and
+# farther away has 1, 2, 4, 8.
 CIRCLE_TTLS_MIN = 4
 
 
@@ -45,19 +46,26 @@ def circling(subject: Subject[Bridge], evidence: Evidence) -> Iterator[Said]:
         return
     settings, comes_by = subject.settings, subject.now(BridgeStatus).comes_by
     for key, flow in observation.flows():
-        if key.outgoing or key.vlan or key.interface not in comes_by or len(flow.ttls) < CIRCLE_TTLS_MIN:
+        if key.outgoing or key.vlan or key.interface not in comes_by or not _goes_round(flow.ttls):
             continue
         if not any(key.group in prefix for prefix in settings.groups if prefix.version == key.group.version):
             continue
-        ttls = sorted(flow.ttls, reverse=True)
         yield Finding(
             "bridge-circle",
             Severity.BROKEN,
             f"{key.group} of {key.source} goes in a circle: it comes back by {key.interface} again and again",
-            (f"{seen_text([(key, flow)])}, with TTLs of {', '.join(map(str, ttls))}",),
+            (
+                f"{seen_text([(key, flow)])}, with {len(flow.ttls)} TTLs,"
+                f" {max(flow.ttls)} to {min(flow.ttls)}",
+            ),
             f"another host or router sends back to {key.interface} what this one forwards: have one of the"
             " two forward it, or other groups",
         )
+
+
+def _goes_round(ttls: Iterable[int]) -> bool:
+    distances = [above - below for below, above in pairwise(sorted(ttls))]
+    return any(len([*equal]) >= CIRCLE_TTLS_MIN - 1 for _, equal in groupby(distances))
 
 
 def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
