@@ -160,7 +160,7 @@ class Relay:
             taken[way.interface.name], reason = self._send_by(way, stream, max(1, ttl - 1), payloads)
         went = max(taken.values(), default=0)
         counters.forwarded += went
-        counters.forwarded_bytes += payloads.total(went)
+        counters.forwarded_bytes += sum(payloads.sizes[:went])
         if went < len(payloads):
             counters.dropped[reason] += len(payloads) - went
         for name, count in taken.items():

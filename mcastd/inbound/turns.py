@@ -144,7 +144,7 @@ class Turns:
         """Take what has come, in the shared reader's thread: see :class:`~mcastd.inbound.reader.Visited`."""
         handover = self.handover
         # The lock is taken while the worker is busy, and while a client asks for the status
-        if not handover.lock.acquire(blocking=False):
+        if not handover.lock.acquire(False):
             return None
         try:
             link, context = self.link, handover.lent_by

@@ -33,9 +33,6 @@ class Payloads(Protocol):
         Asked only if there are some, with ``most`` of at least 1.
         """
 
-    def total(self, count: int) -> int:
-        """Bytes of the first ``count``."""
-
     def send(self, sock: socket.socket, start: int, stop: int, ancillary: Ancillary) -> None:
         """Send those from ``start`` up to ``stop``, one after another, in one sendmsg(2). Raises OSError.
 
@@ -81,9 +78,6 @@ class ListPayloads(list[bytes | memoryview]):
     def sizes(self) -> list[int]:
         return list(map(len, self))
 
-    def total(self, count: int) -> int:
-        return sum(map(len, self[:count]))
-
     def part(self, start: int, stop: int) -> ListPayloads:
         return ListPayloads(self[start:stop])
 
@@ -113,9 +107,6 @@ class AlikePayloads(ListPayloads):
     @property
     def sizes(self) -> list[int]:
         return [self._size] * len(self)
-
-    def total(self, count: int) -> int:
-        return self._size * (count if count < len(self) else len(self))
 
     def part(self, start: int, stop: int) -> AlikePayloads:
         return AlikePayloads(self[start:stop], self._size)
@@ -163,14 +154,13 @@ class SlotPayloads(Sequence[bytes | memoryview]):
         at = range(len(self.sizes))[index]
         return self._slots[self._start + at][: self.sizes[at]]
 
-    def total(self, count: int) -> int:
-        return sum(self.sizes[:count])
-
     def part(self, start: int, stop: int) -> SlotPayloads:
         return SlotPayloads(self._slots, self.sizes[start:stop], self._writer, self._start + start)
 
     def alike(self, start: int, most: int) -> tuple[int, int]:
-        return _alike(self.sizes[start : start + most])
+        sizes = self.sizes[start : start + most]
+        first, count = sizes[0], len(sizes)
+        return (first, count) if sizes.count(first) == count else _alike(sizes)
 
     def send(self, sock: socket.socket, start: int, stop: int, ancillary: Ancillary) -> None:
         self._writer.send(sock.fileno(), self._start + start, self._start + stop, ancillary)
@@ -212,9 +202,6 @@ class HeadedPayloads:
 
     def alike(self, start: int, most: int) -> tuple[int, int]:
         return _alike(self.sizes[start : start + most])
-
-    def total(self, count: int) -> int:
-        return sum(self.sizes[:count])
 
     def send(self, sock: socket.socket, start: int, stop: int, ancillary: Ancillary) -> None:
         sock.sendmsg(self._pieces[2 * start : 2 * stop], ancillary)
@@ -259,9 +246,6 @@ class Chunks:
 
     def alike(self, start: int, most: int) -> tuple[int, int]:
         return self._size, min(most, self._count - start)
-
-    def total(self, count: int) -> int:
-        return self._size * min(count, self._count)
 
     def send(self, sock: socket.socket, start: int, stop: int, ancillary: Ancillary) -> None:
         sock.sendmsg([self._data[start * self._size : stop * self._size]], ancillary)

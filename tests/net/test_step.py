@@ -88,7 +88,7 @@ def calls_of_a_step(stack: ExitStack, output: dict[str, object], **keys: Any) ->
 def test_a_step_of_an_output_to_a_group(stack: ExitStack) -> None:
     output = {"kind": "group", "group": OTHER_GROUP, "port": 9, "interface": "lo", "ttl": 1, "loop": False}
     calls = calls_of_a_step(stack, output)
-    assert calls.total() <= 37, calls
+    assert calls.total() <= 32, calls
 
 
 def test_a_step_of_a_raw_file(stack: ExitStack, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mcastd.inbound.sinks.records import Records
 from mcastd.net.link import Batch
+from mcastd.net.payloads import Payloads, as_payloads
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +52,7 @@ class Format(ABC):
     @abstractmethod
     def records(self, batch: Batch) -> Records:
         """Make the records of a batch. All its datagrams end with them: none is kept for the next batch."""
+
+    def payloads(self, batch: Batch) -> Payloads:
+        """The same, to be sent as datagrams."""
+        return as_payloads(self.records(batch).payloads)

@@ -7,6 +7,7 @@ from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.json_lines import JsonLines
 from mcastd.inbound.sinks.records import Made, Records
 from mcastd.net.link import Batch
+from mcastd.net.payloads import Payloads, SlotPayloads, as_payloads
 from mcastd.protocols import rtp
 
 
@@ -15,6 +16,10 @@ class Raw(Format):
 
     def records(self, batch: Batch) -> Records:
         return batch
+
+    def payloads(self, batch: Batch) -> Payloads:
+        payloads = batch.payloads
+        return payloads if isinstance(payloads, SlotPayloads) else as_payloads(payloads)
 
 
 class Payload(Format):

@@ -12,7 +12,7 @@ from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.returned import CIRCLE
 from mcastd.inbound.sinks.sending import REASONS_OF_PROGRAM, RecordRun, SendingSink
 from mcastd.net.link import Batch, Origin, runs_by_ttl
-from mcastd.net.payloads import Payloads, as_payloads
+from mcastd.net.payloads import Payloads
 from mcastd.net.sender import SocketSender
 
 TTL_TOO_LOW = "ttl"
@@ -62,7 +62,7 @@ class GroupSink(SendingSink[SocketSender]):
         destination.set_ttl(alike)
 
     def runs(self, batch: Batch, senders: Sequence[tuple[str, int]]) -> Iterable[RecordRun]:
-        payloads, ttl = as_payloads(self._format.records(batch).payloads), self._config.ttl
+        payloads, ttl = self._format.payloads(batch), self._config.ttl
         if ttl is not None and senders and self._flows.addresses.isdisjoint(dict(senders)):  # as a rule
             return [(ttl, payloads)]
         return self._runs_apart(batch, ttl, payloads)

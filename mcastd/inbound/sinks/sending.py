@@ -29,7 +29,7 @@ from mcastd.inbound.sinks.records import Record
 from mcastd.inbound.sinks.returned import CIRCLE, ReturnGuard
 from mcastd.inbound.sinks.sink import LINGER_SECONDS, Sink
 from mcastd.net.link import FULL_ERRNOS, Batch
-from mcastd.net.payloads import ListPayloads, Payloads, as_payloads
+from mcastd.net.payloads import ListPayloads, Payloads
 
 # Reasons to drop.
 FULL = "full"  # the network does not take them as fast as they come
@@ -73,6 +73,8 @@ class SendingSink(Sink, Generic[D]):
     may_queue = True
     # True: what comes while there is no way is held, too, as far as the queue goes
     holds_without_way = False
+    # True: the way may answer with an error, so that :meth:`sent` has to look for one whenever it is well
+    may_answer = False
 
     def __init__(
         self, config: SendingOutput, format: Format, account: Account, *, may_return: bool = False
@@ -104,7 +106,7 @@ class SendingSink(Sink, Generic[D]):
     def runs(self, batch: Batch, senders: Sequence[tuple[str, int]]) -> Iterable[RecordRun]:
         """The records of a batch, which has come from these. Those that are not to be sent are counted as
         dropped."""
-        return [(0, as_payloads(self._format.records(batch).payloads))]
+        return [(0, self._format.payloads(batch))]
 
     def look(self, now: float) -> None:
         """Look after what changes by itself, now and then."""
@@ -228,7 +230,7 @@ class SendingSink(Sink, Generic[D]):
 
     def _send(self, alike: int, payloads: Payloads, count: int) -> int:
         """Send a run of ``count``. Returns how many were sent or dropped: fewer if there is no room."""
-        done = 0
+        done, account, counters = 0, self._account, self.counters
         try:
             way = self.destination or self._way()
             if way is None:
@@ -245,10 +247,12 @@ class SendingSink(Sink, Generic[D]):
                     done += 1
                     continue
                 if way.carrier:
-                    self._account.wrote(sent, rest.total(sent))
-                    self.sent()
+                    counters.written += sent
+                    counters.written_bytes += sum(rest.sizes[:sent])
+                    if account.trouble is not None or self.may_answer:
+                        self.sent()
                 else:
-                    self._account.drop(sent, self.trouble("its interface has no carrier", NO_CARRIER))
+                    account.drop(sent, self.trouble("its interface has no carrier", NO_CARRIER))
                 done += sent
         except (LinkError, SinkError) as error:
             if error.errno in FULL_ERRNOS:
@@ -281,8 +285,8 @@ class SendingSink(Sink, Generic[D]):
         self._account.drop(1, trouble)
 
     def sent(self) -> None:
-        """Datagrams were sent: what was in the way is over."""
-        if self._account.trouble is not None and (self._returns is None or self._returns.trouble is None):
+        """Datagrams were sent: what was in the way is over. Called if something was, or may still be."""
+        if self._returns is None or self._returns.trouble is None:
             self._account.recovered()
 
     def _known_trouble(self) -> SinkError:

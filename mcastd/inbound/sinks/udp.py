@@ -20,6 +20,8 @@ REFUSED_SECONDS = 2.0
 class UdpSink(SendingSink[UnicastSender]):
     """Until a name is resolved for the first time, what comes is held."""
 
+    may_answer = True
+
     def __init__(self, config: UdpOutput, format: Format, account: Account, means: Means = ALONE) -> None:
         super().__init__(config, format, account, may_return=True)
         self.reasons = (*REASONS_OF_PROGRAM, REFUSED)
