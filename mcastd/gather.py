@@ -7,6 +7,8 @@ quiet one at once.
 
 from __future__ import annotations
 
+# max_latency of datagrams, where the configuration says nothing else.
+LATENCY_SECONDS = 0.001
 # Waiting is worth it if more than this many datagrams are expected meanwhile.
 WORTHWHILE_DATAGRAMS = 2
 # Part of the receive buffer: if the datagrams of one wait take more, later waits are shorter.

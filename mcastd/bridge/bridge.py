@@ -71,10 +71,12 @@ class BridgeWorker:
                     self._tell(context)
                 context.take(NOT_FOR_US)
                 refused = self._unasked or self._router.seen(self.name).refused or bool(self._relay.refused)
-                ready = context.wait(RETRY_SECONDS if refused else None)
-                for fd in ready:
-                    self._relay_from(fd, context)
-                if refused and not ready and not context.signals:
+                if pause := self._relay.pause:
+                    context.nap(pause)
+                ready = context.wait(0.0 if pause else RETRY_SECONDS if refused else None)
+                if ready or pause:
+                    self._hand_on(ready, context)
+                elif refused and not context.signals:
                     self._follow(context)
         finally:
             self._router.dismiss(self.name)
@@ -227,9 +229,9 @@ class BridgeWorker:
         for fd in self._watched:
             context.watch(fd, select.POLLIN)
 
-    def _relay_from(self, fd: int, context: Context) -> None:
+    def _hand_on(self, ready: Iterable[int], context: Context) -> None:
         before = len(self._relay.troubles)
-        self._relay.receive(self._watched[fd])
+        self._relay.receive([self._watched[fd] for fd in ready])
         if before != len(self._relay.troubles):
             self._tell(context)
 

@@ -2,20 +2,27 @@
 
 What it sends comes from this host's own address, and has a TTL that is one less than it came with: so nothing
 goes in a circle for ever.
+
+```
+   one of filenos() is readable  -->  receive()  -->  pause: what comes meanwhile is handed on together
+                                         ^              |
+                                         +--------------+  0: nothing gathers
+```
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
 
 from mcastd import clock
 from mcastd.bridge.rules import NO_INTERFACE
-from mcastd.config import Bridge
+from mcastd.config import GATHERING_BUFFER_MIN_BYTES, Bridge
 from mcastd.counters import BridgeCounters
 from mcastd.errors import LinkError
+from mcastd.gather import LATENCY_SECONDS, Gather
 from mcastd.ip import LINK_LOCAL, Address, stays_at_home
 from mcastd.net.interfaces import Interface
 from mcastd.net.link import FULL_ERRNOS, Origin, Receiver, Sender, TtlSender, runs_by
@@ -24,6 +31,8 @@ from mcastd.token_bucket import TokenBucket
 
 # After an interface by which nothing can be sent.
 RETRY_SECONDS = 1.0
+# Time between two looks at receive buffers.
+LOOK_SECONDS = 0.01
 # Why what came does not go on, beside what stands in rules.py.
 TTL_TOO_LOW, BEYOND_RATE, FULL, REFUSED = "ttl", "rate", "full", "refused"
 REASONS = (TTL_TOO_LOW, BEYOND_RATE, FULL, REFUSED)
@@ -41,7 +50,7 @@ class _WayOut:
     retry_at: float = 0.0  # monotonic seconds, after it could not be
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Stream:
     """A group and port, as it comes by one interface, and where it goes."""
 
@@ -49,7 +58,6 @@ class _Stream:
     group: Address  # that it is sent to
     port: int
     ways: list[_WayOut] = field(default_factory=list)
-    overflow: int = 0  # of the receiver, as far as it is counted
 
 
 _Key = tuple[Address, int, int]  # group, port, index of the interface
@@ -66,17 +74,22 @@ class Relay:
         self._open_sender = open_sender
         self._config: Bridge | None = None
         self._bucket: TokenBucket | None = None  # None: no rate is set
-        self._streams: dict[_Key, _Stream] = {}  # replaced, never changed: others read it
-        self.overflow = 0  # datagrams that the kernel dropped at full receive buffers; for any thread
+        # Overflow of receivers that are closed, and the streams that there are: only replaced, others read it
+        self._overflowed: tuple[int, Mapping[_Key, _Stream]] = 0, {}
         self.refused: tuple[str, ...] = ()  # why some of it cannot be received, in words
         self.troubles: dict[str, str] = {}  # by interface that nothing can be sent by, and why
         self.last: float | None = None  # monotonic seconds when something came
+        self.pause = 0.0  # seconds after which :meth:`receive` is due again; 0: once something is readable
+        self._gather = Gather(LATENCY_SECONDS)
+        self._received_at = self._looked_at = clock.monotonic()
+        self._has_room = True  # for what gathers, in the buffers that were looked at last
+        self._reading: set[_Stream] = set()  # those whose receivers have buffers
 
     def follow(self, config: Bridge, came_by: Sequence[Interface], to: Sequence[Interface]) -> None:
         """Go over to these settings and interfaces. Raises LinkError if nothing can be received."""
         # What was received and not yet handed on would be lost with its receiver
         same = self._config is not None and config.sources == self._config.sources
-        before = dict(self._streams) if same else {}
+        before = {**self._streams} if same else {}
         streams: dict[_Key, _Stream] = {}
         errors: list[LinkError] = []
         for interface in came_by:
@@ -100,29 +113,66 @@ class Relay:
                         errors.append(error)
         if self._config is None or config.rate != self._config.rate:
             self._bucket = None if config.rate is None else TokenBucket(config.rate)
-        gone = [one for key, one in self._streams.items() if streams.get(key) is not one]
-        self._streams, self._config = streams, config
+        if config.latency != self._gather.max_latency:
+            self._gather = Gather(config.latency)
+        self._config = config
         self.refused = tuple(map(str, errors))
         self.troubles = {}
-        for stream in gone:
-            self._end(stream)
+        self._go_over(streams)
         if not streams and errors:
             raise errors[0]
+
+    @property
+    def _streams(self) -> Mapping[_Key, _Stream]:
+        return self._overflowed[1]
+
+    def _go_over(self, streams: Mapping[_Key, _Stream]) -> None:
+        """Have these streams, and end those that are none of them."""
+        overflow, before = self._overflowed
+        gone = [one for key, one in before.items() if streams.get(key) is not one]
+        self._overflowed = overflow + sum(stream.receiver.load().overflow for stream in gone), streams
+        for stream in gone:
+            self._reading.discard(stream)
+            stream.receiver.close()
+            _close(stream.ways)
+
+    @property
+    def overflow(self) -> int:
+        """Datagrams that the kernel dropped at full receive buffers, up to a second ago. For any thread."""
+        overflow, streams = self._overflowed
+        return overflow + sum(stream.receiver.glance().overflow for stream in streams.values())
 
     def filenos(self) -> dict[int, object]:
         """What is to be watched: by descriptor, what :meth:`receive` takes."""
         return {stream.receiver.fileno(): stream for stream in self._streams.values()}
 
-    def receive(self, stream: object) -> None:
-        """Hand on what has come."""
-        assert isinstance(stream, _Stream)
+    def receive(self, streams: Iterable[object]) -> None:
+        """Hand on what has come by these, and see how long more may gather: :attr:`pause`."""
+        found = [stream for stream in streams if isinstance(stream, _Stream)]
+        since, now = self._received_at, clock.monotonic()
+        self._received_at = now
+        filled = self._look(found, now) if now - self._looked_at >= LOOK_SECONDS else 0.0
+        taken = sum([self._hand_on(stream) for stream in found])
+        self._reading.update(found)
+        self.pause = self._gather.wait(taken, now - since, filled)
+        if not (self.pause and self._has_room and all(stream.receiver.emptied for stream in found)):
+            self._rest()
+
+    def _look(self, streams: Sequence[_Stream], now: float) -> float:
+        """Look at receive buffers that are about to be read. Returns how full the fullest is, from 0 to 1."""
+        self._looked_at = now
+        loads = [stream.receiver.load() for stream in streams]
+        self._has_room = all(load.buffer >= GATHERING_BUFFER_MIN_BYTES for load in loads)
+        return max([load.filled for load in loads], default=0.0)
+
+    def _hand_on(self, stream: _Stream) -> int:
+        """Hand on what has come by one. Returns the number of datagrams."""
         batch = stream.receiver.receive()
-        if not batch:
-            return
+        if not (count := len(batch)):
+            return 0
         self.last = clock.monotonic()
-        self._counters.received += len(batch)
+        self._counters.received += count
         self._counters.received_bytes += batch.size
-        self._count_overflow(stream, stream.receiver.glance().overflow)
         assert self._config is not None
         are_named = any(one.version == stream.group.version for one in self._config.sources)
         for (ttl, stays), payloads in runs_by(_manner, batch.origins, as_payloads(batch.payloads)):
@@ -130,17 +180,22 @@ class Relay:
                 self._counters.dropped[LINK_LOCAL] += len(payloads)
             else:
                 self._send(stream, ttl, payloads)
-        if stream.receiver.emptied:
+        return count
+
+    def _rest(self) -> None:
+        """Nothing gathers: let others have the buffers."""
+        self.pause = 0.0
+        for stream in self._reading:
             stream.receiver.idle()
+        self._reading.clear()
 
     def receivers(self) -> Iterable[Receiver]:
         """For any thread."""
         return [stream.receiver for stream in self._streams.values()]
 
     def close(self) -> None:
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            self._end(stream)
+        self._rest()
+        self._go_over({})
 
     def _send(self, stream: _Stream, ttl: int, payloads: Payloads) -> None:
         """Send what came with one TTL by each interface: one that fails keeps no other from it."""
@@ -185,15 +240,6 @@ class Relay:
             return 0, REFUSED
         self.troubles.pop(name, None)
         return count, FULL
-
-    def _count_overflow(self, stream: _Stream, overflow: int) -> None:
-        self.overflow += overflow - stream.overflow
-        stream.overflow = overflow
-
-    def _end(self, stream: _Stream) -> None:
-        self._count_overflow(stream, stream.receiver.load().overflow)
-        stream.receiver.close()
-        _close(stream.ways)
 
 
 @lru_cache(maxsize=4096)

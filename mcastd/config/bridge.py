@@ -14,6 +14,7 @@ from mcastd.config.types import (
     Group,
     GroupPrefix,
     Location,
+    Moment,
     Port,
     Rate,
     SourcePrefix,
@@ -21,6 +22,7 @@ from mcastd.config.types import (
     TtlThreshold,
 )
 from mcastd.config.words import show
+from mcastd.gather import LATENCY_SECONDS
 from mcastd.ip import Address, Interfaces, Prefix
 
 DEFAULT_TTL_THRESHOLD = 1
@@ -105,6 +107,11 @@ class Bridge(WorkerSettings):
         description="How much goes to each interface at most, in bits of payload per second, by the relay;"
         " what is beyond is dropped. Absent: all.",
     )
+    max_latency: Moment | None = Field(
+        None,
+        description="How long datagrams may gather before the relay sends them on together, in seconds; 0 is"
+        " at once; absent, 0.001.",
+    )
 
     @field_validator("from_", "to", mode="before")
     @classmethod
@@ -178,13 +185,16 @@ class Bridge(WorkerSettings):
             "raise_ttl": self.raise_ttl,
             "rewrite": self.rewrite,
             "rate": self.rate,
+            "max_latency": self.max_latency is not None,
         }
+        relays = self.engine != "kernel" and bool(self.ports or self.needs_relay)
+        why = 'engine = "kernel"' if self.engine == "kernel" else "without ports there is none"
         for key, is_set in keys.items():
-            if is_set and self.engine == "kernel":
-                yield (key,), 'is for the relay, and engine = "kernel"'
+            if is_set and not relays:
+                yield (key,), f"is for the relay, and {why}"
         if self.querier == "always" and self.when == "always":
             yield ("querier",), 'is for when = "joined": nobody is asked for members with "always"'
-        if self.engine == "kernel" or not (self.ports or self.needs_relay):
+        if not relays:
             return
         if not self.ports:
             yield ("ports",), "missing; the relay needs them"
@@ -220,6 +230,11 @@ class Bridge(WorkerSettings):
     def _are_of_link(self) -> list[str]:
         """The sources that have an address of their link alone: RFC 3927, RFC 4291 section 2.5.6."""
         return [format_prefix(prefix) for prefix in self.sources if prefix.is_link_local]
+
+    @property
+    def latency(self) -> float:
+        """Seconds for which datagrams may gather in the relay."""
+        return LATENCY_SECONDS if self.max_latency is None else self.max_latency
 
     @property
     def may_relay(self) -> bool:

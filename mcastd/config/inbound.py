@@ -49,6 +49,7 @@ from mcastd.config.types import (
 )
 from mcastd.config.via import AUTO_RELAY, VIAS, AmtSettings, AmtVia, NativeVia, Via
 from mcastd.config.words import choose, show
+from mcastd.gather import LATENCY_SECONDS
 from mcastd.ip import Address, Interfaces
 
 DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes
@@ -56,9 +57,9 @@ DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes
 DEFAULT_MAX_SKEW_SECONDS = 0.05
 # How long a gap is waited for with repair, if reorder does not say it: two matrices of 100 at 5 Mbit/s.
 FEC_HOLD_SECONDS = 0.5
-# max_latency where it is absent: of datagrams, and of those of files, which nobody waits for one by one. In
-# 20 ms at 1 Gbit/s comes what fills the default buffer.
-LATENCY_SECONDS, FILES_LATENCY_SECONDS = 0.001, 0.02
+# max_latency where it is absent, of datagrams of files, which nobody waits for one by one. In 20 ms at
+# 1 Gbit/s comes what fills the default buffer.
+FILES_LATENCY_SECONDS = 0.02
 # With a smaller receive buffer datagrams are taken at once: it holds too few to let them gather.
 GATHERING_BUFFER_MIN_BYTES = 1 << 20
 

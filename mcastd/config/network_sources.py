@@ -12,6 +12,7 @@ from mcastd.config.model import check_distinct
 from mcastd.config.network_outputs import EndName, ListenEnd, StreamFraming
 from mcastd.config.source import SourceSettings
 from mcastd.config.types import BufferSize, Mode, Moment, SocketPath, SourcePrefix
+from mcastd.gather import LATENCY_SECONDS
 from mcastd.ip import Prefix
 
 OF_FRAMING = (
@@ -19,7 +20,6 @@ OF_FRAMING = (
     " length before it, 4 bytes in network byte order."
 )
 # Seconds that datagrams may gather, as of a subscription.
-DEFAULT_LATENCY = 0.001
 
 
 class ReceivingSource(SourceSettings):
@@ -60,7 +60,7 @@ class UdpSource(IpSource):
         4 << 20, description="The kernel's buffer for what is not read yet, in bytes."
     )
     max_latency: Moment = Field(
-        DEFAULT_LATENCY,
+        LATENCY_SECONDS,
         description="How long datagrams may gather before they are sent together, in seconds; 0 is at once.",
     )
 

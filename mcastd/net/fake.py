@@ -133,7 +133,7 @@ class FakeReceiver:
         return ()
 
     def load(self) -> Load:
-        return Load(self.dropped_by_kernel, self.filled, 4 << 20)
+        return Load(self.dropped_by_kernel, self.filled, self.receive_buffer)
 
     def glance(self) -> Glance:
         return Glance(self.dropped_by_kernel, 4 << 20, (self.joined,), 1)

@@ -14,13 +14,16 @@ from ipaddress import IPv4Address, ip_address, ip_network
 import pytest
 from support.wait import wait_for
 
+from mcastd import clock
 from mcastd.bridge.bridge import BridgeWorker
 from mcastd.bridge.family import FamilyRoutes, Version
 from mcastd.bridge.forwarding import Forwarding
 from mcastd.bridge.members import MemberNetwork
+from mcastd.bridge.relay import Relay
 from mcastd.bridge.router import MulticastRouter
 from mcastd.bridge.rules import Rule
 from mcastd.config import Bridge
+from mcastd.counters import BridgeCounters
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
 from mcastd.net import _abi
@@ -650,6 +653,54 @@ def test_a_relay_forwards_no_more_than_its_rate(kernel: Kernel, run: Run) -> Non
     link.deliver(bytes(30_000), origin=origin(9))
     wait_for(lambda: counters.received == 4, "one more")
     wait_for(lambda: counters.dropped == {"rate": 2}, "a change of the network allows no more")
+
+
+def test_datagrams_that_come_fast_gather_in_a_relay(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("mcastd.bridge.relay.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    counters = BridgeCounters()
+    relay = Relay(counters, kernel.open_receiver, kernel.open_sender)
+    left, right, *_ = kernel.interfaces.values()
+
+    def take(count: int, after: float) -> float:
+        """The pause after so many datagrams, which have come within this time."""
+        now[0] += after
+        link.deliver(*[b"one"] * count, origin=origin(9))
+        relay.receive([stream] if count else [])
+        return relay.pause
+
+    for latency, first in (("0s", 0.0), ("1ms", 0.001), ("0.4ms", 0.0004)):
+        settings = {**SETTINGS, **RELAYED, "groups": ["239.1.0.7"], "ports": [5004], "max_latency": latency}
+        relay.follow(Bridge.model_validate(settings), [left], [right])
+        link = kernel.receivers["239.1.0.7", 5004, "left"]
+        (stream,) = relay.filenos().values()
+        assert take(1, after=1) == 0.0
+        assert take(10, after=0.0005) == first
+        assert take(10, after=0.001) == first
+        assert take(0, after=0.001) == 0.0, "no more comes"
+    assert take(10, after=0.0005) > 0
+    assert take(65, after=0.0005) == 0.0, "there is more than a batch"
+    link.receive_buffer = 1 << 19
+    assert take(10, after=0.0005) == 0.0, "there is no room to gather"
+    link.receive_buffer, link.filled = 4 << 20, 0.5
+    assert take(10, after=0.0005) == 0.0002, "a wait took too much of the room that there is"
+    relay.close()
+    assert relay.pause == 0.0
+    assert counters.forwarded == counters.received == 3 * 21 + 95
+
+
+def test_what_has_gathered_is_handed_on(kernel: Kernel, run: Run) -> None:
+    one = run(**RELAYED)
+    for number in range(40):
+        link = kernel.receivers["239.1.0.7", 5004 + number % 2 * 2, "left"]
+        link.deliver(*[bytes([number])] * 5, origin=origin(9))
+        if number % 8 == 0:
+            wait_for(lambda count=5 * number + 5: one.worker.counters.forwarded == count, "so far")
+    wait_for(lambda: one.worker.counters.forwarded == 200, "all")
+    for first, port in enumerate((5004, 5006)):
+        in_order = [bytes([number]) for number in range(first, 40, 2) for _ in range(5)]
+        assert kernel.sending["239.1.0.7", port, "wg0"].sent == in_order
 
 
 def test_a_relay_takes_other_settings_over_and_loses_nothing(kernel: Kernel, run: Run) -> None:

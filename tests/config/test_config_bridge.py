@@ -105,6 +105,9 @@ def test_its_keys_are_those_of_the_text(tmp_path: Path) -> None:
         ({"rate": "5Mbit"}, "ports: missing; the relay needs them"),
         ({**RELAYED, "rate": 0}, "must be more than 0"),
         ({"rate": "5Mbit", "engine": "kernel"}, 'rate: is for the relay, and engine = "kernel"'),
+        ({"max_latency": 0, "engine": "kernel"}, 'max_latency: is for the relay, and engine = "kernel"'),
+        ({"max_latency": "2ms"}, "max_latency: is for the relay, and without ports there is none"),
+        ({**RELAYED, "max_latency": -1}, "max_latency"),
     ],
 )
 def test_what_is_refused(keys: dict[str, object], why: str) -> None:
@@ -127,6 +130,14 @@ def test_which_engines_can_do_it() -> None:
     assert engines(sources=["0.0.0.0/0"]) == (False, False)
     assert engines(**RELAYED, rewrite={"port": 6000}) == (True, True)
     assert engines(**RELAYED, raise_ttl=True, sources=["192.0.2.1"]) == (True, True)
+    assert engines(**RELAYED, max_latency=0) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("set_to", "seconds"), [({}, 0.001), ({"max_latency": "2ms"}, 0.002), ({"max_latency": 0}, 0)]
+)
+def test_how_long_datagrams_may_gather_in_the_relay(set_to: dict[str, object], seconds: float) -> None:
+    assert Bridge.model_validate({**KEYS, **RELAYED, **set_to}).latency == seconds
 
 
 def test_a_port_is_one_of_its_ports(tmp_path: Path) -> None:
