@@ -1,4 +1,5 @@
-"""What one step of a subscription takes: a visit of the shared reader that finds a few datagrams.
+"""What one step takes of a subscription, a visit of the shared reader that finds a few datagrams, or of a
+channel that is fed by others.
 
 At ten thousand datagrams a second there are a thousand such steps a second, each with cold caches: then each
 function that is called costs about as much as a datagram.
@@ -9,11 +10,12 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import select
+import socket
 import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,13 @@ from support.host import ip
 from support.subscription import VisitedByHand
 from support.wait import wait_for
 
-from mcastd.config import InboundSubscription
+from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.inbound.subscription import Subscription
 from mcastd.makers import Parts, build
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.sender import SocketSender
 from mcastd.net.sockets import free_port
+from mcastd.outbound.channel import Channel
 from mcastd.worker import Context, Signal
 
 GROUP, OTHER_GROUP = "239.255.14.1", "239.255.14.2"
@@ -100,3 +103,31 @@ def test_a_step_of_rtp_that_is_in_order(stack: ExitStack, tmp_path: Path) -> Non
     output = {"kind": "file", "path": tmp_path / "out"}
     calls = calls_of_a_step(stack, output, protocol={"kind": "rtp", "jitter": False}, reorder=0)
     assert calls.total() <= 43, calls
+
+
+def test_a_step_of_a_channel_that_is_fed_by_udp(stack: ExitStack) -> None:
+    at = "127.0.0.1", free_port()
+    source = {"kind": "udp", "listen": f"{at[0]}:{at[1]}"}
+    to = {"group": OTHER_GROUP, "port": 9, "interface": "lo", "loop": False}
+    channel = build("outbound/step", OutboundChannel.model_validate({"source": source, **to}), Parts())
+    assert isinstance(channel, Channel)
+    stack.callback(channel.close)
+    context = Context().open()
+    stack.callback(context.close)
+    link = stack.enter_context(closing(SocketSender(ipaddress.ip_address(OTHER_GROUP), 9, interface="lo")))
+    outlet, opened = channel._outlet, channel._source
+    assert not outlet.refill(context)
+    feeder = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    feeder.connect(at)
+    steps: list[Counter[str]] = []
+    for _ in range(VISITS):
+        for _ in range(DATAGRAMS):
+            feeder.send(bytes(1316))
+        wait_for(lambda: select.select([opened.fileno()], [], [], 0)[0], "datagrams")
+        with counted_calls() as counts:
+            outlet.send_due(context, link)
+            channel._report(context, link)
+        steps.append(counts)
+    assert outlet.counters.sent == VISITS * DATAGRAMS
+    calls = min(steps, key=Counter.total)
+    assert calls.total() <= 38, calls

@@ -57,6 +57,7 @@ class DatagramSource(ReceivedSource):
     """One socket of datagrams."""
 
     reasons = (SENDER, TOO_LONG, CIRCLE)
+    returned_by: str = ""  # as it was when datagrams were looked at last
 
     def __init__(
         self,
@@ -97,10 +98,6 @@ class DatagramSource(ReceivedSource):
         listener = self._listener
         return None if listener is None else listener.buffer
 
-    @property
-    def returned_by(self) -> str:
-        return self._guard.returned_by
-
     def has_news(self) -> bool:
         return self._binding is not None and self._binding.is_lost
 
@@ -111,7 +108,11 @@ class DatagramSource(ReceivedSource):
             listener = self._listener = self._open()
         for _ in range(BATCHES_AT_ONCE):
             if not self._is_empty:
-                batch = self._receive(listener)
+                try:
+                    batch = listener.receive()
+                except LinkError as error:
+                    self.restart()
+                    raise _as_source_error(error) from error
                 count = len(batch)
                 # What gathers is looked for again, at the cost of a call that may find nothing
                 self._is_empty = listener.emptied and not (count and self._gathers(count))
@@ -151,13 +152,6 @@ class DatagramSource(ReceivedSource):
         self._overflowed = self._overflowed[0], listener
         self.state = "waiting for datagrams"
         return listener
-
-    def _receive(self, listener: DatagramListener) -> Batch:
-        try:
-            return listener.receive()
-        except LinkError as error:
-            self.restart()
-            raise _as_source_error(error) from error
 
     def _taken(self, batch: Batch, count: int, names_senders: bool) -> ListPayloads | SlotPayloads:
         """What of a batch of ``count`` is to be sent; all else is counted."""
@@ -200,6 +194,7 @@ class DatagramSource(ReceivedSource):
         if len(senders) == 1 and senders[0][0] == self._guard.only_sender:
             return payloads
         go_on = self._guard.sift(senders, payloads, now)
+        self.returned_by = self._guard.returned_by
         if go_on is None:
             return payloads
         self._drop(CIRCLE, len(payloads) - len(go_on))
