@@ -1,4 +1,4 @@
-"""System calls that Python lacks, by ctypes: structs under their C names, wrappers that raise OSError.
+"""System calls that Python lacks, by ctypes: structs and functions under their C names.
 
 Importing it raises ImportError where ctypes is not to be had; ``arenas.py`` and ``burst.py`` then do without.
 Imports nothing of the project.
@@ -38,55 +38,25 @@ class mmsghdr(ctypes.Structure):
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
-# What is called for each batch has no argtypes: with them ctypes makes an object of each argument, in 0.1 us.
-# Without, a number is a C int; so an address has to be a c_void_p, or the kernel would get half of it.
-_libc.sendmsg.restype = ctypes.c_ssize_t
-_libc.writev.restype = ctypes.c_ssize_t
+# What is called for each batch is C's own function: it returns -1 for an error, and failure() tells which.
+# It has no argtypes: with them ctypes makes an object of each argument, in 0.1 us. Without, a number is a C
+# int; so an address has to be a c_void_p, or the kernel would get half of it.
+recvmmsg, sendmmsg, sendmsg, writev = _libc.recvmmsg, _libc.sendmmsg, _libc.sendmsg, _libc.writev
+sendmsg.restype = writev.restype = ctypes.c_ssize_t
 _int = ctypes.c_int
 _libc.getsockopt.argtypes = (_int, _int, _int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32))
 
 
-def _failure() -> OSError:
+def failure() -> OSError:
+    """The error of the last call that returned -1."""
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number))
 
 
-def recvmmsg(fd: int, headers: ctypes.c_void_p, length: int, flags: int) -> int:
-    """recvmmsg(2) into ``length`` mmsghdrs at address ``headers``: how many datagrams came, at least one."""
-    count: int = _libc.recvmmsg(fd, headers, length, flags, None)
-    if count < 0:
-        raise _failure()
-    return count
-
-
-def sendmmsg(fd: int, headers: ctypes.c_void_p, length: int, flags: int) -> int:
-    """sendmmsg(2) of ``length`` mmsghdrs at address ``headers``: how many datagrams went, at least one."""
-    count: int = _libc.sendmmsg(fd, headers, length, flags)
-    if count < 0:
-        raise _failure()
-    return count
-
-
-def sendmsg(fd: int, header: ctypes.c_void_p, flags: int) -> int:
-    """sendmsg(2) of the msghdr at address ``header``: how many bytes went."""
-    sent: int = _libc.sendmsg(fd, header, flags)
-    if sent < 0:
-        raise _failure()
-    return sent
-
-
-def writev(fd: int, iovecs: ctypes.c_void_p, length: int) -> int:
-    """writev(2) of ``length`` iovecs at address ``iovecs``: how many bytes were written."""
-    written: int = _libc.writev(fd, iovecs, length)
-    if written < 0:
-        raise _failure()
-    return written
-
-
 def getsockopt(fd: int, level: int, option: int, value: bytes) -> bytes:
-    """getsockopt(2) for options that read ``value`` before they fill it."""
+    """getsockopt(2) for options that read ``value`` before they fill it. Raises OSError."""
     buffer = ctypes.create_string_buffer(value, len(value))
     length = ctypes.c_uint32(len(value))
     if _libc.getsockopt(fd, level, option, buffer, ctypes.byref(length)) != 0:
-        raise _failure()
+        raise failure()
     return buffer.raw[: length.value]

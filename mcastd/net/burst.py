@@ -255,4 +255,7 @@ class _Queue:
         self._pointers[:count] = data  # type: ignore[assignment] # a list of bytes is one of these, too
         self._bases[:count] = self._addresses[:count]
         self._lengths[:count] = array("L", map(len, data))
-        return _libc.sendmmsg(sock.fileno(), self._headers_pointer, count, DONTWAIT)
+        accepted: int = _libc.sendmmsg(sock.fileno(), self._headers_pointer, count, DONTWAIT)
+        if accepted < 0:
+            raise _libc.failure()
+        return accepted

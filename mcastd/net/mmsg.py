@@ -123,12 +123,14 @@ class MmsgArena:
             self._raw_headers[:end] = self._fresh[every][:end]
             self._used = 0
         most = self._most
-        try:
-            flags = WAITING_FLAGS if wait else RECEIVE_FLAGS
-            count = _libc.recvmmsg(sock.fileno(), self._headers_pointer, most, flags)
-        except (BlockingIOError, InterruptedError):
+        flags = WAITING_FLAGS if wait else RECEIVE_FLAGS
+        count: int = _libc.recvmmsg(sock.fileno(), self._headers_pointer, most, flags, None)
+        if count < 0:
             self.full = False
-            return NOTHING
+            error = _libc.failure()
+            if isinstance(error, (BlockingIOError, InterruptedError)):
+                return NOTHING
+            raise error
         self._used = count
         self.full = count == most
         length, control = self._lengths, self._control_lengths

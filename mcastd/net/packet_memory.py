@@ -83,7 +83,9 @@ class _Vectors:
         self._lengths = words[_libc.mmsghdr.msg_len.offset // size :: ctypes.sizeof(_libc.mmsghdr) // size]
 
     def receive(self, sock: socket.socket) -> list[int]:
-        count = _libc.recvmmsg(sock.fileno(), self._headers_pointer, SLOTS, _DONTWAIT)
+        count: int = _libc.recvmmsg(sock.fileno(), self._headers_pointer, SLOTS, _DONTWAIT, None)
+        if count < 0:
+            raise _libc.failure()
         before, said = self._before, self._lengths[:count]
         raw = said.tobytes()
         if count and raw == raw[: said.itemsize] * count:  # as a rule; and quicker

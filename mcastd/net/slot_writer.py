@@ -46,7 +46,10 @@ class SlotWriter:
     def write(self, fd: int, count: int) -> int:
         """One writev(2) of what is in the first ``count`` slots. Returns how many bytes. Raises OSError."""
         self._sizes[:count] = self._lengths[:count]
-        return _libc.writev(fd, self._iovecs_pointer, count)
+        written: int = _libc.writev(fd, self._iovecs_pointer, count)
+        if written < 0:
+            raise _libc.failure()
+        return written
 
     def send(self, fd: int, start: int, stop: int, ancillary: Ancillary) -> None:
         """One sendmsg(2) of what is in the slots from ``start`` up to ``stop``. Raises OSError.
@@ -59,7 +62,8 @@ class SlotWriter:
         header = self._header
         header.msg_iov = self._iovecs_at + IOVEC_BYTES * start
         header.msg_iovlen = stop - start
-        _libc.sendmsg(fd, self._header_pointer, 0)
+        if _libc.sendmsg(fd, self._header_pointer, 0) < 0:
+            raise _libc.failure()
 
     def _set_control(self, ancillary: Ancillary) -> None:
         ((level, kind, data),) = ancillary
