@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 from collections.abc import Collection, Iterable, Mapping
 
@@ -97,7 +98,8 @@ class FamilyRoutes:
             try:
                 self.table.add(ifindex)
             except LinkError as error:
-                self.refused[ifindex] = error
+                if error.errno != errno.ENODEV:  # gone since the host was asked: that will be told
+                    self.refused[ifindex] = error
         self._follow(now)
         if self._adopting:
             self._presume(now)

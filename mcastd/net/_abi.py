@@ -239,6 +239,15 @@ def socket_name(address: Address, port: int) -> tuple[str, int] | tuple[str, int
     return str(address), port
 
 
+def has_gone(ifindex: int) -> bool:
+    """Return True if there is no interface of that number: one that was seen was deleted since."""
+    try:
+        socket.if_indextoname(ifindex)
+    except OSError as error:
+        return error.errno in (errno.ENXIO, errno.ENODEV)
+    return False
+
+
 def sockaddr_storage(address: Address) -> bytes:
     """``struct sockaddr_in`` or ``sockaddr_in6`` with port 0, padded to a sockaddr_storage."""
     head = struct.pack("=HH", family_of(address), 0)

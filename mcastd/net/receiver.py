@@ -6,7 +6,6 @@ import contextlib
 import errno
 import math
 import select
-import socket
 import threading
 from collections.abc import Callable, Mapping
 
@@ -14,6 +13,7 @@ from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import ANY_SOURCE, Address, Interfaces, SourceFilter
+from mcastd.net import _abi
 from mcastd.net.arenas import READING, Arena, pools
 from mcastd.net.drops import drops
 from mcastd.net.interfaces import Host, Interface, absence, look, named_in
@@ -108,7 +108,7 @@ class SocketReceiver:
                 else:
                     sockets[ifindex] = self._open(interface)
             except LinkError as error:
-                if len(wanted) > 1 and _has_gone(interface, error):
+                if len(wanted) > 1 and error.errno == errno.ENODEV and _abi.has_gone(interface.index):
                     del wanted[ifindex]
                     sockets.pop(ifindex, None)
                 else:
@@ -321,17 +321,6 @@ class SocketReceiver:
         self.idle()
         with contextlib.suppress(OSError):
             self._poll.close()
-
-
-def _has_gone(interface: Interface, error: LinkError) -> bool:
-    """Return True if the interface was deleted since the last look at the host: that is no refusal."""
-    if error.errno != errno.ENODEV:
-        return False
-    try:
-        socket.if_indextoname(interface.index)
-    except OSError as gone:
-        return gone.errno in (errno.ENXIO, errno.ENODEV)
-    return False
 
 
 def _problem(host: Host, setting: Interfaces | None, wanted: Mapping[int, Interface]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
@@ -198,7 +199,10 @@ class RoutingTable:
         return frozenset(self._numbers)
 
     def add(self, ifindex: int) -> None:
-        """Have an interface take part: it receives all groups from now on. Raises LinkError."""
+        """Have an interface take part: it receives all groups from now on.
+
+        Raises LinkError, with ENODEV if there is none of that index.
+        """
         if ifindex in self._numbers:
             return
         if ifindex > self._family.ifindex_max:
@@ -213,6 +217,8 @@ class RoutingTable:
                 raise OSError(errno.ENFILE, "too many interfaces")
             self._set(_abi.MRT_ADD_VIF, self._family.interface(number, ifindex))
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL and _abi.has_gone(ifindex):
+                error = OSError(errno.ENODEV, os.strerror(errno.ENODEV))
             raise _refused("cannot route multicast by one more interface", error) from error
         self._numbers[ifindex] = number
 

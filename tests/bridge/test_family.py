@@ -112,6 +112,15 @@ def test_an_interface_that_the_kernel_has_deleted_takes_part_anew(lab: Lab) -> N
     assert table.calls == [("remove", RIGHT), ("add", RIGHT)]
 
 
+def test_an_interface_that_has_gone_since_the_host_was_asked_is_no_refusal(lab: Lab) -> None:
+    """The news of it is under way; what else the kernel does not take is told."""
+    family, table = lab.family, lab.table
+    table.refused[RIGHT] = LinkError("cannot route", "no such device", errno=errno.ENODEV)
+    table.refused[DOWN] = LinkError("cannot route", "too many", errno=errno.ENFILE)
+    family.set_rules({"tv": lab.rule()}, lab.host(LEFT, RIGHT, DOWN), 1.0)
+    assert (family.refused, table.interfaces) == ({DOWN: table.refused[DOWN]}, {LEFT})
+
+
 def test_where_groups_come_from_has_its_place_before_others(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

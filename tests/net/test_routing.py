@@ -380,7 +380,7 @@ def test_interfaces_that_have_gone_make_room(version: int) -> None:
         table.remove(indices[4])
         with pytest.raises(LinkError) as gone:
             table.add(60_000)
-        assert gone.value.errno in (errno.EADDRNOTAVAIL, errno.ENODEV)
+        assert gone.value.errno == errno.ENODEV
         with pytest.raises(LinkError) as too_large:
             table.add(70_000)
         assert too_large.value.errno == (errno.ERANGE if version == 6 else gone.value.errno)
