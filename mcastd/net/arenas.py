@@ -45,12 +45,12 @@ class Arena(Protocol):
 class Pool:
     """Arenas for sockets of one kind: what an arena has learned of one of them holds for the others."""
 
-    def __init__(self, *, controls: bool = True) -> None:
-        """Without ``controls`` the kernel throws away what comes beside datagrams.
+    def __init__(self, *, of_paths: bool = False) -> None:
+        """Of sockets ``of_paths`` the kernel throws away what comes beside datagrams, and names no senders.
 
-        At a socket of a path that would be descriptors, which are open here then (SCM_RIGHTS of unix(7)).
+        It would be descriptors, which are open here then (SCM_RIGHTS of unix(7)); and they have no addresses.
         """
-        self._controls = controls
+        self._of_paths = of_paths
         # Appended to and popped from by any thread: each of these is one step. Of too many the oldest go
         self._spare: deque[Arena] = deque(maxlen=SPARE_ARENAS)
 
@@ -59,7 +59,7 @@ class Pool:
         try:
             arena = self._spare.pop()
         except IndexError:
-            arena = (MmsgArena if HAVE_RECVMMSG else PlainArena)(controls=self._controls)
+            arena = (MmsgArena if HAVE_RECVMMSG else PlainArena)(of_paths=self._of_paths)
         arena.senders = senders
         return arena
 

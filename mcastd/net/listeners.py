@@ -19,7 +19,7 @@ from mcastd.net.slots import Senders
 from mcastd.net.sockets import WAYS_OUT
 
 # Nobody is to have descriptors open here that sends to a path.
-path_pool = Pool(controls=False)
+path_pool = Pool(of_paths=True)
 
 
 class DatagramListener:

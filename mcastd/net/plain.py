@@ -20,9 +20,9 @@ Control = dict[tuple[int, int], bytes]
 class PlainArena:
     """An :class:`~mcastd.net.arenas.Arena` whose batches are lists."""
 
-    def __init__(self, *, controls: bool = True) -> None:
-        """``controls``: see :class:`~mcastd.net.arenas.Pool`."""
-        self._control_bytes = CONTROL_BYTES if controls else 0
+    def __init__(self, *, of_paths: bool = False) -> None:
+        """``of_paths``: see :class:`~mcastd.net.arenas.Pool`."""
+        self._control_bytes = 0 if of_paths else CONTROL_BYTES
         self.slots = Slots()
         self.full = False
         self.senders = Senders()  # not needed: each packet has its sender's name

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import mmap
+import os
 import random
 import select
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.host import ip
 from support.wait import wait_for
 
@@ -42,9 +47,9 @@ def stack(
 Link = tuple[SocketReceiver, SocketSender]
 
 
-def pair(stack: ExitStack, group: str = str(GROUP), interface: str = "lo") -> Link:
+def pair(stack: ExitStack, group: str = str(GROUP), interface: str = "lo", *, coalesce: bool = True) -> Link:
     address, port = ipaddress.ip_address(group), free_port()
-    receiver = SocketReceiver(address, port, interface=interface, receive_buffer=16 << 20)
+    receiver = SocketReceiver(address, port, interface=interface, receive_buffer=16 << 20, coalesce=coalesce)
     stack.callback(receiver.close)
     sender = SocketSender(address, port, interface=interface, ttl=1)
     stack.callback(sender.close)
@@ -109,6 +114,40 @@ def test_datagrams_of_all_sizes_by_the_thousand(stack: ExitStack) -> None:
         assert sender.send(ListPayloads(sent)) == len(sent)
         payloads, _ = take(receiver)
         assert payloads == sent
+
+
+@pytest.mark.parametrize("coalesce", [True, False])
+def test_batches_one_after_another_are_written_as_they_came(
+    stack: ExitStack, tmp_path: Path, coalesce: bool
+) -> None:
+    """Views of payloads are kept from one batch to the next, if that is of the same lengths."""
+    receiver, sender = pair(stack, coalesce=coalesce)
+    address, letters = sender.describe().address, itertools.cycle(b"abcdefg")
+    fd = os.open(tmp_path / "written", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    stack.callback(os.close, fd)
+
+    @settings(max_examples=60)
+    @given(st.lists(st.lists(st.sampled_from([0, 1, 2, 1316]), min_size=1, max_size=12), max_size=6))
+    def written(batches: list[list[int]]) -> None:
+        os.ftruncate(fd, 0)
+        expected = b""
+        for sizes in batches:
+            sent = [bytes([next(letters)]) * size for size in sizes]
+            assert sender.send(ListPayloads(sent)) == len(sent)
+            received, came = 0, b""
+            while received < len(sent):
+                assert select.select([receiver], [], [], 5)[0]
+                batch = receiver.receive()
+                assert [*batch.sources] == [(address, len(batch))]
+                assert sum(map(len, batch.rows)) == len(batch.payloads) == len(batch)
+                came += b"".join(batch.payloads)
+                assert batch.write(fd) == batch.size
+                received += len(batch)
+            assert came == b"".join(sent)
+            expected += came
+        assert os.pread(fd, len(expected) + 1, 0) == expected
+
+    written()
 
 
 def test_each_datagram_has_its_own_source(stack: ExitStack) -> None:

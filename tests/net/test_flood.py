@@ -22,7 +22,7 @@ from support.wait import wait_for
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.inbound.reader import Reader
 from mcastd.makers import Parts, build
-from mcastd.net import arenas, mmsg, slots
+from mcastd.net import arenas, batches, mmsg, slots
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
@@ -236,8 +236,9 @@ def test_what_is_longer_than_a_slot_is_cut_and_counted(
     stack: ExitStack, tmp_path: Path, receiving: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No datagram is; were one, it would not go unnoticed."""
-    for module in (slots, mmsg):
+    for module in (slots, mmsg, batches):
         monkeypatch.setattr(module, "SLOT", 1000)
+    for module in (slots, mmsg):
         monkeypatch.setattr(module, "STRIDE", 1064)
     path, port = tmp_path / "received", free_port()
     received = Running(stack, "inbound/flood", subscription(path, port, {}, coalesce=False))

@@ -106,7 +106,7 @@ def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Batches by one system call; or, without ctypes, by one for each packet."""
     monkeypatch.setattr(arenas, "HAVE_RECVMMSG", request.param)
     monkeypatch.setattr(listeners, "pools", defaultdict(arenas.Pool))
-    monkeypatch.setattr(listeners, "path_pool", arenas.Pool(controls=False))
+    monkeypatch.setattr(listeners, "path_pool", arenas.Pool(of_paths=True))
 
 
 @pytest.mark.usefixtures("reading")
