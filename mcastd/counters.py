@@ -46,7 +46,9 @@ class SourceCounts:
         self.first = ""
         self.last = ""
         self._lock = threading.Lock()  # while a run ends: a reader would count it twice, or not at all
-        self._run = 0  # datagrams of the last source that are not in the counts yet
+        self.run = (
+            0  # datagrams of the last source that are not in the counts yet: add to it what comes of that
+        )
         self._counts: Counter[str] = Counter()
         self._rest = 0
 
@@ -57,12 +59,12 @@ class SourceCounts:
                 self._end_run()
                 self.first = self.first or source
                 self.last = source
-        self._run += count
+        self.run += count
 
     def _end_run(self) -> None:
-        if self._run:
-            self._counts[self.last] += self._run
-            self._run = 0
+        if self.run:
+            self._counts[self.last] += self.run
+            self.run = 0
         if len(self._counts) > 2 * self.KEPT:
             kept = Counter(dict(self._counts.most_common(self.KEPT)))
             self._rest += self._counts.total() - kept.total()
@@ -71,7 +73,7 @@ class SourceCounts:
     def top(self, number: int = TOP) -> tuple[dict[str, int], int]:
         """The ``number`` busiest sources with their counts, busiest first, and the sum of all others."""
         with self._lock:  # the worker's thread goes on counting
-            counts, last, run, rest = Counter(dict(self._counts)), self.last, self._run, self._rest
+            counts, last, run, rest = Counter(dict(self._counts)), self.last, self.run, self._rest
         if run:
             counts[last] += run
         top = dict(counts.most_common(number))

@@ -60,7 +60,7 @@ class Intake:
         until = math.inf
         outputs = self._outputs
         while not (outputs.blocking and outputs.blocked()):
-            taken += self._accept(link.receive())
+            taken += self.accept(link.receive())
             batches += 1
             if link.emptied or batches == BATCHES_AT_ONCE:
                 break
@@ -72,7 +72,7 @@ class Intake:
 
     def take_next(self, link: Receiver) -> int:
         """Take the next batch, for which the link may wait a moment. Returns the number of its datagrams."""
-        return self._accept(link.receive(True))
+        return self.accept(link.receive(True))
 
     def drain(self, link: Receiver, *, goes_on: bool = False) -> None:
         """Leave the group, take what was queued in the kernel by then, deliver what the protocol holds.
@@ -81,7 +81,7 @@ class Intake:
         """
         link.leave()
         while batch := link.receive():
-            self._accept(batch)
+            self.accept(batch)
         if not goes_on:
             self.expire(math.inf)
 
@@ -107,7 +107,7 @@ class Intake:
             self.counters.held = self.protocol.held
         self._outputs.settle(self.delivered)
 
-    def _accept(self, batch: Batch) -> int:
+    def accept(self, batch: Batch) -> int:
         """Count a batch and feed it to the protocol. Returns the number of its datagrams."""
         count = len(batch)
         if count:
@@ -115,12 +115,21 @@ class Intake:
             counters.received += count
             counters.received_bytes += batch.size
             counters.truncated += batch.truncated
+            sources = self.sources
             for source, number in batch.sources:
-                self.sources.add(source, number)
+                if source == sources.last:
+                    sources.run += number
+                else:
+                    sources.add(source, number)
             self.last = self._asked_at = now = clock.monotonic()
             if (protocol := self.protocol) is None:
                 self.heard = now
-                self._deliver(batch)
+                context = self._context
+                assert context is not None
+                for sink, label in self._outputs.writing:  # as in _deliver(): here each call is felt
+                    context.waits_for = label
+                    sink.write(batch)
+                context.waits_for = ""
             elif self._deliver_all(protocol.feed(batch), protocol):
                 self.heard = now
             if self.keeper is not None:

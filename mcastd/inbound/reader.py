@@ -32,7 +32,9 @@ ReadyFd = tuple[int, int]
 class Visited(Protocol):
     """A subscription as the shared reader sees it."""
 
-    max_latency: float  # seconds
+    @property
+    def max_latency(self) -> float:
+        """Seconds."""
 
     def visit(self, again: bool) -> int | None:
         """Take all that has come. Returns the number of datagrams; None if it is to be visited again soon.

@@ -25,11 +25,10 @@ from mcastd.inbound.condition import Condition
 from mcastd.inbound.intake import Intake
 from mcastd.inbound.outputs import Outputs
 from mcastd.inbound.reader import Reader
+from mcastd.inbound.straight import BUSY_DATAGRAMS, straight_visits
 from mcastd.net.link import Receiver
 from mcastd.worker import Context, Signal
 
-# A visit of the shared reader that finds this many counts as busy.
-BUSY_DATAGRAMS = 64
 # A visit takes no further batch after this time, since others wait: the subscription's own thread takes what
 # is left. A flood of which each datagram is made JSON would keep them waiting for 30 ms.
 SHARED_VISIT_SECONDS = 0.002
@@ -69,17 +68,17 @@ class Turns:
 
     # With hundreds of subscriptions each visit is a cache miss; __slots__ saves one more.
     __slots__ = (
-        "_alarm",
         "_condition",
         "_intake",
         "_life",
         "_outputs",
         "_reader",
-        "_streak",
         "_watched",
+        "alarm",
         "handover",
         "link",
         "max_latency",
+        "streak",
     )
 
     def __init__(
@@ -93,9 +92,9 @@ class Turns:
         self._outputs = outputs
         self._condition = condition
         self._reader = reader
-        self._streak = 0  # visits in a row that found BUSY_DATAGRAMS or more
+        self.streak = 0  # visits in a row that found BUSY_DATAGRAMS or more
         self._watched: dict[int, int] = {}  # by fd: the events of poll(2) that the context watches
-        self._alarm = math.inf  # monotonic time of the alarm that the subscription's own thread waits for
+        self.alarm = math.inf  # monotonic time of the alarm that the subscription's own thread waits for
 
     def receive(self, context: Context, link: Receiver, *, quiet: bool) -> bool:
         """Take what comes until a signal needs this thread, or the turn changes. Returns True if quiet."""
@@ -135,9 +134,10 @@ class Turns:
                 self._life.attend(context, link)
 
         self._watch(context, self._awaited())
-        self._streak = 0
+        self.streak = 0
+        visited = straight_visits(self, link, self._intake, self._outputs, self._condition) or self
         return self.handover.lend(
-            context, partial(reader.add, fd, self), partial(reader.remove, fd, self), wait
+            context, partial(reader.add, fd, visited), partial(reader.remove, fd, visited), wait
         )
 
     def visit(self, again: bool) -> int | None:
@@ -147,37 +147,41 @@ class Turns:
         if not handover.lock.acquire(False):
             return None
         try:
-            link, context = self.link, handover.lent_by
-            if link is None or context is None:
-                return 0
-            try:
-                if (keeper := self._intake.keeper) is not None:
-                    self._life.note_overflow(link.load().overflow)  # as it is before there is room again
-                taken = self._intake.take(link, SHARED_VISIT_SECONDS)
-                if not (taken and again):
-                    link.idle()
-                self._streak = self._streak + 1 if taken >= BUSY_DATAGRAMS else 0
-                # One that was stale leaves the reader: its own thread has to wait for other alarms now
-                quiet = (
-                    self._streak < BUSY_VISITS
-                    and link.emptied
-                    and link.deadline >= self._alarm
-                    and not self._condition.stale
-                    # So does one with an output in trouble, or with a deadline before the alarm waited for
-                    and self._outputs.quiet_until(self._alarm)
-                )
-                if (protocol := self._intake.protocol) is not None:
-                    quiet = quiet and protocol.deadline >= self._alarm
-                if keeper is not None:
-                    quiet = quiet and keeper.deadline >= self._alarm
-            except Exception as error:
-                handover.end(context, error)
-                return 0
-            if not quiet:
-                handover.end(context)
-            return taken
+            return self.go_on(again, 0)
         finally:
             handover.lock.release()
+
+    def go_on(self, again: bool, taken: int) -> int:
+        """Go on with a visit that has ``taken`` some datagrams, with the hand-over's lock held. Returns the
+        number of all.
+        """
+        handover, link, intake = self.handover, self.link, self._intake
+        if link is None or (context := handover.lent_by) is None:
+            return taken
+        try:
+            if (keeper := intake.keeper) is not None:
+                self._life.note_overflow(link.load().overflow)  # as it is before there is room again
+            taken += intake.take(link, SHARED_VISIT_SECONDS)
+            if not (taken and again):
+                link.idle()
+            self.streak = self.streak + 1 if taken >= BUSY_DATAGRAMS else 0
+            # One that was stale leaves the reader: its own thread has to wait for other alarms now
+            quiet = (
+                self.streak < BUSY_VISITS
+                and link.emptied
+                and link.deadline >= self.alarm
+                and not self._condition.stale
+                # So does one with an output in trouble, or with a deadline before the alarm waited for
+                and self._outputs.quiet_until(self.alarm)
+                and ((protocol := intake.protocol) is None or protocol.deadline >= self.alarm)
+                and (keeper is None or keeper.deadline >= self.alarm)
+            )
+        except Exception as error:
+            handover.end(context, error)
+            return 0
+        if not quiet:
+            handover.end(context)
+        return taken
 
     def hand_back(self) -> None:
         self.handover.hand_back()
@@ -256,8 +260,8 @@ class Turns:
 
     def _until_alarm(self) -> float | None:
         """Seconds until the next alarm, which is noted; None: there is none."""
-        self._alarm = self._life.next_alarm()
-        return None if self._alarm == math.inf else self._alarm - clock.monotonic()
+        self.alarm = self._life.next_alarm()
+        return None if self.alarm == math.inf else self.alarm - clock.monotonic()
 
     def _wanted(self, link: Receiver) -> dict[int, int]:
         """The fds to wait for, with events: outputs that queue, and the link unless an output is blocked."""

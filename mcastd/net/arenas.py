@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import socket
 from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
+from mcastd.errors import LinkError
 from mcastd.net.link import Batch
 from mcastd.net.plain import PlainArena
 from mcastd.net.slots import Senders, Slots
@@ -52,12 +55,12 @@ class Pool:
         """
         self._of_paths = of_paths
         # Appended to and popped from by any thread: each of these is one step. Of too many the oldest go
-        self._spare: deque[Arena] = deque(maxlen=SPARE_ARENAS)
+        self.spare: deque[Arena] = deque(maxlen=SPARE_ARENAS)
 
     def lease(self, senders: Senders) -> Arena:
         """An arena for the caller alone, until it is given back; its batches keep note of ``senders``."""
         try:
-            arena = self._spare.pop()
+            arena = self.spare.pop()
         except IndexError:
             arena = (MmsgArena if HAVE_RECVMMSG else PlainArena)(of_paths=self._of_paths)
         arena.senders = senders
@@ -67,8 +70,19 @@ class Pool:
         """Let others have it."""
         if arena.slots.swollen:
             arena.slots.shrink()
-        self._spare.append(arena)
+        self.spare.append(arena)
 
 
 pools: defaultdict[tuple[object, ...], Pool] = defaultdict(Pool)
 """By the kind of socket: whatever makes a difference to what the kernel tells of a packet."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneSocket:
+    """What a receiver receives by: see Receiver.one_socket()."""
+
+    sock: socket.socket
+    tells: int  # the ifindex for Arena.receive()
+    pool: Pool
+    senders: Senders
+    failed: Callable[[OSError], LinkError]  # what to raise for an error of Arena.receive()

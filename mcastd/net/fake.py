@@ -90,6 +90,9 @@ class FakeReceiver:
             return ListBatch(payloads, addresses=addresses)
         return ListBatch(payloads, origins, [0] * len(taken), addresses=addresses)
 
+    def one_socket(self) -> None:
+        return None
+
     def tick(self, now: float) -> None:
         self.ticks.append(now)
         self.deadline = math.inf

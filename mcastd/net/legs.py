@@ -238,6 +238,9 @@ class ReceivingLegs:
     def deadline(self) -> float:
         return min((link.deadline for link in self._links()), default=math.inf)
 
+    def one_socket(self) -> None:
+        return None
+
     def tick(self, now: float) -> None:
         for link in self._links():
             if link.deadline <= now:

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from mcastd.bounded import Patience
 from mcastd.ip import SourceFilter
 from mcastd.net.payloads import Payloads
 from mcastd.rows import Rows, listed
 from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription
+
+if TYPE_CHECKING:
+    from mcastd.net.arenas import OneSocket
 
 IOV_MAX = 1024  # buffers that one writev(2) takes on Linux
 # Errors of send(2) while the kernel has no room: the datagram is sent again after a pause.
@@ -209,6 +212,11 @@ class Receiver(Protocol):
 
         With ``wait``, a receiver that can do that in the same system call waits for the first of them, for a
         few milliseconds at most.
+        """
+
+    def one_socket(self) -> OneSocket | None:
+        """The parts of :meth:`receive`, if all comes by one socket: while nothing of this receiver is
+        changed, and nobody calls that, they may be used in its place. None: it does more.
         """
 
     def tick(self, now: float) -> None:

@@ -123,11 +123,7 @@ class MmsgArena:
         flags = WAITING_FLAGS if wait else RECEIVE_FLAGS
         count: int = _libc.recvmmsg(sock.fileno(), self._headers_pointer, most, flags, None)
         if count < 0:
-            self.full = False
-            error = _libc.failure()
-            if isinstance(error, (BlockingIOError, InterruptedError)):
-                return NOTHING
-            raise error
+            return self._nothing(_libc.failure())
         self._used = count
         self.full = count == most
         if count == 2:  # columns would be slower
@@ -150,8 +146,19 @@ class MmsgArena:
         if batch != lengths:
             batch.fill(lengths)
         batch.size = size
-        batch.sources = () if self._of_paths else self.sources(count, count, ())
+        named = count if every else SAMPLES[count]
+        if self._raw_names[: named * NAME_BYTES] == senders.last_name * named:  # as a rule
+            batch.sources = [(senders.last, count)]
+        else:
+            batch.sources = () if self._of_paths else self.sources(count, count, ())
         return batch
+
+    def _nothing(self, error: OSError) -> Batch:
+        """What is received where nothing has come. Raises the error of the call if it is another one."""
+        if not isinstance(error, BlockingIOError | InterruptedError):
+            raise error
+        self.full = False
+        return NOTHING
 
     def _renewal(self, used: int) -> Renewal:
         """The headers that were ``used``, and fresh ones."""

@@ -14,7 +14,7 @@ from mcastd.bounded import Patience
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import ANY_SOURCE, Address, Interfaces, SourceFilter
 from mcastd.net import _abi
-from mcastd.net.arenas import READING, Arena, pools
+from mcastd.net.arenas import READING, Arena, OneSocket, pools
 from mcastd.net.drops import drops
 from mcastd.net.interfaces import Host, Interface, absence, look, named_in
 from mcastd.net.link import NOT_LINKED, NOTHING, Batch, Glance, LegLink, Load, Metadata
@@ -200,6 +200,10 @@ class SocketReceiver:
                 if sock.fileno() == fd:
                     return sock.receive(arena)
         return NOTHING
+
+    def one_socket(self) -> OneSocket | None:
+        self.idle()
+        return None if self._only is None else self._only.way(self._pool, self._senders)
 
     def tick(self, now: float) -> None:
         pass

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from mcastd.errors import LinkError, SettingChange, reason_of
 from mcastd.ip import Address, SourceFilter
 from mcastd.net import _abi
-from mcastd.net.arenas import Arena
+from mcastd.net.arenas import Arena, OneSocket, Pool
 from mcastd.net.drops import drops
 from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Interface
 from mcastd.net.link import Batch, Load, Metadata
 from mcastd.net.membership import Membership, Memberships
+from mcastd.net.slots import Senders
 
 # Asked for often:
 SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE = socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size
@@ -171,6 +172,10 @@ class ReceivingSocket:
             return arena.receive(self._sock, self._tells, wait)
         except OSError as error:
             raise self._broken(error) from error
+
+    def way(self, pool: Pool, senders: Senders) -> OneSocket:
+        """The same in parts, with what its arenas are of."""
+        return OneSocket(self._sock, self._tells, pool, senders, self._broken)
 
     def _broken(self, error: OSError) -> LinkError:
         return refused(error, f"cannot receive {self._group}", self._group, self.interface.name)

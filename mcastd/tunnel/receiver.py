@@ -136,6 +136,9 @@ class TunnelReceiver:
             room -= len(run.payloads)
             yield run
 
+    def one_socket(self) -> None:
+        return None
+
     def tick(self, now: float) -> None:
         pass
 

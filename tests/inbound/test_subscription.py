@@ -29,7 +29,7 @@ from mcastd.inbound import turns
 from mcastd.inbound.intake import BATCHES_AT_ONCE
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks.file import FileSink
-from mcastd.inbound.turns import BUSY_DATAGRAMS
+from mcastd.inbound.straight import BUSY_DATAGRAMS
 from mcastd.net.fake import ANYBODY, BATCH_DATAGRAMS
 from mcastd.net.interfaces import interface_name
 from mcastd.net.link import Batch, Metadata

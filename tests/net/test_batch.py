@@ -221,13 +221,13 @@ def test_who_waits_holds_no_arena(stack: ExitStack) -> None:
     for receiver, sender in pairs:
         sender.send(ListPayloads([b"x"]))
         assert take(receiver)[0] == [b"x"]
-    assert sum(len(pool._spare) for pool in arenas.pools.values()) == 1
+    assert sum(len(pool.spare) for pool in arenas.pools.values()) == 1
 
 
 def test_the_memory_of_a_burst_of_large_datagrams_is_given_back(stack: ExitStack) -> None:
     receiver, sender = pair(stack)
     sender.send(ListPayloads([b"\xff" * MAX_DATAGRAM_BYTES] * 40))
     assert len(take(receiver)[0]) == 40
-    (arena,) = (arena for pool in arenas.pools.values() for arena in pool._spare)
+    (arena,) = (arena for pool in arenas.pools.values() for arena in pool.spare)
     page = bytes(arena.slots.views[20][: mmap.PAGESIZE])
     assert page == bytes(mmap.PAGESIZE)  # a fresh one: the old one is gone

@@ -96,13 +96,13 @@ def test_a_step_of_an_output_to_a_group(stack: ExitStack) -> None:
 
 def test_a_step_of_a_raw_file(stack: ExitStack, tmp_path: Path) -> None:
     calls = calls_of_a_step(stack, {"kind": "file", "path": tmp_path / "out"})
-    assert calls.total() <= 22, calls
+    assert calls.total() <= 7, calls
 
 
 def test_a_step_of_rtp_that_is_in_order(stack: ExitStack, tmp_path: Path) -> None:
     output = {"kind": "file", "path": tmp_path / "out"}
     calls = calls_of_a_step(stack, output, protocol={"kind": "rtp", "jitter": False}, reorder=0)
-    assert calls.total() <= 42, calls
+    assert calls.total() <= 26, calls
 
 
 def test_a_step_of_a_channel_that_is_fed_by_udp(stack: ExitStack) -> None:

@@ -65,9 +65,15 @@ class FileSink(Sink):
         look_every: float = LOOK_MIN_SECONDS,
     ) -> None:
         super().__init__(account)
+        # What each batch needs comes first, since it is beside each other in memory then
         self.slow = config.fsync
-        self._config = config
+        self._raw = format.raw
         self._limit = config.rotate_size
+        # Monotonic time until which there is nothing to prepare before a batch: what each visit would look at
+        self._prepared_until = 0.0
+        self._fd = -1
+        self._size = 0  # bytes in the file
+        self._config = config
         self._path = config.path
         self._format = format
         self._files = means.files
@@ -75,11 +81,7 @@ class FileSink(Sink):
         self._wall = wall
         self._look_every = look_every
         self._looked = 0.0  # monotonic time of the last look at the path
-        # Monotonic time until which there is nothing to prepare before a batch: what each visit would look at
-        self._prepared_until = 0.0
-        self._fd = -1
         self._identity: FileIdentity = (0, 0)
-        self._size = 0  # bytes in the file
         self._head = b""  # what the file begins with
         self._revision: int | None = None  # of the head that the file has; None: of none that counts
         self._safe_revision: int | None = None  # the same, of what is on the disk
@@ -93,17 +95,22 @@ class FileSink(Sink):
         self._try(self._start)
 
     def write(self, batch: Batch) -> None:
-        records = self._format.records(batch)
+        records = batch if self._raw else self._format.records(batch)
         counters = self._account.counters
         before, limit = counters.written, self._limit
         try:
             try:
                 if clock.monotonic() >= self._prepared_until:
                     self._prepare()
-                if limit is None or self._size + records.size <= limit:
-                    self._append(records)
-                else:
+                size = records.size
+                if limit is not None and self._size + size > limit:
                     self._append_below(limit, made(records))
+                elif (written := records.write(self._fd)) < size or self.slow:
+                    self._append_rest(records, written)
+                else:  # as _append_rest() would
+                    self._size += size
+                    counters.written += len(records)
+                    counters.written_bytes += size
             finally:
                 if self.slow:
                     self._sync()
@@ -247,7 +254,11 @@ class FileSink(Sink):
 
     def _append(self, records: Records) -> None:
         """Append, and count. After OSError the file has only whole records, all counted."""
-        while (written := records.write(self._fd)) < records.size:
+        self._append_rest(records, records.write(self._fd))
+
+    def _append_rest(self, records: Records, written: int) -> None:
+        """The same once a write of these took ``written`` bytes."""
+        while written < records.size:
             rest = made(records)
             count, size = whole(rest.payloads, written)
             self._wrote(len(part(rest, 0, count)), size)
@@ -258,6 +269,7 @@ class FileSink(Sink):
             records = part(rest, count)
             if not records.payloads:
                 return
+            written = records.write(self._fd)
         self._wrote(len(records), written)
 
     def _wrote(self, datagrams: int, size: int) -> None:

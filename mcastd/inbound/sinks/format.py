@@ -25,6 +25,7 @@ class StreamFacts:
 class Format(ABC):
     """How an output's datagrams are written: one object for each output."""
 
+    raw = False  # True: a batch is its own records
     needs_metadata = False  # True: it writes the origins and times of a batch
     # Not None: the head grows. The records that were made last need the head of this revision before them,
     # wherever they are written; what another object of the format has written does not count.

@@ -14,6 +14,8 @@ from mcastd.protocols import rtp
 class Raw(Format):
     """The payloads as they came, written from where they were received to."""
 
+    raw = True
+
     def records(self, batch: Batch) -> Records:
         return batch
 

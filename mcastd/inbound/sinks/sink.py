@@ -45,6 +45,11 @@ class Sink(ABC):
         self._account = account
         self.counters: OutputCounters = account.counters
 
+    @property
+    def account(self) -> Account:
+        """Its books."""
+        return self._account
+
     def go_on_from(self, before: Sink) -> None:
         """Count on from where another sink of the same label ended."""
         self.counters.go_on_from(before.counters)
