@@ -147,10 +147,7 @@ def runs_by(
         start += count
 
 
-# The same by the TTL that they came with.
-runs_by_ttl: Callable[[Sequence[Origin], Payloads], Iterable[tuple[int, Payloads]]] = partial(
-    runs_by, attrgetter("ttl")
-)
+runs_by_ttl = partial(runs_by, attrgetter("ttl"))
 
 
 class Load(NamedTuple):
@@ -215,8 +212,8 @@ class Receiver(Protocol):
         """
 
     def one_socket(self) -> OneSocket | None:
-        """The parts of :meth:`receive`, if all comes by one socket: while nothing of this receiver is
-        changed, and nobody calls that, they may be used in its place. None: it does more.
+        """The parts of :meth:`receive`, which may be used in its place as long as nothing of this receiver
+        changes. None: it does more than receive by one socket.
         """
 
     def tick(self, now: float) -> None:

@@ -91,7 +91,7 @@ class MemorySink(SendingSink[Network]):
         return self.network if self.is_known else None
 
     @property
-    def account(self) -> tuple[int, int, dict[str, int]]:
+    def accounted(self) -> tuple[int, int, dict[str, int]]:
         """Written, queued, dropped."""
         counters = self.counters
         return counters.written, counters.queued, dict(counters.dropped)
@@ -115,13 +115,13 @@ def test_what_finds_no_room_is_held_and_goes_in_order_when_there_is_some() -> No
     sink.network.room = 2
     sink.write(batch_of(b"1", b"2", b"3"))
     sink.write(batch_of(b"4"))
-    assert sink.account == (2, 2, {})
+    assert sink.accounted == (2, 2, {})
     assert sink.deadline < math.inf
     assert sink.problem == ""
     sink.network.room = 9
     sink.tick(sink.deadline)
     assert sink.network.taken == [b"1", b"2", b"3", b"4"]
-    assert sink.account == (4, 0, {})
+    assert sink.accounted == (4, 0, {})
     assert sink.deadline == math.inf
 
 
@@ -131,7 +131,7 @@ def test_a_full_queue_drops_as_it_is_set(when_full: str, left: str) -> None:
     sink.network.room = 0
     for digit in "0123456789":
         sink.write(batch_of(digit.encode() * 1024))
-    assert sink.account == (0, 4, {"full": 6})
+    assert sink.accounted == (0, 4, {"full": 6})
     assert "does not take them as fast as they come" in sink.problem
     sink.network.room = 9
     sink.tick(sink.deadline)
@@ -145,10 +145,10 @@ def test_with_block_reception_waits_and_nothing_is_dropped() -> None:
     assert not sink.blocked
     sink.write(batch_of(*[bytes(1024)] * 5))
     assert sink.blocked
-    assert sink.account == (0, 5, {})
+    assert sink.accounted == (0, 5, {})
     sink.network.room = 9
     sink.tick(sink.deadline)
-    assert (sink.blocked, sink.account) == (False, (5, 0, {}))
+    assert (sink.blocked, sink.accounted) == (False, (5, 0, {}))
 
 
 def test_one_that_is_too_long_is_dropped_and_the_others_go() -> None:
@@ -156,7 +156,7 @@ def test_one_that_is_too_long_is_dropped_and_the_others_go() -> None:
     sink.network.longest = 3
     sink.write(batch_of(b"1", b"too long", b"2"))
     assert sink.network.taken == [b"1", b"2"]
-    assert sink.account == (2, 0, {"too-big": 1})
+    assert sink.accounted == (2, 0, {"too-big": 1})
 
 
 def test_without_a_way_what_comes_is_dropped_and_a_way_is_looked_for(clock: Callable[[float], None]) -> None:
@@ -165,7 +165,9 @@ def test_without_a_way_what_comes_is_dropped_and_a_way_is_looked_for(clock: Call
     sink.open()
     assert sink.problem == "cannot send to 192.0.2.7: no route to host"
     sink.write(batch_of(b"1", b"2"))
-    assert (sink.connects, sink.account) == (1, (0, 0, {"unreachable": 2})), "it is not tried with each batch"
+    assert (sink.connects, sink.accounted) == (1, (0, 0, {"unreachable": 2})), (
+        "it is not tried with each batch"
+    )
     sink.refusal = None
     clock(sending.RETRY_SECONDS)
     sink.tick(sink.deadline)
@@ -178,7 +180,7 @@ def test_a_way_that_is_lost_is_found_again(clock: Callable[[float], None]) -> No
     sink.write(batch_of(b"1"))
     sink.network.error = errno.ENETUNREACH
     sink.write(batch_of(b"2", b"3"))
-    assert (sink.account, sink.network.closed) == ((1, 0, {"unreachable": 2}), 1)
+    assert (sink.accounted, sink.network.closed) == ((1, 0, {"unreachable": 2}), 1)
     sink.network.error = 0
     sink.network_changed()
     sink.write(batch_of(b"4"))
@@ -189,9 +191,9 @@ def test_what_goes_in_part_is_counted_in_bytes_and_the_rest_is_taken_over() -> N
     sink, after = MemorySink(), MemorySink(queue=1 << 16)
     sink.network.room = 2
     sink.write(batch_of(b"1", b"22", b"333"))
-    assert (sink.account, sink.counters.written_bytes) == ((2, 1, {}), 3)
+    assert (sink.accounted, sink.counters.written_bytes) == ((2, 1, {}), 3)
     assert after.take_over(sink)
-    assert (sink.account, after.account) == ((2, 0, {}), (0, 1, {}))
+    assert (sink.accounted, after.accounted) == ((2, 0, {}), (0, 1, {}))
     after.flush()
     assert (after.network.taken, after.counters.written_bytes) == ([b"333"], 3)
 
@@ -224,7 +226,7 @@ def test_what_is_held_without_a_way_is_tried_when_one_is_looked_for(clock: Calla
     sink.holds_without_way = True
     sink.network.error = errno.ECONNREFUSED
     sink.write(batch_of(b"1"))
-    assert (sink.account, sink.deadline) == ((0, 1, {}), 1000 + sending.RETRY_SECONDS)
+    assert (sink.accounted, sink.deadline) == ((0, 1, {}), 1000 + sending.RETRY_SECONDS)
     sink.network.error = 0
     sink.tick(sink.deadline)
     assert sink.network.taken == [], "it is too early by the clock"
@@ -238,7 +240,7 @@ def test_what_comes_before_the_way_is_known_is_held() -> None:
     sink.is_known = False
     sink.open()
     sink.write(batch_of(b"1"))
-    assert sink.account == (0, 1, {})
+    assert sink.accounted == (0, 1, {})
     sink.is_known = True
     sink.tick(sink.deadline)
     assert sink.network.taken == [b"1"]
@@ -252,11 +254,11 @@ def test_what_waits_for_a_name_is_bounded_and_nothing_waits_for_it(
     sink.is_known = False
     sink.write(batch_of(*[bytes(1000)] * 7))
     assert not sink.blocked
-    assert sink.account == (0, 3, {"unreachable": 4})
+    assert sink.accounted == (0, 3, {"unreachable": 4})
     assert "its name is not resolved yet" in sink.problem
     clock(1)
     sink.tick(1001)
-    assert sink.account == (0, 3, {"unreachable": 4})
+    assert sink.accounted == (0, 3, {"unreachable": 4})
     assert sink.deadline == 1001 + sending.PAUSE_MAX_SECONDS, "not busily"
 
 
@@ -272,17 +274,17 @@ def test_what_is_held_goes_while_more_comes_faster_than_the_pause(clock: Callabl
 
     sink.network.room = 0
     go_on(50)
-    assert sink.account == (0, 50, {})
+    assert sink.accounted == (0, 50, {})
     sink.network.room = 1 << 20
     go_on(50)
-    assert sink.account == (100, 0, {})
+    assert sink.accounted == (100, 0, {})
 
 
 def test_without_a_carrier_nothing_was_sent() -> None:
     sink = MemorySink()
     sink.network.carrier = False
     sink.write(batch_of(b"1", b"2"))
-    assert sink.account == (0, 0, {"no-carrier": 2})
+    assert sink.accounted == (0, 0, {"no-carrier": 2})
 
 
 def test_the_end_sends_what_it_can_and_counts_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +295,7 @@ def test_the_end_sends_what_it_can_and_counts_the_rest(monkeypatch: pytest.Monke
     sink.network.room = 1
     sink.close()
     assert sink.network.taken == [b"1", b"2"]
-    assert (sink.account, sink.network.closed) == ((2, 0, {"stopped": 1}), 1)
+    assert (sink.accounted, sink.network.closed) == ((2, 0, {"stopped": 1}), 1)
 
 
 def test_what_is_held_goes_on_with_the_next_one_of_the_same_label() -> None:
@@ -303,13 +305,13 @@ def test_what_is_held_goes_on_with_the_next_one_of_the_same_label() -> None:
     assert new.take_over(old)
     new.go_on_from(old)
     old.close()
-    assert old.account == (1, 0, {})
-    assert new.account == (1, 2, {})
+    assert old.accounted == (1, 0, {})
+    assert new.accounted == (1, 2, {})
     new.open()
     new.tick(math.inf)
     new.write(batch_of(b"4"))
     assert new.network.taken == [b"2", b"3", b"4"]
-    assert new.account == (4, 0, {})
+    assert new.accounted == (4, 0, {})
 
 
 def test_what_is_held_in_another_format_is_not_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +321,7 @@ def test_what_is_held_in_another_format_is_not_taken_over(monkeypatch: pytest.Mo
     old.write(batch_of(b"1"))
     assert not MemorySink(format="json").take_over(old)
     old.close()
-    assert old.account == (0, 0, {"stopped": 1})
+    assert old.accounted == (0, 0, {"stopped": 1})
 
 
 # -- over real sockets
@@ -331,7 +333,7 @@ def test_the_end_does_not_wait_for_a_name(monkeypatch: pytest.MonkeyPatch) -> No
     sink.is_known = False
     sink.write(batch_of(b"1", b"2"))
     sink.close(for_good=True)
-    assert sink.account == (0, 0, {"stopped": 2})
+    assert sink.accounted == (0, 0, {"stopped": 2})
 
 
 def test_a_host_without_a_route_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,9 @@ class Legs:
             self.deadline = clock.monotonic() + MEMORY_SECONDS
         return ListBatch(new, addresses=["192.0.2.1"] * len(new))
 
+    def one_socket(self) -> None:
+        return None
+
     def tick(self, now: float) -> None:
         self._seen.clear()
         self.deadline = math.inf
