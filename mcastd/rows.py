@@ -312,9 +312,11 @@ class SpacedRows:
         if (known := self._columns) is None:
             self._columns = {}  # views are worth their making if these rows are kept for another batch
             return None
-        if places not in known:
-            known[places] = self._view(places)
-        return known[places]
+        try:
+            return known[places]
+        except KeyError:
+            found = known[places] = self._view(places)
+            return found
 
     def _view(self, places: ColumnPlaces) -> Columns | None:
         """Make views of these columns."""

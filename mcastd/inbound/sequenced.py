@@ -173,7 +173,10 @@ class NumberedSequencer(Sequencer):
         datagrams = len(batch) if self._has_counts else count
         if count != datagrams and not self._fits(min([one.size for one in rows]), count // datagrams):
             return -1
-        order.advance(count)
+        if order.gaps or not order.is_confirmed:
+            order.advance(count)
+        else:  # all that it would do
+            order.next += count
         stream.heard = order.went_on = now
         stream.datagrams += datagrams
         if reorder is not None:

@@ -52,7 +52,7 @@ class BareBatch(list[int]):
     what most are at low rates, and then each object that is made is felt.
     """
 
-    __slots__ = ("_few", "_rows", "_slots", "_writer", "size", "sources")
+    __slots__ = ("_few", "_made", "_rows", "_slots", "_writer", "size", "sources")
 
     truncated = 0
     origins = times = ()
@@ -70,11 +70,12 @@ class BareBatch(list[int]):
         self._rows = rows
         self._writer = writer
         self._few: list[memoryview] = []  # the payloads, once they were written; none of more than FEW
+        self._made: Sequence[Rows] = ()  # the rows, once they were asked for
 
     def fill(self, lengths: list[int]) -> None:
         """Be of these lengths. What was made of the last ones holds for others like them."""
         self[:] = lengths
-        self._few = []
+        self._few, self._made = [], ()
 
     @property
     def payloads(self) -> Sequence[bytes | memoryview]:
@@ -82,7 +83,9 @@ class BareBatch(list[int]):
 
     @property
     def rows(self) -> Sequence[Rows]:
-        return self._rows(self)
+        if not self._made:
+            self._made = self._rows(self)
+        return self._made
 
     def write(self, fd: int) -> int:
         if (count := len(self)) > FEW:

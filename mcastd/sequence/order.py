@@ -59,7 +59,7 @@ class Numbering:
 
 
 @dataclass(slots=True)
-class _Gap:
+class Gap:
     """Numbers that are missing."""
 
     begin: int
@@ -77,7 +77,7 @@ class Order:
         self.next = number  # expected; it counts on where numbers wrap
         self._numbering = numbering
         self._total = total
-        self._gaps: list[_Gap] = []  # in order, so also by time
+        self.gaps: list[Gap] = []  # in order, so also by time
         self._confirmed = number  # gaps before this number are confirmed
         # Indices of the last walk at which a number was not the one after the one before it
         self.breaks: list[int] = []
@@ -92,15 +92,15 @@ class Order:
     @property
     def deadline(self) -> float:
         """When the next missing number counts as lost, in monotonic seconds."""
-        if not self._gaps:  # as a rule
+        if not self.gaps:  # as a rule
             return math.inf
-        due = (gap.since + LATE_SECONDS for gap in self._gaps if not gap.lost and self._counts(gap, gap.end))
+        due = (gap.since + LATE_SECONDS for gap in self.gaps if not gap.lost and self._counts(gap, gap.end))
         return next(due, math.inf)
 
     @property
     def missing(self) -> int:
         """Numbers that have not come, and still may."""
-        gaps = [gap for gap in [*self._gaps] if not gap.lost and self._counts(gap, gap.end)]
+        gaps = [gap for gap in [*self.gaps] if not gap.lost and self._counts(gap, gap.end)]
         return sum(gap.end - gap.begin for gap in gaps)
 
     def unwrap(self, number: int) -> int:
@@ -113,18 +113,18 @@ class Order:
         self.next += count
 
     def advance(self, count: int) -> None:
-        """``count`` numbers have come in order."""
+        """``count`` numbers have come in order. While there are no gaps it does no more than to count."""
         if count:
             self.is_confirmed = True
-            if self._gaps:
+            if self.gaps:
                 self._confirmed = self.next
         self.next += count
-        if self._gaps:
+        if self.gaps:
             self._settle(self.next - self._numbering.misorder)
 
     def _go_to(self, number: int) -> None:
         self.next = number
-        if self._gaps:
+        if self.gaps:
             self._settle(number - self._numbering.misorder)
 
     def place(self, number: int, count: int, now: float) -> Arrival:
@@ -148,9 +148,9 @@ class Order:
         if 0 <= ahead < numbering.dropout - 1:
             self.went_on = now
             if ahead:
-                self._gaps.append(_Gap(self.next, begin, now))
-                if len(self._gaps) > GAPS_MAX:
-                    self._end(self._gaps.pop(0))
+                self.gaps.append(Gap(self.next, begin, now))
+                if len(self.gaps) > GAPS_MAX:
+                    self._end(self.gaps.pop(0))
             else:
                 self._confirmed, self.is_confirmed = begin, True
             self._go_to(begin + count)
@@ -181,10 +181,10 @@ class Order:
 
     def _restart(self, begin: int, number: int) -> Arrival:
         """The stream is at ``begin``, wherever it was, and goes on with ``number``."""
-        for gap in self._gaps:
+        for gap in self.gaps:
             # If it is in what one datagram has left out, that was not of this stream
             self._end(gap, gap.end if gap.end <= self._confirmed else min(gap.end, begin))
-        self._gaps.clear()
+        self.gaps.clear()
         self._first, self._lost = number, 0
         self.next, self._confirmed, self._suspected = number, number, -1
         return Arrival.RESTART
@@ -192,17 +192,17 @@ class Order:
     def _fill(self, begin: int, end: int) -> bool:
         """These numbers have come. Returns True if one of them was missing."""
         filled = False
-        left: list[_Gap] = []
-        for gap in self._gaps:
+        left: list[Gap] = []
+        for gap in self.gaps:
             if gap.end <= begin or end <= gap.begin:
                 left.append(gap)
                 continue
             filled = True
             if gap.begin < begin:
-                left.append(_Gap(gap.begin, begin, gap.since, gap.lost))
+                left.append(Gap(gap.begin, begin, gap.since, gap.lost))
             if end < gap.end:
-                left.append(_Gap(end, gap.end, gap.since, gap.lost))
-        self._gaps = left
+                left.append(Gap(end, gap.end, gap.since, gap.lost))
+        self.gaps = left
         return filled
 
     def restore(self, number: int, now: float) -> bool:
@@ -244,22 +244,22 @@ class Order:
 
     def expire(self, now: float) -> None:
         """Count as lost what has been missing for LATE_SECONDS; at ``inf``, all that is missing."""
-        for gap in self._gaps:
+        for gap in self.gaps:
             if gap.since + LATE_SECONDS > now:
                 break
             self._end(gap)
 
-    def _counts(self, gap: _Gap, end: int) -> bool:
+    def _counts(self, gap: Gap, end: int) -> bool:
         """Return True if the numbers of a gap, up to ``end``, may count as lost."""
         return gap.end <= self._confirmed or end - gap.begin < MAX_DROPOUT
 
-    def _end(self, gap: _Gap, end: int | None = None) -> None:
+    def _end(self, gap: Gap, end: int | None = None) -> None:
         """Count the numbers of a gap as lost, up to ``end``, if they may."""
         end = gap.end if end is None else end
         if end > gap.begin and self._counts(gap, end):
             self._lose(gap, end)
 
-    def _lose(self, gap: _Gap, end: int) -> None:
+    def _lose(self, gap: Gap, end: int) -> None:
         """Count the numbers of a gap as lost, up to ``end``."""
         if not gap.lost:
             number = end - gap.begin
@@ -272,7 +272,7 @@ class Order:
 
     def _settle(self, number: int) -> None:
         """Count as lost what is missing before ``number``, and do not wait for it any longer."""
-        gaps = self._gaps
+        gaps = self.gaps
         while gaps and (gap := gaps[0]).begin < number and gap.end <= self._confirmed:
             end = min(gap.end, number)
             self._lose(gap, end)

@@ -102,7 +102,7 @@ def test_a_step_of_a_raw_file(stack: ExitStack, tmp_path: Path) -> None:
 def test_a_step_of_rtp_that_is_in_order(stack: ExitStack, tmp_path: Path) -> None:
     output = {"kind": "file", "path": tmp_path / "out"}
     calls = calls_of_a_step(stack, output, protocol={"kind": "rtp", "jitter": False}, reorder=0)
-    assert calls.total() <= 26, calls
+    assert calls.total() <= 25, calls
 
 
 def test_a_step_of_a_channel_that_is_fed_by_udp(stack: ExitStack) -> None:

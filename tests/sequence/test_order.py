@@ -187,7 +187,7 @@ def test_whatever_comes_counts_only_grow_and_state_stays_small(
         one.place(part * (1 << bits) // 257 % (1 << bits), count, 1.0)
         assert one.counters.lost >= before
         before = one.counters.lost
-        assert len(one._gaps) <= GAPS_MAX
+        assert len(one.gaps) <= GAPS_MAX
     one.expire(math.inf)
     assert (one.missing, one.deadline) == (0, math.inf)
 
@@ -263,7 +263,7 @@ def test_jumps_confirm_none_of_themselves_and_are_bounded() -> None:
     one = order(100, EVER)
     places(one, 100, *(100 + (place << 40) for place in range(1, 3 * GAPS_MAX)))
     one.expire(60.0)
-    assert (one.counters.lost, one.missing, len(one._gaps)) == (0, 0, GAPS_MAX)
+    assert (one.counters.lost, one.missing, len(one.gaps)) == (0, 0, GAPS_MAX)
 
 
 def test_what_a_datagram_brings_that_is_cut_otherwise_is_not_missing() -> None:
