@@ -24,15 +24,13 @@ from itertools import chain
 from typing import NamedTuple
 
 from mcastd.delivery.catalog import Catalog, ChangedError
-from mcastd.delivery.on_air import BlockOnAir, Datagrams, Room, Seal, none, whole
+from mcastd.delivery.on_air import HEADER_BYTES, BlockOnAir, Datagrams, Placed, Room, Seal
 from mcastd.delivery.protection import repair_symbols
 from mcastd.delivery.scan import SourceFile
 from mcastd.protocols import alc, fdt, fec, lct, raptorq
 from mcastd.protocols.seal import OBJECT_OVERHEAD_BYTES, MakeRepair
 
-# Bytes before each symbol: LCT header and FEC payload ID.
-HEADER_BYTES = lct.BUILT_BYTES + fec.SHORT_ID_BYTES
-# The same in an FDT packet, which has the extensions EXT_FDT and EXT_FTI.
+# Bytes before a symbol in an FDT packet, which has the extensions EXT_FDT and EXT_FTI.
 FDT_HEADER_BYTES = HEADER_BYTES + 4 + fec.EXT_FTI_BYTES
 # Symbols of one block in a row: enough for a receiver to take them in one piece.
 RUN_SYMBOLS = 16
@@ -118,7 +116,7 @@ class Carousel:
         self._fdt_room = max_datagram - FDT_HEADER_BYTES
         self._next_instance = -1  # it begins with the time
         self._instances: dict[tuple[int, ...], _Instance] = {}  # that hold, by the TOIs that they describe
-        self._packets: dict[_Instance, Datagrams] = {}  # of those on air
+        self._packets: dict[_Instance, list[bytes]] = {}  # of those on air
         self._given_up: set[tuple[str, ...]] = set()  # names of files that have changed in this pass
         self._manifest: Sequence[bytes] = ()  # its packets
         self._manifest_at = 0  # the next of them
@@ -168,7 +166,7 @@ class Carousel:
     def _pass(self, files: Sequence[SourceFile]) -> Iterator[Datagrams]:
         copies = FDT_AT_START
         if len(self._manifest) > MANIFEST_PACKETS_AT_ONCE:
-            yield whole(self._manifest)
+            yield self._manifest
         for stripe in self._stripes(files):
             self._place(stripe)
             groups = self._groups(stripe)
@@ -181,7 +179,7 @@ class Carousel:
             of_stripe, sent, described = max(self._fdt_copies, large), 0, 0
             for datagrams in self._turns(stripe, min(PLAN_DATAGRAMS, total // of_stripe)):
                 yield datagrams
-                sent += len(datagrams.sizes)
+                sent += len(datagrams)
                 if sent * of_stripe >= (described + 1) * total:
                     described = sent * of_stripe // total
                     yield from self._describe(groups)
@@ -226,63 +224,67 @@ class Carousel:
         if not count:
             yield BlockOnAir(file, 0, head, 0, 0, 0)
 
-    def _turns(self, stripe: Sequence[BlockOnAir], most: int) -> Iterator[Datagrams]:
+    def _turns(self, stripe: Sequence[BlockOnAir], most: int) -> Iterator[Placed]:
         """The symbols of a stripe, some of each block in turn, source symbols first.
 
         ``most`` at a time, or those of one turn, if they are more.
         """
         for datagrams in self._source_turns(stripe, most):
-            self.progress.source_sent += len(datagrams.sizes)
+            self.progress.source_sent += len(datagrams)
             yield datagrams
         for datagrams in self._repair_turns(stripe, most):
-            self.progress.repair_sent += len(datagrams.sizes)
+            self.progress.repair_sent += len(datagrams)
             yield datagrams
 
-    def _source_turns(self, stripe: Sequence[BlockOnAir], most: int) -> Iterator[Datagrams]:
-        turns, of_turn = _turns_of([block.source_count for block in stripe])
-        datagrams = none()
+    def _source_turns(self, stripe: Sequence[BlockOnAir], most: int) -> Iterator[Placed]:
+        counts = [block.source_count for block in stripe]
+        turns, of_turn = _turns_of(counts)
+        datagrams, unread = Placed(self._room), len(counts) - counts.count(0)
         for turn in range(turns):
+            shares = {count: _share(count, turn, turns) for count in {*counts}}
             for at, block in enumerate(stripe):
-                first, end = _share(block.source_count, turn, turns)
+                first, end = shares[block.source_count]
                 is_read = first == 0 < end
                 is_encoded = (at + 1) * turns // (len(stripe) + 1) == turn  # one after another
                 # What there is goes before a block is read or encoded, which takes its time
-                if datagrams.sizes and (
-                    is_read or is_encoded or (at == 0 and len(datagrams.sizes) + of_turn > most)
-                ):
+                if datagrams and (is_read or is_encoded or (at == 0 and len(datagrams) + of_turn > most)):
                     yield datagrams
-                    datagrams = none()
+                    datagrams = Placed(self._room)
                 if is_read:
                     self._load(block)
-                if block.source is not None:
-                    datagrams.add(block.source, first, end)
+                    unread -= 1
+                    if not unread:
+                        self._catalog.let_go()
+                if block.is_read:
+                    datagrams.add(block.place + first, block.place + end)
                 if is_encoded:
                     block.encode(self._make_repair, self._room)
-        if datagrams.sizes:
+        if datagrams:
             yield datagrams
         for block in stripe:
             block.encode(self._make_repair, self._room)
-            block.source = None
 
-    def _repair_turns(self, stripe: Sequence[BlockOnAir], most: int) -> Iterator[Datagrams]:
+    def _repair_turns(self, stripe: Sequence[BlockOnAir], most: int) -> Iterator[Placed]:
         turns, of_turn = _turns_of([block.repair_count for block in stripe])
-        datagrams = none()
+        datagrams = Placed(self._room)
         for turn in range(turns):
-            if datagrams.sizes and len(datagrams.sizes) + of_turn > most:
+            if datagrams and len(datagrams) + of_turn > most:
                 yield datagrams
-                datagrams = none()
+                datagrams = Placed(self._room)
             for block in stripe:
-                if block.repair is not None:
-                    datagrams.add(block.repair, *_share(block.repair_count, turn, turns))
-        if datagrams.sizes:
+                if block.is_encoded:
+                    first, end = _share(block.repair_count, turn, turns)
+                    place = block.place + block.source_count
+                    datagrams.add(place + first, place + end)
+        if datagrams:
             yield datagrams
 
     def _place(self, stripe: Sequence[BlockOnAir]) -> None:
         """Give each block its place in the room."""
         place = 0
         for block in stripe:
-            block.place, place = place, place + block.source_count
-        self._room.grow(place)
+            block.place, place = place, place + block.places
+        self._room.clear(place)
 
     def _load(self, block: BlockOnAir) -> None:
         if block.file.name in self._given_up:
@@ -312,7 +314,7 @@ class Carousel:
             left -= size
         return {tuple(file.toi for file in group): group for group in groups}
 
-    def _describe(self, groups: Mapping[tuple[int, ...], Sequence[SourceFile]]) -> Iterator[Datagrams]:
+    def _describe(self, groups: Mapping[tuple[int, ...], Sequence[SourceFile]]) -> Iterator[Sequence[bytes]]:
         """The manifest, the FDT instances of groups of files, and the packets of those that are empty.
 
         Of a manifest that has many packets some, and the next ones with the next description.
@@ -321,7 +323,7 @@ class Carousel:
             count, start = min(len(self._manifest), MANIFEST_PACKETS_AT_ONCE), self._manifest_at
             self._manifest_at = (start + count) % len(self._manifest)
             packets = [self._manifest[at % len(self._manifest)] for at in range(start, start + count)]
-            yield whole(packets)
+            yield packets
         for key, files in groups.items():
             instance = self._instances.get(key)
             if instance is None or instance.expires - self._now < self._life / 2:
@@ -337,13 +339,13 @@ class Carousel:
         self._next_instance += 1
         return _Instance(number, int(self._now + self._life))
 
-    def _build(self, instance: _Instance, files: Sequence[SourceFile]) -> Datagrams:
+    def _build(self, instance: _Instance, files: Sequence[SourceFile]) -> list[bytes]:
         data = fdt.build(fdt.FdtInstance(instance.expires, tuple(map(_entry, files))))
         packets = alc.fdt_packets(self._session, instance.number, data, self._fdt_room)
         packets += [
             alc.empty_object(self._session, file.toi, file.oti.scheme) for file in files if not file.length
         ]
-        return whole(packets)
+        return packets
 
 
 def _turns_of(counts: Sequence[int]) -> tuple[int, int]:

@@ -56,6 +56,7 @@ class Catalog:
         self._known: dict[tuple[str, ...], tuple[SourceFile, ...]] = {}
         self._scan: Scan | None = None  # under way
         self._steps: Generator[int, None, None] | None = None  # that are left of it
+        self._reading: tuple[SourceFile, int] | None = None  # the file that was read last, and its descriptor
 
     def scan(self, step: int = STEP_BYTES) -> bool:
         """Scan on, for about as long as hashing ``step`` bytes takes. Returns True once a scan is complete.
@@ -105,23 +106,30 @@ class Catalog:
             filled = _read(fd, place, file.offset + file.blocks.offset(sbn))
         self._require(file, sbn, self._digests.digest(place[:filled]))
 
+    def let_go(self) -> None:
+        """Close the file that was read last. Until then its next block takes no other way to it."""
+        if self._reading is not None:
+            os.close(self._reading[1])
+            self._reading = None
+
     def close(self) -> None:
-        """End the scan under way, if there is one."""
+        """End the scan under way, if there is one, and let go of the file that was read."""
+        self.let_go()
         if self._steps is not None:
             self._steps.close()
         self._steps = self._scan = None
 
     @contextmanager
     def _opened(self, file: SourceFile) -> Iterator[int]:
-        """Open a file again, to read it. Raises ChangedError, SourceError."""
+        """Have a file open to read it, until let_go() or another one. Raises ChangedError, SourceError."""
         try:
-            fd = self._open(file)
-            try:
-                if not file.matches(os.fstat(fd)):
-                    raise self._changed(file)
-                yield fd
-            finally:
-                os.close(fd)
+            if self._reading is None or self._reading[0] is not file:
+                self.let_go()
+                self._reading = file, self._open(file)
+            fd = self._reading[1]
+            if not file.matches(os.fstat(fd)):
+                raise self._changed(file)
+            yield fd
         except UnsafePathError as error:
             raise self._changed(file, error.cause) from error
         except OSError as error:
@@ -155,9 +163,11 @@ class Catalog:
         self, file: SourceFile, cause: str = "it has changed since it was scanned", number: int = 0
     ) -> ChangedError:
         self._known.pop(file.name, None)
+        self.let_go()
         return ChangedError(f"cannot send {shown('/'.join(file.name))}", cause, errno=number)
 
     def _failed(self, error: OSError) -> SourceError:
+        self.let_go()
         number = error.errno or 0
         waits = "waiting for it to be created" if number == errno.ENOENT else "trying again"
         way_out = "allow the user that mcastd runs as to read it" if number == errno.EACCES else ""

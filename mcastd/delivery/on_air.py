@@ -1,24 +1,24 @@
-"""Source blocks on air: their symbols in memory, and the datagrams that these go in.
+"""Source blocks on air: their symbols in memory, and the headers of the datagrams that these go in.
 
 ```
-  Room         | symbol | symbol | symbol | ...      what is read, block after block, in one piece of memory
-                  ^view    ^view    ^view
-  Datagrams    [header, view, header, view, ...]     what a system call takes, for many datagrams at once
+  Room    headers   h0 | h1 | h2 | ...        a header for each place
+          bodies    symbol | symbol | ...     what is read, block after block, and the repair symbols of each
+
+  Placed  places 0..15, 1090..1105, ...       datagrams in the order of sending
 ```
 
-The room is used for one stripe of blocks after another, and its views are made once. So a block is one read
-and one list, and a datagram costs nothing of Python but two places in it.
+The room is used for one stripe of blocks after another. So a block is one read, its headers are a few columns
+of bytes, and a datagram costs nothing of Python.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from mcastd.delivery.catalog import Catalog
 from mcastd.delivery.scan import SourceFile
-from mcastd.protocols import alc, fec
+from mcastd.protocols import alc, fec, lct
 from mcastd.protocols.seal import (
     OBJECT_OVERHEAD_BYTES,
     BlockMemory,
@@ -27,81 +27,89 @@ from mcastd.protocols.seal import (
     ObjectSealer,
 )
 
+# Bytes before each symbol: LCT header and FEC payload ID.
+HEADER_BYTES = lct.BUILT_BYTES + fec.SHORT_ID_BYTES
+
 # What seals the packets of a file.
 Seal = Callable[[SourceFile], ObjectSealer]
 
 
-class Datagrams(NamedTuple):
-    """Datagrams in order: a header and what follows it, for each; and the bytes of both together."""
-
-    pieces: list[bytes | memoryview]
-    sizes: list[int]
-
-    def add(self, others: Datagrams, first: int, end: int) -> None:
-        """Add others, from ``first`` up to ``end``."""
-        self.pieces.extend(others.pieces[2 * first : 2 * end])
-        self.sizes.extend(others.sizes[first:end])
-
-
-def none() -> Datagrams:
-    """No datagrams, to which some can be added."""
-    return Datagrams([], [])
-
-
-def headed(headers: Sequence[bytes], bodies: Sequence[bytes | memoryview]) -> Datagrams:
-    """Datagrams of headers, all of one length, and bodies, all of one length but for the last."""
-    pieces: list[bytes | memoryview] = [b""] * (2 * len(headers))
-    pieces[::2], pieces[1::2] = headers, bodies
-    sizes = [len(headers[0]) + len(bodies[0])] * len(headers) if headers else []
-    if sizes:
-        sizes[-1] = len(headers[-1]) + len(bodies[-1])
-    return Datagrams(pieces, sizes)
-
-
-def whole(packets: Sequence[bytes]) -> Datagrams:
-    """Packets of any length."""
-    pieces: list[bytes | memoryview] = [b""] * (2 * len(packets))
-    pieces[::2] = packets
-    return Datagrams(pieces, [*map(len, packets)])
-
-
 class Room:
-    """Memory for the source symbols of the blocks on air."""
+    """Memory for the symbols of the blocks on air, and for a header of each."""
 
     def __init__(self, symbol_size: int) -> None:
         """``symbol_size``: bytes of each, as it is sent."""
         self.symbol_size = symbol_size
         self.blocks = BlockMemory()  # for what is sealed from there into the room
-        self._memory = memoryview(bytearray())
-        self._symbols: list[memoryview] = []
+        self.short: dict[int, int] = {}  # bytes of symbols that are shorter, by their places
+        self.headers = self.bodies = memoryview(bytearray())
+        self._symbols: list[memoryview] = []  # views of bodies, once some were asked for
 
-    def grow(self, symbols: int) -> None:
+    def clear(self, places: int) -> None:
         """Have room for as many symbols. What is in it is lost."""
-        if symbols > len(self._symbols):
-            size = self.symbol_size
-            self._memory = memory = memoryview(bytearray(symbols * size))
-            self._symbols = [memory[at : at + size] for at in range(0, len(memory), size)]
+        self.short.clear()
+        if places * self.symbol_size > len(self.bodies):
+            self.bodies = memoryview(bytearray(places * self.symbol_size))
+            self.headers = memoryview(bytearray(places * HEADER_BYTES))
+            self._symbols = []
 
     def close(self) -> None:
         """Give the memory back."""
         self.blocks.clear()
-        self._memory, self._symbols = memoryview(bytearray()), []
+        self.short.clear()
+        self.headers = self.bodies = memoryview(bytearray())
+        self._symbols = []
 
     def block(self, first: int, size: int) -> memoryview:
-        """The place of a block of ``size`` bytes whose first symbol is the one at ``first``."""
+        """The memory of ``size`` bytes of symbols, of which the first is at the place ``first``."""
         start = first * self.symbol_size
-        return self._memory[start : start + size]
+        return self.bodies[start : start + size]
 
-    def symbols(self, first: int, size: int, *, filled: bool) -> list[memoryview]:
-        """The symbols of such a block. The last one is ``filled`` up with zeros, or else shorter."""
-        count = -(-size // self.symbol_size)
-        symbols = self._symbols[first : first + count]
+    def end_block(self, first: int, size: int, *, filled: bool) -> None:
+        """Have the last symbol of such a block ``filled`` up with zeros, or else be shorter."""
+        whole, rest = divmod(size, self.symbol_size)
+        if rest and filled:
+            missing = self.symbol_size - rest
+            self.block(first, size + missing)[size:] = bytes(missing)
+        elif rest:
+            self.short[first + whole] = rest
+
+    def symbols(self, first: int, size: int) -> list[memoryview]:
+        """The memory of each symbol of such a block. The last one may be shorter."""
+        if not self._symbols:
+            step = self.symbol_size
+            self._symbols = [self.bodies[at : at + step] for at in range(0, len(self.bodies), step)]
+        symbols = self._symbols[first : first - (-size // self.symbol_size)]
         if rest := size % self.symbol_size:
-            if filled:
-                symbols[-1][rest:] = bytes(self.symbol_size - rest)
-            else:
-                symbols[-1] = symbols[-1][:rest]
+            symbols[-1] = symbols[-1][:rest]
         return symbols
+
+    def write_headers(self, first: int, head: bytes, encoding_id: int, sbn: int, esis: range) -> None:
+        """Write the headers of the symbols ``esis`` of a block, of which the first is at ``first``."""
+        place = self.headers[first * HEADER_BYTES : (first + len(esis)) * HEADER_BYTES]
+        alc.write_headers(place, head, encoding_id, sbn, esis)
+
+
+class Placed:
+    """Datagrams in the order of sending, by the places that they have in a room."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.runs: list[tuple[int, int]] = []  # of each the first place, and that behind the last
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, first: int, end: int) -> None:
+        """Add those from place ``first`` up to ``end``."""
+        if first < end:
+            self.runs.append((first, end))
+            self._count += end - first
+
+
+Datagrams = Placed | Sequence[bytes]
+"""Those of symbols; or packets that describe them, of any length."""
 
 
 @dataclass(slots=True)
@@ -115,41 +123,53 @@ class BlockOnAir:
     repair_count: int
     skip: int  # repair symbols that were sent before
     sealer: ObjectSealer | None = None  # None: it is sent for all to read
-    place: int = 0  # of its first symbol in the room
+    place: int = 0  # in the room, of its first symbol; repair symbols follow the source
     data: HashedBlock | memoryview | None = None  # until the repair symbols are made
-    source: Datagrams | None = None  # once it is read
-    repair: Datagrams | None = None
+    is_read: bool = False
+    is_encoded: bool = False
+
+    @property
+    def places(self) -> int:
+        """Of all its symbols."""
+        return self.source_count + self.repair_count
 
     def load(self, catalog: Catalog, room: Room) -> None:
         """Read the source symbols. Raises ChangedError, SourceError."""
         # Without a code the last symbol is sent as it is
         filled = self.file.oti.scheme == fec.RAPTORQ
         size = self.file.blocks.size(self.sbn)
-        if self.sealer is not None:
+        if self.sealer is None:
+            self.data = place = room.block(self.place, size)
+            catalog.read_into(place, self.file, self.sbn)
+        else:
             self.data = hashed = catalog.read(self.file, self.sbn, room.blocks)
-            places = room.symbols(self.place, size + self.source_count * OBJECT_OVERHEAD_BYTES, filled=filled)
-            self.source = self._headed(0, self.sealer.source(self.sbn, hashed, 0, self.source_count, places))
-            return
-        self.data = place = room.block(self.place, size)
-        catalog.read_into(place, self.file, self.sbn)
-        self.source = self._headed(0, room.symbols(self.place, size, filled=filled))
+            count = self.source_count
+            size = count * room.symbol_size if filled else size + count * OBJECT_OVERHEAD_BYTES
+            places = room.symbols(self.place, size)
+            sealed = self.sealer.source(self.sbn, hashed, 0, count, places)
+            if sealed is not places:
+                room.block(self.place, size)[:] = b"".join(sealed)
+        room.end_block(self.place, size, filled=filled)
+        self._write_headers(room, self.place, range(self.source_count))
+        self.is_read = True
 
     def encode(self, make_repair: MakeRepair, room: Room) -> None:
         """Make the repair symbols, and let go of the block. Raises CodecError, NotInstalledError."""
         data, self.data = self.data, None
         if data is None:
             return
-        if self.repair_count:
+        if count := self.repair_count:
             if isinstance(data, memoryview):
-                symbols = make_repair(data, self.file.oti.symbol_size, self.repair_count, self.skip)
+                symbols = make_repair(data, self.file.oti.symbol_size, count, self.skip)
             else:
                 assert self.sealer is not None
-                symbols = self.sealer.repair(self.sbn, data, self.repair_count, self.skip)
-            self.repair = self._headed(self.source_count + self.skip, symbols)
+                symbols = self.sealer.repair(self.sbn, data, count, self.skip)
+            first, esi = self.place + self.source_count, self.source_count + self.skip
+            room.block(first, count * room.symbol_size)[:] = b"".join(symbols)
+            self._write_headers(room, first, range(esi, esi + count))
+            self.is_encoded = True
         if isinstance(data, HashedBlock):
             data.let_go(room.blocks)
 
-    def _headed(self, esi: int, symbols: Sequence[bytes | memoryview]) -> Datagrams:
-        """The datagrams of the symbols ``esi`` and on."""
-        esis = range(esi, esi + len(symbols))
-        return headed(alc.symbol_headers(self.head, self.file.oti.scheme, self.sbn, esis), symbols)
+    def _write_headers(self, room: Room, first: int, esis: range) -> None:
+        room.write_headers(first, self.head, self.file.oti.scheme, self.sbn, esis)

@@ -53,7 +53,7 @@ class SendsSlots(Protocol):
     def send(self, fd: int, start: int, stop: int, ancillary: Ancillary) -> None: ...
 
 
-def _alike(sizes: Sequence[int]) -> tuple[int, int]:
+def alike_of(sizes: Sequence[int]) -> tuple[int, int]:
     """See :meth:`Payloads.alike`."""
     first, count = sizes[0], len(sizes)
     if sizes.count(first) == count:  # as a rule, and told at once
@@ -62,7 +62,7 @@ def _alike(sizes: Sequence[int]) -> tuple[int, int]:
     return first, count + (0 < size < first)
 
 
-def _buffers(payloads: Sequence[bytes | memoryview], count: int) -> list[bytes | memoryview]:
+def buffers_of(payloads: Sequence[bytes | memoryview], count: int) -> list[bytes | memoryview]:
     """See :meth:`Payloads.buffers`."""
     if count == 1:
         return list(payloads)
@@ -82,13 +82,13 @@ class ListPayloads(list[bytes | memoryview]):
         return ListPayloads(self[start:stop])
 
     def alike(self, start: int, most: int) -> tuple[int, int]:
-        return _alike([*map(len, self[start : start + most])])
+        return alike_of([*map(len, self[start : start + most])])
 
     def send(self, sock: socket.socket, start: int, stop: int, ancillary: Ancillary) -> None:
         sock.sendmsg(self[start:stop], ancillary)
 
     def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
-        return _buffers(self[start:stop], count)
+        return buffers_of(self[start:stop], count)
 
     def gone(self, count: int) -> None:
         """Nothing is kept for them but this list."""
@@ -160,13 +160,13 @@ class SlotPayloads(Sequence[bytes | memoryview]):
     def alike(self, start: int, most: int) -> tuple[int, int]:
         sizes = self.sizes[start : start + most]
         first, count = sizes[0], len(sizes)
-        return (first, count) if sizes.count(first) == count else _alike(sizes)
+        return (first, count) if sizes.count(first) == count else alike_of(sizes)
 
     def send(self, sock: socket.socket, start: int, stop: int, ancillary: Ancillary) -> None:
         self._writer.send(sock.fileno(), self._start + start, self._start + stop, ancillary)
 
     def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
-        return _buffers(self[start:stop], count)
+        return buffers_of(self[start:stop], count)
 
     def gone(self, count: int) -> None:
         """As in ListPayloads."""
@@ -201,13 +201,13 @@ class HeadedPayloads:
         return HeadedPayloads(self._pieces[2 * start : 2 * stop], self.sizes[start:stop])
 
     def alike(self, start: int, most: int) -> tuple[int, int]:
-        return _alike(self.sizes[start : start + most])
+        return alike_of(self.sizes[start : start + most])
 
     def send(self, sock: socket.socket, start: int, stop: int, ancillary: Ancillary) -> None:
         sock.sendmsg(self._pieces[2 * start : 2 * stop], ancillary)
 
     def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
-        return _buffers([*self.part(start, stop)], count)
+        return buffers_of([*self.part(start, stop)], count)
 
     def gone(self, count: int) -> None:
         """As in ListPayloads."""

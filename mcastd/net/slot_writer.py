@@ -10,18 +10,14 @@
 from __future__ import annotations
 
 import ctypes
-import socket
 import struct
 import sys
 from typing import Any
 
 from mcastd.net import _abi, _libc
+from mcastd.net.message import IOVEC_BYTES, Message
 from mcastd.net.payloads import Ancillary
 from mcastd.net.slots import SLOTS, STRIDE
-
-IOVEC_BYTES = ctypes.sizeof(_libc.iovec)
-# Room for one control message, such as UDP_SEGMENT.
-CONTROL_BYTES = 64
 
 
 class SlotWriter:
@@ -37,11 +33,7 @@ class SlotWriter:
         low = 0 if sys.byteorder == "little" else ctypes.sizeof(ctypes.c_size_t) - 4
         self._sizes = column(self._iovecs, _libc.iovec.iov_len.offset + low, "I")
         self._lengths = lengths
-        self._control = (ctypes.c_char * CONTROL_BYTES)()
-        self._ancillary: Ancillary = ()  # what is in it
-        self._header = _libc.msghdr()
-        self._header.msg_control = ctypes.addressof(self._control)
-        self._header_pointer = ctypes.c_void_p(ctypes.addressof(self._header))
+        self._message = Message()
 
     def write(self, fd: int, count: int) -> int:
         """One writev(2) of what is in the first ``count`` slots. Returns how many bytes. Raises OSError."""
@@ -56,20 +48,8 @@ class SlotWriter:
 
         ``ancillary`` has one message, and is not changed afterwards.
         """
-        if ancillary is not self._ancillary:
-            self._set_control(ancillary)
         self._sizes[start:stop] = self._lengths[start:stop]
-        header = self._header
-        header.msg_iov = self._iovecs_at + IOVEC_BYTES * start
-        header.msg_iovlen = stop - start
-        if _libc.sendmsg(fd, self._header_pointer, 0) < 0:
-            raise _libc.failure()
-
-    def _set_control(self, ancillary: Ancillary) -> None:
-        ((level, kind, data),) = ancillary
-        self._control.raw = _abi.cmsghdr.pack(socket.CMSG_LEN(len(data)), level, kind) + data
-        self._header.msg_controllen = socket.CMSG_SPACE(len(data))
-        self._ancillary = ancillary
+        self._message.send(fd, self._iovecs_at + IOVEC_BYTES * start, stop - start, ancillary)
 
 
 def column(array: Any, offset: int, kind: _abi.StructLetter) -> memoryview[int]:

@@ -282,27 +282,32 @@ def _runs(scheme: Scheme, ids: Sequence[int], payloads: list[PacketBytes]) -> li
     return runs
 
 
-def symbol_headers(header: bytes, encoding_id: int, sbn: int, esis: range) -> list[bytes]:
-    """Headers and payload IDs of symbols of a block, of which ``header`` is the LCT header.
+def write_headers(place: memoryview, header: bytes, encoding_id: int, sbn: int, esis: range) -> None:
+    """Write headers and payload IDs of symbols of a block to ``place``, of their size, one behind another.
 
-    Raises ValueError for numbers that a payload ID has no room for.
+    ``header`` is the LCT header. Raises ValueError for numbers that a payload ID has no room for.
     """
-    scheme = SCHEMES[encoding_id]
     if not esis:
-        return []
+        return
+    scheme = SCHEMES[encoding_id]
     size = scheme.esi_bits // 8
     start = header + scheme.identify(sbn, esis[-1])[:-size]
     if esis.start < 0:
         raise ValueError(f"no symbol {esis.start}")
-    if esis.stop > KEPT_ESIS:
-        return [start + esi.to_bytes(size, "big") for esi in esis]
-    return [*map(start.__add__, _esis(size)[esis.start : esis.stop : esis.step])]
+    place[:] = (start + bytes(size)) * len(esis)
+    for at, column in enumerate(_esi_columns(size), len(start)):
+        place[at :: len(start) + size] = (
+            column[esis.start : esis.stop : esis.step]
+            if esis.stop <= len(column)
+            else bytes([esi >> 8 * (len(start) + size - 1 - at) & 0xFF for esi in esis])
+        )
 
 
 @cache
-def _esis(size: int) -> list[bytes]:
-    """The first ESIs, as a payload ID has them in ``size`` bytes."""
-    return [esi.to_bytes(size, "big") for esi in range(min(KEPT_ESIS, 1 << 8 * size))]
+def _esi_columns(size: int) -> list[bytes]:
+    """Each byte of the first ESIs, as a payload ID has them in ``size`` bytes."""
+    numbers = b"".join([esi.to_bytes(size, "big") for esi in range(min(KEPT_ESIS, 1 << 8 * size))])
+    return [numbers[at::size] for at in range(size)]
 
 
 def fdt_packets(tsi: int, fdt_id: int, data: bytes, symbol_size: int, encoding: str = "") -> list[bytes]:

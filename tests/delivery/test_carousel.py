@@ -182,6 +182,28 @@ class TestOrder:
             assert len(read) <= 3 * (1 + sent // (3 * 1024))
         assert read == list(range(12))
 
+    def test_a_file_is_opened_once_for_a_stripe_and_then_closed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(tmp_path / "tree", 12 * 480 * 1024)
+        carousel = carousel_of(tmp_path / "tree", interleave=3)
+        catalog, opened = carousel._catalog, []
+        real = catalog._open
+
+        def noting(file: SourceFile) -> int:
+            opened.append(real(file))
+            return opened[-1]
+
+        monkeypatch.setattr(catalog, "_open", noting)
+        before, most, at = set(os.listdir("/proc/self/fd")), 0, []
+        for number, _ in enumerate(batches(carousel)):
+            found = len(set(os.listdir("/proc/self/fd")) - before)
+            most = max(most, found)
+            at += [number] if found else []
+        assert most == 1
+        assert len(opened) == 4
+        assert len(at) < number / 3  # while it is read, and not while the rest of the stripe is sent
+
 
 class TestDescription:
     def test_it_comes_first_and_often(self, tmp_path: Path) -> None:
@@ -318,6 +340,9 @@ class FakeCatalog:
             SourceFile((str(toi),), toi, size, 0o644, 0, (0, 0), oti, fec.Blocks(oti, size), (), 0, size)
             for toi, (size, oti) in enumerate(zip(sizes, otis, strict=True), 1)
         ]
+
+    def let_go(self) -> None:
+        """Nothing is open."""
 
     def read_into(self, place: memoryview, file: SourceFile, sbn: int) -> None:
         self.read_blocks.append((file.toi, sbn))

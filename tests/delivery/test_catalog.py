@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,16 @@ def test_a_file_that_another_has_replaced_is_another(tree: Path) -> None:
 def read_into(catalog: Catalog, file: SourceFile, sbn: int) -> bytes:
     """A block as the carousel reads it to send it for all to read."""
     place = bytearray(file.blocks.size(sbn) + 7)
-    catalog.read_into(memoryview(place)[:-7], file, sbn)
+    with closing(catalog):  # also what it has open
+        catalog.read_into(memoryview(place)[:-7], file, sbn)
     assert place[-7:] == bytes(7)
     return bytes(place[:-7])
 
 
 def read(catalog: Catalog, file: SourceFile, sbn: int) -> bytes:
     """A block as the carousel reads it to seal it."""
-    return bytes(catalog.read(file, sbn, BlockMemory()).data)
+    with closing(catalog):
+        return bytes(catalog.read(file, sbn, BlockMemory()).data)
 
 
 Read = Callable[[Catalog, SourceFile, int], bytes]
@@ -420,6 +423,21 @@ class TestRead:
         assert whole == (tree / "v2/boot/kernel").read_bytes()
         alone = catalog_of(tree / "v2" / "name.txt")
         assert read(alone, scanned(alone)["name.txt"], 0) == b"linux"
+
+    def test_a_file_stays_open_until_another_is_read(self, read: Read, tree: Path) -> None:
+        catalog = catalog_of(tree)
+        files, memory = scanned(catalog), BlockMemory()
+        kernel, name = files["v2/boot/kernel"], files["v2/name.txt"]
+        before = len(os.listdir("/proc/self/fd"))
+        for file, sbn in ((kernel, 0), (kernel, 1), (name, 0), (kernel, 2)):
+            catalog.read(file, sbn, memory)
+            assert len(os.listdir("/proc/self/fd")) == before + 1
+        (tree / "v2/boot/kernel").write_bytes(b"shorter")
+        with pytest.raises(ChangedError):
+            catalog.read(kernel, 1, memory)
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert read(catalog, name, 0) == b"linux"
+        assert len(os.listdir("/proc/self/fd")) == before
 
     @pytest.mark.parametrize("how", ["written", "shorter", "replaced", "gone", "link", "directory"])
     def test_a_file_that_has_changed_is_noticed(self, read: Read, tree: Path, how: str) -> None:

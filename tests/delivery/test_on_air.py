@@ -2,58 +2,77 @@
 
 from __future__ import annotations
 
-from mcastd.delivery.on_air import Room, headed, none, whole
+from support.flute import joined
+
+from mcastd.delivery.on_air import HEADER_BYTES, Placed, Room
+from mcastd.protocols import fec, lct
+
+HEAD = lct.build(1, 9, fec.RAPTORQ)
 
 
 class TestRoom:
     def test_a_block_lies_between_others(self) -> None:
         room = Room(10)
-        room.grow(7)
+        room.clear(7)
         room.block(0, 70)[:] = b"-" * 70
         room.block(2, 30)[:] = b"first 10 B" + b"second ten" + b"the third "
-        assert [*map(bytes, room.symbols(2, 30, filled=True))] == [
-            b"first 10 B",
-            b"second ten",
-            b"the third ",
-        ]
+        assert [*map(bytes, room.symbols(2, 30))] == [b"first 10 B", b"second ten", b"the third "]
         assert bytes(room.block(0, 70)) == b"-" * 20 + b"first 10 Bsecond tenthe third " + b"-" * 20
 
     def test_the_last_symbol_is_filled_with_zeros(self) -> None:
         room = Room(10)
-        room.grow(3)
+        room.clear(3)
         room.block(0, 30)[:] = b"x" * 30
         room.block(0, 13)[:] = b"thirteen byte"
-        assert [*map(bytes, room.symbols(0, 13, filled=True))] == [b"thirteen b", b"yte" + bytes(7)]
-        assert bytes(room.block(2, 10)) == b"x" * 10
+        room.end_block(0, 13, filled=True)
+        assert bytes(room.block(0, 30)) == b"thirteen byte" + bytes(7) + b"x" * 10
+        assert not room.short
 
-    def test_or_it_is_shorter(self) -> None:
+    def test_or_it_is_shorter_until_the_room_is_cleared(self) -> None:
         room = Room(10)
-        room.grow(2)
+        room.clear(4)
         for text in (b"thirteen byte", b"a long text of it..."):
-            room.block(0, len(text))[:] = text
-            assert b"".join(room.symbols(0, len(text), filled=False)) == text
+            room.block(1, len(text))[:] = text
+            room.end_block(1, len(text), filled=False)
+            assert b"".join(room.symbols(1, len(text))) == text
+            assert room.short == ({2: 3} if len(text) == 13 else {})
+            room.clear(3)
+            assert not room.short
 
     def test_it_grows(self) -> None:
         room = Room(4)
         for symbols in (2, 5, 3):
-            room.grow(symbols)
+            room.clear(symbols)
             room.block(symbols - 1, 4)[:] = b"last"
-            assert [*map(bytes, room.symbols(symbols - 1, 4, filled=True))] == [b"last"]
+            room.write_headers(symbols - 1, HEAD, fec.RAPTORQ, 2, range(7, 8))
+            assert [*map(bytes, room.symbols(symbols - 1, 4))] == [b"last"]
+            assert len(room.headers) // HEADER_BYTES == len(room.bodies) // 4 >= symbols
         room.close()
-        room.grow(1)
+        room.clear(1)
         assert bytes(room.block(0, 4)) == bytes(4)
 
 
-def test_datagrams_know_their_sizes() -> None:
-    symbols = headed([b"ab", b"cd", b"ef"], [b"123", memoryview(b"456"), b"7"])
-    assert symbols.sizes == [5, 5, 3]
-    assert b"".join(symbols.pieces) == b"ab123cd456ef7"
-    packets = whole([b"long packet", b"", b"one"])
-    assert packets.sizes == [11, 0, 3]
-    both = none()
-    both.add(symbols, 1, 3)
-    both.add(packets, 0, 1)
-    both.add(symbols, 0, 0)
-    assert both.sizes == [5, 3, 11]
-    assert b"".join(both.pieces) == b"cd456ef7long packet"
-    assert headed([], []) == none() == whole([])
+def test_datagrams_in_the_order_of_sending() -> None:
+    room = Room(4)
+    room.clear(6)
+    room.block(0, 23)[:] = b"a000a111b000b111b222b33"
+    room.end_block(2, 15, filled=False)
+    room.write_headers(0, HEAD, fec.RAPTORQ, 0, range(2))
+    room.write_headers(2, HEAD, fec.RAPTORQ, 1, range(20, 24))
+    placed = Placed(room)
+    assert not placed
+    for first, end in ((2, 4), (0, 1), (1, 1), (4, 6)):
+        placed.add(first, end)
+    assert len(placed) == 5
+    assert placed.runs == [(2, 4), (0, 1), (4, 6)]
+    identify = fec.SCHEMES[fec.RAPTORQ].identify
+    assert joined(placed) == [
+        HEAD + identify(sbn, esi) + symbol
+        for sbn, esi, symbol in (
+            (1, 20, b"b000"),
+            (1, 21, b"b111"),
+            (0, 0, b"a000"),
+            (1, 22, b"b222"),
+            (1, 23, b"b33"),
+        )
+    ]

@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from mcastd.net import _abi
+from mcastd.net import _abi, headed_memory
 from mcastd.net.burst import SEGMENTS_MAX
+from mcastd.net.headed_memory import HeadedMemory, PlacedPayloads
 from mcastd.net.link import IOV_MAX
 from mcastd.net.mmsg import MmsgArena
 from mcastd.net.payloads import (
@@ -30,6 +31,16 @@ EQUAL = [b"one", b"two", b"six", b"ten"]
 def headed(payloads: list[bytes]) -> HeadedPayloads:
     pieces = [piece for one in payloads for piece in (one[:1], memoryview(one)[1:])]
     return HeadedPayloads(pieces, [*map(len, payloads)])
+
+
+def placed(payloads: list[bytes], order: list[int]) -> PlacedPayloads:
+    """The same, with headers of a byte. They lie in another order, with ten bytes of memory for each body."""
+    headers, bodies = bytearray(b"?" * len(payloads)), bytearray(b"?" * 10 * len(payloads))
+    for payload, at in zip(payloads, order, strict=True):
+        headers[at : at + 1], bodies[10 * at : 10 * at + len(payload) - 1] = payload[:1], payload[1:]
+    memory = HeadedMemory(memoryview(headers), 1, memoryview(bodies), 10)
+    short = {at: len(payload) - 1 for payload, at in zip(payloads, order, strict=True) if len(payload) <= 10}
+    return memory.payloads([(at, at + 1) for at in order], short)
 
 
 @contextmanager
@@ -64,7 +75,7 @@ def went(payloads: Payloads, start: int, stop: int, segment: int) -> list[bytes]
     return datagrams
 
 
-@pytest.fixture(params=["list", "chunks", "alike", "headed", "slots"])
+@pytest.fixture(params=["list", "chunks", "alike", "headed", "placed", "slots"])
 def payloads(request: pytest.FixtureRequest) -> Payloads:
     match request.param:
         case "list":
@@ -75,6 +86,8 @@ def payloads(request: pytest.FixtureRequest) -> Payloads:
             return AlikePayloads(EQUAL, 3)
         case "headed":
             return headed(EQUAL)
+        case "placed":
+            return placed(EQUAL, [2, 0, 3, 1])
         case _:
             return in_slots(EQUAL)
 
@@ -135,6 +148,32 @@ def test_headers_and_bodies_are_not_joined_to_be_sent() -> None:
     assert len(taker.buffers) == 2 * SEGMENTS_MAX < IOV_MAX
 
 
+@pytest.mark.parametrize("with_addresses", [True, False])
+def test_headers_and_bodies_are_sent_from_their_places(
+    monkeypatch: pytest.MonkeyPatch, *, with_addresses: bool
+) -> None:
+    monkeypatch.setattr(headed_memory, "HAVE_ADDRESSES", with_addresses)
+    headers = memoryview(b"".join(b"%03d " % number for number in range(300))).tobytes()
+    bodies = b"".join(b"body %03d" % number for number in range(300))
+    room = bytearray(headers), bytearray(bodies)
+    memory = HeadedMemory(memoryview(room[0]), 4, memoryview(room[1]), 8)
+    sent = memory.payloads([(290, 300), (0, 1), (17, 21)], {299: 3, 18: 5, 5: 1})
+    expected = [b"%03d body %03d" % (number, number) for number in (*range(290, 300), 0, *range(17, 21))]
+    expected[9], expected[12] = b"299 bod", b"018 body "
+    assert [*sent] == expected
+    assert sent.sizes == [*map(len, expected)]
+    assert sent[-1] == expected[-1]
+    with pytest.raises(IndexError):
+        sent[15]
+    assert sent.alike(0, 99) == (12, 10)  # the shorter one ends them
+    assert went(sent, 0, 10, 12) == expected[:10]
+    assert went(sent.part(10, 15), 0, 3, 12) == expected[10:13]
+    room[1][8 * 17 : 8 * 17 + 4] = b"BODY"  # what lies there when it is sent
+    assert went(sent, 11, 12, 12) == [b"017 BODY 017"]
+    all_alike = memory.payloads([(0, 200)], {})
+    assert (all_alike.alike(150, 128), all_alike.part(0, 7).alike(2, 3)) == ((12, 50), (12, 3))
+
+
 def test_what_was_received_is_sent_as_it_lies_with_each_size_that_it_is_told() -> None:
     received = in_slots([b"one", b"two", b"four", b"five", b"", b"seven"])
     assert went(received, 0, 2, 3) == [b"one", b"two"]
@@ -178,7 +217,11 @@ def test_how_many_are_alike(payloads: Payloads) -> None:
 )
 def test_how_many_of_any_sizes_are_alike(sizes: list[int], alike: int) -> None:
     payloads = [b"x" * size for size in sizes]
-    for one in (ListPayloads(payloads), headed(payloads), in_slots(payloads)):
+    order = [*range(1, len(sizes)), 0]
+    several: list[Payloads] = [ListPayloads(payloads), headed(payloads), in_slots(payloads)]
+    if all(sizes):
+        several.append(placed(payloads, order))
+    for one in several:
         assert one.alike(0, 9) == (sizes[0], alike)
         assert one.alike(len(sizes) - 1, 9) == (sizes[-1], 1)
 

@@ -21,7 +21,7 @@ from mcastd.protocols.alc import (
     empty_object,
     fdt_packets,
     parse,
-    symbol_headers,
+    write_headers,
 )
 from mcastd.protocols.fec import (
     NO_CODE,
@@ -326,6 +326,15 @@ def test_any_change_of_a_packet_is_a_packet_or_refused(kind: bytes, at: int, val
 # -- what is built
 
 
+def headers_of(header: bytes, scheme: int, sbn: int, esis: range) -> list[bytes]:
+    """Of symbols of a block, as they are written one behind another, and nothing behind them."""
+    size = len(header) + SCHEMES[scheme].payload_id.size
+    memory = memoryview(bytearray(b"-" * (size * len(esis) + 4)))
+    write_headers(memory[:-4], header, scheme, sbn, esis)
+    assert bytes(memory[-4:]) == b"----"
+    return [bytes(memory[at : at + size]) for at in range(0, len(memory) - 4, size)]
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_headers_of_a_block(scheme: int) -> None:
     header = build(7, 9, scheme, extension(99, b"anything"))
@@ -333,18 +342,16 @@ def test_headers_of_a_block(scheme: int) -> None:
     last = (1 << form.esi_bits) - 1
     for sbn in (0, form.blocks - 1, 0x61626364 % form.blocks):
         for esis in (range(10, 14), range(3, 10, 3), range(last - 2, last + 1), range(5, 5)):
-            assert symbol_headers(header, scheme, sbn, esis) == [
-                header + form.identify(sbn, esi) for esi in esis
-            ]
+            assert headers_of(header, scheme, sbn, esis) == [header + form.identify(sbn, esi) for esi in esis]
     for sbn, esis in ((form.blocks, range(1)), (0, range(last, last + 2)), (0, range(-1, 2))):
         with pytest.raises(ValueError, match="no symbol"):
-            symbol_headers(header, scheme, sbn, esis)
+            headers_of(header, scheme, sbn, esis)
 
 
 @pytest.mark.parametrize("esis", [range(KEPT_ESIS - 2, KEPT_ESIS + beyond) for beyond in (0, 1, 2)])
 def test_headers_of_symbols_beyond_those_whose_numbers_are_kept(esis: range) -> None:
     header = build(7, 9, RAPTORQ)
-    assert symbol_headers(header, RAPTORQ, 3, esis) == [
+    assert headers_of(header, RAPTORQ, 3, esis) == [
         header + SCHEMES[RAPTORQ].identify(3, esi) for esi in esis
     ]
 

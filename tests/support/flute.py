@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from mcastd.delivery.carousel import Carousel
-from mcastd.delivery.on_air import Datagrams
+from mcastd.delivery.on_air import HEADER_BYTES, Datagrams, Placed, Room
 from mcastd.protocols import fdt, fec, lct, raptorq
 
 
@@ -18,8 +18,16 @@ def pass_of(carousel: Carousel, number: int, life: float, now: Callable[[], floa
 
 
 def joined(datagrams: Datagrams) -> list[bytes]:
-    """Each datagram of headers and bodies."""
-    return [*map(b"".join, zip(datagrams.pieces[::2], datagrams.pieces[1::2], strict=True))]
+    """Each datagram by itself."""
+    if not isinstance(datagrams, Placed):
+        return [*datagrams]
+    room = datagrams.room
+    return [_joined(room, place) for first, end in datagrams.runs for place in range(first, end)]
+
+
+def _joined(room: Room, place: int) -> bytes:
+    header = room.headers[place * HEADER_BYTES : (place + 1) * HEADER_BYTES]
+    return b"".join((header, room.block(place, room.short.get(place, room.symbol_size))))
 
 
 class Rebuilding:

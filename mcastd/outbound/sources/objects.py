@@ -19,13 +19,15 @@ from mcastd.delivery.carousel import Carousel, symbol_size_of
 from mcastd.delivery.catalog import Catalog
 from mcastd.delivery.codec_process import CodecProcess
 from mcastd.delivery.keys import KeyFileError, read_key
+from mcastd.delivery.on_air import HEADER_BYTES, Placed
 from mcastd.delivery.scan import RefusedFile
 from mcastd.delivery.serials import Serials, SerialsExhaustedError, StateError, state_directory
 from mcastd.errors import McastdError, SettingChange, SourceError
 from mcastd.keytext import GroupKey, SigningKey
 from mcastd.log import get_logger
 from mcastd.names import short_name
-from mcastd.net.payloads import HeadedPayloads, ListPayloads, Payloads
+from mcastd.net.headed_memory import HeadedMemory
+from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.sources.source import Source
 from mcastd.protocols import raptorq
 from mcastd.protocols.crypto import MissingLibraryError
@@ -116,6 +118,7 @@ class ObjectsSource(Source):
             interleave=protocol.interleave,
             make_repair=self._codec.repair,
         )
+        self._memory: HeadedMemory | None = None  # that of the symbols on air
         self._sending = False  # a pass is under way
         self._total_bytes = 0
         self._described: float | None = None  # seconds for which at least what is said of the files holds
@@ -170,7 +173,15 @@ class ObjectsSource(Source):
             self._end_pass()
             return ListPayloads()
         self.position = min(self._total_bytes, self._carousel.progress.source_sent * self._symbol_size)
-        return HeadedPayloads(datagrams.pieces, datagrams.sizes)
+        return self._in_memory(datagrams) if isinstance(datagrams, Placed) else ListPayloads(datagrams)
+
+    def _in_memory(self, datagrams: Placed) -> Payloads:
+        """Datagrams of symbols, sent from where they lie."""
+        room, memory = datagrams.room, self._memory
+        if memory is None or memory.bodies is not room.bodies:
+            memory = HeadedMemory(room.headers, HEADER_BYTES, room.bodies, room.symbol_size)
+            self._memory = memory
+        return memory.payloads(datagrams.runs, room.short)
 
     def set_pace(self, rate: int | None, interval: float | None) -> None:
         self._rate = rate
@@ -181,7 +192,7 @@ class ObjectsSource(Source):
         self.preparing = ""
         self.position = 0
         self._last_round = self.rounds + self._repeat
-        self._announcer = None  # the keys are read anew
+        self._announcer = self._memory = None  # the keys are read anew
         self._carousel.close()
         self._catalog.close()
         self._codec.close()
@@ -282,5 +293,6 @@ class ObjectsSource(Source):
             lost = len(self._carousel.changed)
             self.finished = True
             self.state = f"finished, but for {lost} files that changed under way" if lost else "finished"
+            self._memory = None
             self._carousel.close()
             self._codec.close()
