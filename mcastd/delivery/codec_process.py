@@ -7,7 +7,7 @@ The library holds the interpreter lock for 4 ms a block, in which no other worke
       block or symbols           --- memory of both --->
       request                    ------- socket ------->  calls protocols/raptorq.py
       waits, without the lock    <------ socket --------  answer
-      symbols or block           <-- memory of both ----
+      symbols or block           <-- memory of both ----      a block is completed where it lies
 ```
 
 Symbols are received while it decodes a block: :meth:`CodecProcess.decode_meanwhile` asks, and is called again
@@ -29,7 +29,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import compress
+from functools import lru_cache
+from itertools import chain, compress
+from operator import add, not_
 from typing import NamedTuple
 
 from mcastd import clock
@@ -44,7 +46,7 @@ ANSWER_SECONDS = 30.0
 
 _REPAIR, _DECODE = 1, 2
 # Bytes of the memory that both have: a part for what is asked, which may be a block and as many repair
-# symbols, and behind it one for the answer. What no call has touched takes no room.
+# symbols, and behind it one for repair symbols that are made. What no call has touched takes no room.
 ASKED_MAX_BYTES = 2 * raptorq.BLOCK_MAX_BYTES
 ANSWER_MAX_BYTES = raptorq.BLOCK_MAX_BYTES
 MEMORY_BYTES = ASKED_MAX_BYTES + ANSWER_MAX_BYTES
@@ -118,7 +120,7 @@ class CodecProcess:
                     raise NotYetDecodedError
                 if asked is block:
                     self._decoding = None
-                    return self._take_answer()
+                    return self._take_answer(_DECODE)
             if asked is not None and not asked.closed:
                 raise NotYetDecodedError
             request = _request_for(block, symbol_size)
@@ -158,7 +160,7 @@ class CodecProcess:
             if self._decoding is not None:
                 self._decoding = None
                 with suppress(CodecError, NotInstalledError):
-                    self._take_answer()
+                    self._take_answer(_DECODE)
             with memoryview(self._begin()[1]) as memory:
                 yield memory
 
@@ -184,7 +186,7 @@ class CodecProcess:
     def _ask(self, request: _Request) -> memoryview | None:
         """Have done what stands in the memory. Raises CodecError, NotInstalledError, _FailedError."""
         self._send(request)
-        return self._take_answer()
+        return self._take_answer(request.what)
 
     def _send(self, request: _Request) -> None:
         """Raises _FailedError."""
@@ -193,8 +195,8 @@ class CodecProcess:
         except OSError as error:
             raise _FailedError(reason_of(error)) from error
 
-    def _take_answer(self) -> memoryview | None:
-        """Wait for the answer. Raises CodecError, NotInstalledError, _FailedError."""
+    def _take_answer(self, what: int) -> memoryview | None:
+        """Wait for the answer to what was asked. Raises CodecError, NotInstalledError, _FailedError."""
         connection, memory = self._begin()
         try:
             status, size = _ANSWER.unpack(_take(connection, _ANSWER.size))
@@ -202,7 +204,8 @@ class CodecProcess:
         except (OSError, EOFError) as error:
             raise _FailedError(reason_of(error)) from error
         if status == _DONE:
-            return memoryview(memory)[ASKED_MAX_BYTES : ASKED_MAX_BYTES + size]
+            start = ASKED_MAX_BYTES if what == _REPAIR else 0
+            return memoryview(memory)[start : start + size]
         if status == _NOT_INSTALLED:
             raise NotInstalledError(text)
         if status == _REFUSED:
@@ -290,15 +293,19 @@ def _put_symbols(memory: memoryview, block: PartialBlock, fd: int, symbol_size: 
     memory[end : end + len(rest)] = rest
 
 
-def _symbols(request: _Request, memory: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The symbols that stand in the memory, with their numbers."""
+def _numbered(request: _Request, memory: memoryview, have: bytes) -> Iterator[bytes]:
+    """The symbols that stand in the memory, each behind its number; ``have`` tells which of the source."""
     size, count = request.symbol_size, request.source_symbols
-    end = count * size
-    for number in compress(range(count), memory[end : end + count]):
-        yield number, memory[number * size : (number + 1) * size]
-    for at in range(end + count, request.size, NUMBER_BYTES + size):
-        place = at + NUMBER_BYTES
-        yield int.from_bytes(memory[at:place]), memory[place : place + size]
+    end, width = count * size, NUMBER_BYTES + size
+    source = [memory[at : at + size] for at in compress(range(0, end, size), have)]
+    repair = (memory[at : at + width].tobytes() for at in range(end + count, request.size, width))
+    return chain(map(add, compress(_numbers(count), have), source), repair)
+
+
+@lru_cache(maxsize=2)
+def _numbers(count: int) -> list[bytes]:
+    """Of the source symbols of a block."""
+    return [number.to_bytes(NUMBER_BYTES) for number in range(count)]
 
 
 def serve() -> None:
@@ -315,24 +322,33 @@ def serve() -> None:
         os.close(descriptor)
         while True:
             request = _Request(*_REQUEST.unpack(_take(connection, _REQUEST.size)))
-            status, answer = _answer(request, memory)
-            if status == _DONE:
-                memory[ASKED_MAX_BYTES : ASKED_MAX_BYTES + len(answer)] = answer
-            connection.sendall(_ANSWER.pack(status, len(answer)))
-            if status != _DONE:
-                connection.sendall(answer)
+            with memoryview(memory) as view:
+                connection.sendall(_answer(request, view))
 
 
-def _answer(request: _Request, memory: mmap.mmap) -> tuple[int, bytes]:
-    size = request.symbol_size
+def _answer(request: _Request, memory: memoryview) -> bytes:
+    """Do what is asked, in the memory. Returns what is to be sent."""
+    size, count = request.symbol_size, request.source_symbols
     try:
         if request.what == _REPAIR:
-            block = memory[: request.size]
-            return _DONE, b"".join(raptorq.repair(block, size, request.repair_symbols, request.skip))
-        with memoryview(memory) as view:
-            decoded = raptorq.decode(size, request.source_symbols, _symbols(request, view))
+            made = b"".join(
+                raptorq.repair(memory[: request.size], size, request.repair_symbols, request.skip)
+            )
+            memory[ASKED_MAX_BYTES : ASKED_MAX_BYTES + len(made)] = made
+            return _ANSWER.pack(_DONE, len(made))
+        have = memory[count * size : count * (size + 1)].tobytes()
+        block = raptorq.decode_numbered(size, count, _numbered(request, memory, have))
     except NotInstalledError as error:
-        return _NOT_INSTALLED, error.what.encode()
+        return _refusal(_NOT_INSTALLED, error.what)
     except CodecError as error:
-        return _REFUSED, f"{error.reason} {error}".encode()
-    return (_TOO_FEW, b"") if decoded is None else (_DONE, decoded)
+        return _refusal(_REFUSED, f"{error.reason} {error}")
+    if block is None:
+        return _ANSWER.pack(_TOO_FEW, 0)
+    for at in compress(range(0, count * size, size), map(not_, have)):
+        memory[at : at + size] = block[at : at + size]
+    return _ANSWER.pack(_DONE, count * size)
+
+
+def _refusal(status: int, text: str) -> bytes:
+    data = text.encode()
+    return _ANSWER.pack(status, len(data)) + data

@@ -105,25 +105,33 @@ def decode(
     The last source symbol is filled up with zeros. Returns None if these symbols do not suffice: with one
     more they may. Symbols that come twice do no harm. Raises CodecError, NotInstalledError.
     """
+    return decode_numbered(symbol_size, source_symbols, _numbered(symbol_size, symbols))
+
+
+def decode_numbered(symbol_size: int, source_symbols: int, numbered: Iterable[bytes]) -> bytes | None:
+    """The same from symbols of the right size that have their ids before them, in NUMBER_BYTES."""
     size = _filled(symbol_size)
     _require_block(symbol_size, source_symbols)
     library = _require("cannot repair")
     filling = bytes(size - symbol_size)
+    packets = (symbol + filling for symbol in numbered) if filling else numbered
     with _panics_caught():
         decoder = library.Decoder.with_defaults(source_symbols * size, size)
-        for number, symbol in symbols:
-            if not 0 <= number < SYMBOL_IDS:
-                raise CodecError(CodecReason.SYMBOL_NUMBER, f"{number} is no encoding symbol id")
-            if len(symbol) != symbol_size:
-                raise CodecError(
-                    CodecReason.SYMBOL_SIZE, f"a symbol of {len(symbol)} bytes among those of {symbol_size}"
-                )
-            # The library has symbol ids after the number of the block, which is 0 as their highest byte is
-            packet = number.to_bytes(NUMBER_BYTES) + symbol
-            block: bytes | None = decoder.decode(packet + filling if filling else packet)
-            if block is not None:
-                return block if not filling else _cut(block, symbol_size, size)
-    return None
+        block: bytes | None = next(filter(None, map(decoder.decode, packets)), None)
+    return block if block is None or not filling else _cut(block, symbol_size, size)
+
+
+def _numbered(symbol_size: int, symbols: Iterable[tuple[int, bytes | memoryview]]) -> Iterator[bytes]:
+    """Raises CodecError for what is no symbol of this size."""
+    for number, symbol in symbols:
+        if not 0 <= number < SYMBOL_IDS:
+            raise CodecError(CodecReason.SYMBOL_NUMBER, f"{number} is no encoding symbol id")
+        if len(symbol) != symbol_size:
+            raise CodecError(
+                CodecReason.SYMBOL_SIZE, f"a symbol of {len(symbol)} bytes among those of {symbol_size}"
+            )
+        # The library has symbol ids after the number of the block, which is 0 as their highest byte is
+        yield number.to_bytes(NUMBER_BYTES) + symbol
 
 
 def _library() -> ModuleType | None:
