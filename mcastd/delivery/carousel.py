@@ -247,7 +247,8 @@ class Carousel:
                 is_read = first == 0 < end
                 is_encoded = (at + 1) * turns // (len(stripe) + 1) == turn  # one after another
                 # What there is goes before a block is read or encoded, which takes its time
-                if datagrams and (is_read or is_encoded or (at == 0 and len(datagrams) + of_turn > most)):
+                takes_long = is_read or (is_encoded and block.repair_count)
+                if datagrams and (takes_long or (at == 0 and len(datagrams) + of_turn > most)):
                     yield datagrams
                     datagrams = Placed(self._room)
                 if is_read:

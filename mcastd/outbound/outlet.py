@@ -180,7 +180,9 @@ class Outlet:
             schedule.sent(now, sizes if done == len(sizes) else sizes[:done])
             self.counters.late = schedule.late
             self._last, self._pause = now, 0.0
-            self._window = min(2 * done + 2, BATCH_DATAGRAMS)
+            # Where that was all there is, more may be due at a time
+            if done < len(sizes) or done >= self._window:
+                self._window = min(2 * done + 2, BATCH_DATAGRAMS)
             self._pass_on(done)
         if (done >= BUSY_DATAGRAMS) is self.is_busy:
             self._streak = 0

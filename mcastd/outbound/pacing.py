@@ -171,6 +171,7 @@ class Pacer:
         if now - self._due_at > self._stall:
             self.late += self._start > -math.inf  # the very first is not
             self._restart(now)
+        before = self._spent
         if len(sizes) == 1:
             was_due, self._spent = self._due_at, self._spent + (1 if self._interval else 8 * sizes[0])
             self._due_at = self._at(self._spent)
@@ -180,14 +181,15 @@ class Pacer:
                 self.late += 1
         else:
             spent = self._line_up(sizes)
-            past_tolerance = bisect_left(spent, now - self._tolerance, hi=len(sizes), key=self._at)
-            past_period = bisect_left(spent, now, lo=1, key=self._at) - 1
-            self.late += min(past_tolerance, past_period)
+            if self._due_at < now - self._tolerance:  # else not even the first is late
+                past_tolerance = bisect_left(spent, now - self._tolerance, hi=len(sizes), key=self._at)
+                past_period = bisect_left(spent, now, lo=1, key=self._at) - 1
+                self.late += min(past_tolerance, past_period)
             self._spent = spent[-1]
             self._due_at = self._at(self._spent)
         self.deadline = self._due_at
         if self._rate:
-            took = min(self._burst, 8 * sum(sizes) / self._rate)  # seconds of the rate
+            took = min(self._burst, (self._spent - before) / self._rate)  # seconds of the rate
             self._resting_until = now + took / CATCH_UP_FACTOR
             self.deadline = max(self._due_at, self._resting_until)
 

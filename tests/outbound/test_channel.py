@@ -251,6 +251,26 @@ def test_the_payloads_learn_what_is_done_with(path: Path) -> None:
     assert it.channel.counters.dropped["too-big"] == sum(gone) - 1
 
 
+def test_a_read_that_gives_little_does_not_have_the_next_go_in_small_pieces(path: Path) -> None:
+    """As a description of files between their symbols."""
+    given = [ListPayloads([b"%d" % size] * size) for size in (1, 400, 2, 300)]
+    it = Bench(path, interval=0)
+    source, sent, send = it.channel._source, [], it.link.send
+
+    def read() -> ListPayloads:
+        source.finished = len(given) <= 1
+        return given.pop(0) if given else ListPayloads()
+
+    def note(payloads: Payloads) -> int:
+        sent.append(len(payloads))
+        return send(payloads)
+
+    source.read = read  # type: ignore[method-assign]
+    it.link.send = note  # type: ignore[method-assign]
+    it.run()
+    assert sent == [1, 400, 2, 300]
+
+
 def test_a_file_that_shrinks_counts_what_went(bench: Any, path: Path) -> None:
     """In chunks: what was not read yet is not sent, and not counted."""
     size = 1000
