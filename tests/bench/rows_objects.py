@@ -263,6 +263,8 @@ class FilesSender:
         self._lab.wait_quiet(program.cpu, [], TIMEOUT, "the channel")
         cpu = program.cpu()
         daemon.call("Start", name=f"outbound/{name}")
+        # It is not asked meanwhile: each answer costs it as much as a thousand datagrams
+        self._lab.wait_quiet(program.cpu, [], TIMEOUT, "the channel")
         worker = daemon.wait_state(f"outbound/{name}", "finished", timeout=TIMEOUT)
         self._lab.wait_quiet(program.cpu, [], TIMEOUT, "the channel")
         sent: int = worker["status"]["counters"]["sent"]  # a start is another worker: it begins with 0
