@@ -176,7 +176,8 @@ class Assembly:
 
         Returns False if one has to wait still: ``trouble`` says why, ``cannot_repair`` or ``is_decoding``.
         """
-        for sbn, block in list(self.stalled_blocks.items()):
+        # First the one that the codec decodes: it takes no other before its answer is taken
+        for sbn, block in sorted(self.stalled_blocks.items(), key=lambda item: not item[1].with_codec):
             del self.stalled_blocks[sbn]
             if block.suffices:
                 self._finish(sbn, block)

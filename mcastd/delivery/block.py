@@ -31,6 +31,7 @@ class PartialBlock:
     failed: int = 0  # attempts to decode it
     unasked: bool = False  # the codec failed for a reason of its own: the same symbols may suffice
     decoding: bool = False  # the codec has not answered yet: its owner asks again by itself
+    with_codec: bool = False  # the codec decodes this one, and no other until its answer is taken
     wrong: bool = False  # it was thrown away
     closed: bool = False  # it is done, or was given up: nobody waits for it to be decoded
     heard: bool = True  # the pass that is under way was heard from the beginning of the block

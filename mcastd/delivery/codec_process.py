@@ -119,7 +119,7 @@ class CodecProcess:
                 if asked is not None and not self._has_answered():
                     raise NotYetDecodedError
                 if asked is block:
-                    self._decoding = None
+                    self._decoding, block.with_codec = None, False
                     return self._take_answer(_DECODE)
             if asked is not None and not asked.closed:
                 raise NotYetDecodedError
@@ -128,6 +128,7 @@ class CodecProcess:
                 _put_symbols(memory, block, fd, symbol_size)
                 self._send(request)
                 self._decoding, self._answer_by = block, clock.monotonic() + ANSWER_SECONDS
+                block.with_codec = True
         raise NotYetDecodedError
 
     def prepare(self) -> None:

@@ -18,7 +18,7 @@ from support.objects import NO_CODE, RAPTORQ, SentObject
 
 from mcastd.counters import SymbolCounts
 from mcastd.delivery.assembly import Assembly
-from mcastd.delivery.block import NotYetDecodedError, by_symbols
+from mcastd.delivery.block import Decode, NotYetDecodedError, PartialBlock, by_symbols
 from mcastd.delivery.description import BLOCKS_MAX, ObjectDescription
 from mcastd.delivery.receivable import blocks_of
 from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
@@ -41,11 +41,17 @@ class Receiving:
         self.given = 0
         self.begin(**settings)
 
-    def begin(self, description: ObjectDescription | None = None, **settings: object) -> None:
+    def begin(
+        self,
+        description: ObjectDescription | None = None,
+        *,
+        decode: Decode | None = None,
+        **settings: object,
+    ) -> None:
         self.assembly = Assembly(
             description or self.sent.description,
             self.fd,
-            by_symbols(self.sent.decode),
+            decode or by_symbols(self.sent.decode),
             self.counts,
             self.allowance,
             **settings,  # type: ignore[arg-type]
@@ -362,6 +368,36 @@ def test_symbols_are_taken_while_a_block_is_decoded(receive: Callable[..., Recei
     assert (receiving.assembly.stalled, receiving.assembly.is_decoding) == (False, False)
     receiving.require_whole()
     assert receiving.counted == SymbolCounts(source=15, repair=2, restored=1, repaired_blocks=1)
+
+
+def test_of_many_blocks_the_one_that_the_codec_has_is_asked_for_first(
+    receive: Callable[..., Receiving],
+) -> None:
+    """Else each attempt would come to another one that waits for its turn."""
+    sent, with_codec = SentObject(7 * 128), list[PartialBlock]()
+    decode = by_symbols(sent.decode)
+
+    def one_at_a_time(block: PartialBlock, fd: int, size: int) -> bytes | memoryview | None:
+        """As CodecProcess.decode_meanwhile(); it has answered when it is asked again."""
+        if with_codec == [block]:
+            with_codec.clear()
+            block.with_codec = False
+            return decode(block, fd, size)
+        if not with_codec:
+            with_codec.append(block)
+            block.with_codec = True
+        raise NotYetDecodedError
+
+    receiving = receive(sent)
+    receiving.begin(decode=one_at_a_time)
+    for sbn in range(7):
+        receiving.give(sbn, 1, sent.run(sbn, 1, 8))
+    tries = 1
+    while not receiving.assembly.retry():
+        tries += 1
+        assert tries <= 7
+    receiving.require_whole()
+    assert (tries, receiving.counts.repaired_blocks) == (7, 7)
 
 
 def test_a_block_that_comes_whole_while_it_is_decoded_is_done(receive: Callable[..., Receiving]) -> None:

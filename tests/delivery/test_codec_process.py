@@ -218,7 +218,9 @@ def test_a_block_is_decoded_while_others_wait_for_their_turn(asked: Asked) -> No
         if block is not first or asked.codec.pid is None:
             with pytest.raises(NotYetDecodedError):
                 asked.codec.decode_meanwhile(block, asked.file.fd, SIZE)
+    assert [block.with_codec for block in (first, second, third)] == [True, False, False]
     assert asked.answered(first) == BLOCK + bytes(5)
+    assert not first.with_codec
     with pytest.raises(NotYetDecodedError):
         asked.codec.decode_meanwhile(third, asked.file.fd, SIZE)
     third.closed = True  # nobody waits for it any more
