@@ -289,8 +289,10 @@ class TestFaults:
                 )
 
             source._carousel._make_repair = fails
+            before = len(os.listdir("/proc/self/fd"))
             with pytest.raises(SourceError, match="it has ended; trying again"):
                 round_of(source)
+            assert len(os.listdir("/proc/self/fd")) == before, "a file may stay open until all of it is read"
             source._carousel._make_repair = real
             assert source.rounds == 0
             assert rebuilt(round_of(source)) == contents(tree)

@@ -162,9 +162,11 @@ class ObjectsSource(Source):
             datagrams = self._carousel.next(now)
         except SourceError:
             self._sending = False  # the pass begins anew
+            self._catalog.let_go()
             raise
         except CodecError as error:
             self._sending = False
+            self._catalog.let_go()
             raise SourceError(f"cannot send {self._path}", str(error), waits="trying again") from error
         for changed in self._carousel.changed[self._told_changed : LOGGED_FILES]:
             self._log.warning("file.changed", error=str(changed))
