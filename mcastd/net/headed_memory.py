@@ -21,7 +21,7 @@ from mcastd.net.payloads import Ancillary, alike_of, buffers_of
 try:
     import ctypes
 
-    from mcastd.net.message import Message
+    from mcastd.net.message_header import MessageHeader
 except ImportError:  # a Python without ctypes: iovecs have no addresses, and Python makes its own
     HAVE_ADDRESSES = False
 else:
@@ -46,7 +46,7 @@ class HeadedMemory:
         self.header_size = header_size
         self.body_size = body_size
         self.headers_at, self.bodies_at = _address_of(headers), _address_of(bodies)
-        self.message = Message() if HAVE_ADDRESSES else None
+        self.message = MessageHeader() if HAVE_ADDRESSES else None
         count = len(bodies) // body_size
         iovecs = array("L", bytes(count * PLACE_BYTES))
         for word, values in enumerate(

@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from mcastd.net import _abi, _libc
-from mcastd.net.message import IOVEC_BYTES, Message
+from mcastd.net.message_header import IOVEC_BYTES, MessageHeader
 from mcastd.net.payloads import Ancillary
 from mcastd.net.slots import SLOTS, STRIDE
 
@@ -33,7 +33,7 @@ class SlotWriter:
         low = 0 if sys.byteorder == "little" else ctypes.sizeof(ctypes.c_size_t) - 4
         self._sizes = column(self._iovecs, _libc.iovec.iov_len.offset + low, "I")
         self._lengths = lengths
-        self._message = Message()
+        self._message = MessageHeader()
 
     def write(self, fd: int, count: int) -> int:
         """One writev(2) of what is in the first ``count`` slots. Returns how many bytes. Raises OSError."""

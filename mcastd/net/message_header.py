@@ -13,7 +13,7 @@ IOVEC_BYTES = ctypes.sizeof(_libc.iovec)
 CONTROL_BYTES = 64
 
 
-class Message:
+class MessageHeader:
     """A struct msghdr. Used by one thread at a time."""
 
     def __init__(self) -> None:
