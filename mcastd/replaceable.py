@@ -18,9 +18,10 @@ class ReplaceableThread:
     """Two threads: one that takes the steps, and a deputy that has it replaced when a step hangs.
 
     ``work`` is the first one's main function. It sets ``steps`` and ``at`` before each step, and ``at`` to
-    None after it, with the lock held; it returns if :attr:`current` is not its thread by then. If a step
-    takes longer than ``step_max_seconds``, the deputy calls ``on_hang`` once, with the lock held, which may
-    :meth:`replace` the thread. If it does not, it is called again while the step hangs.
+    None after it, with the lock held, unless another step follows at once. If :attr:`current` is not its
+    thread after a step, it sets nothing and returns. If a step takes longer than ``step_max_seconds``, the
+    deputy calls ``on_hang`` once, with the lock held, which may :meth:`replace` the thread. If it does not,
+    it is called again while the step hangs.
     """
 
     def __init__(

@@ -153,7 +153,8 @@ class Reader:
         self, events: list[ReadyFd], me: threading.Thread, again: bool
     ) -> tuple[int, list[ReadyFd]]:
         """Visit, see Visited. Returns the number of datagrams taken, and which are to be visited again."""
-        thread, taken, owed = self._thread, 0, []
+        thread, taken = self._thread, 0
+        owed: list[ReadyFd] = []
         for event in events:
             fd = event[0]
             visited = self._visited.get(fd)
@@ -162,12 +163,13 @@ class Reader:
             thread.steps += 1
             thread.at = fd
             count = visited.visit(again)
-            with thread.lock:  # a thread that was replaced must not overwrite what its successor is at
-                if thread.current is not me:
-                    break
-                thread.at = None
+            if thread.current is not me:  # all that is left is its successor's, and so is thread.at
+                return taken, owed
             if count is None:
                 owed.append(event)
             else:
                 taken += count
+        with thread.lock:  # not for each visit, of hundreds
+            if thread.current is me:
+                thread.at = None
         return taken, owed
