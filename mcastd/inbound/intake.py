@@ -114,7 +114,8 @@ class Intake:
             counters = self.counters
             counters.received += count
             counters.received_bytes += batch.size
-            counters.truncated += batch.truncated
+            if truncated := batch.truncated:
+                counters.truncated += truncated
             sources = self.sources
             for source, number in batch.sources:
                 if source == sources.last:
