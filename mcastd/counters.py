@@ -46,9 +46,8 @@ class SourceCounts:
         self.first = ""
         self.last = ""
         self._lock = threading.Lock()  # while a run ends: a reader would count it twice, or not at all
-        self.run = (
-            0  # datagrams of the last source that are not in the counts yet: add to it what comes of that
-        )
+        # Datagrams of the last source that are not in the counts yet; Intake.accept() adds to it, too
+        self.run = 0
         self._counts: Counter[str] = Counter()
         self._rest = 0
 

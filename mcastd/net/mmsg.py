@@ -38,11 +38,10 @@ NAME_BYTES = ctypes.sizeof(_libc.sockaddr)
 # Bytes of control messages for a packet; with metadata some 100 are used.
 CONTROL_BYTES = 256
 # What is read of a header: the length of the control messages, and that of the packet. All else is left out.
-LENGTHS = "{}xN{}xI{}x".format(
-    before := _libc.msghdr.msg_controllen.offset,
-    (at := _libc.mmsghdr.msg_len.offset) - before - struct.calcsize("N"),
-    HEADER_BYTES - at - struct.calcsize("I"),
-)
+CONTROLS_AT, LENGTH_AT = _libc.msghdr.msg_controllen.offset, _libc.mmsghdr.msg_len.offset
+BETWEEN = LENGTH_AT - CONTROLS_AT - struct.calcsize("N")
+BEHIND = HEADER_BYTES - LENGTH_AT - struct.calcsize("I")
+LENGTHS = f"{CONTROLS_AT}xN{BETWEEN}xI{BEHIND}x"
 ONE_HEADER, TWO_HEADERS = struct.Struct(LENGTHS).unpack_from, struct.Struct(2 * LENGTHS).unpack_from
 # Slots whose sender is named, and those while only one sender is heard: a name costs time.
 ALL_SLOTS = range(SLOTS)
