@@ -318,7 +318,7 @@ def test_both_ways_give_the_same(
     kinds = [type(side.reader.visited) for side in pair.sides]
     assert kinds == [StraightVisits, Turns]
 
-    @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(EVENTS, max_size=6))
     def happens(events: list[Event]) -> None:
         for event in events:
