@@ -136,7 +136,8 @@ def straight_visits(
     """The straight way, if the subscription has it as it is now."""
     if intake.keeper is not None or outputs.blocking or len(outputs.sinks) != 1:
         return None
-    if outputs.sinks[0].objects is not None:  # more may be wrong with them than the output's account has
+    (sink,) = outputs.sinks
+    if type(sink).problem is not Sink.problem:  # more may be wrong with it than its account has
         return None
     way = link.one_socket()
-    return None if way is None else StraightVisits(general, way, intake, outputs.sinks[0], condition)
+    return None if way is None else StraightVisits(general, way, intake, sink, condition)

@@ -10,7 +10,7 @@ from adhoc.conftest import Pair
 from support.adhoc import Listening, ctl
 from support.daemon import MCASTCTL
 from support.inside import sender
-from support.peer import Stream, Talker
+from support.peer import Talker, streaming
 from support.terminal import Terminal
 
 GROUP, PORT = "239.255.1.2", 9190
@@ -24,7 +24,7 @@ def test_a_listener_shows_datagrams_above_its_line_of_rates(pair: Pair) -> None:
         Talker(pair.left, "eth0", GROUP, PORT, source="10.0.0.1") as talker,
     ):
         terminal.wait(f"listening to {GROUP} port {PORT} on eth0; Ctrl-C ends it")
-        with Stream(talker):
+        with streaming(talker):
             screen = terminal.wait("/s, ", "rates").split("\n")
             terminal.wait(lambda screen: len(screen.split("\n")) == 24 and "/s, " in screen.split("\n")[-1])
         terminal.type("C-c")

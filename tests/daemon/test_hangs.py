@@ -39,11 +39,11 @@ def hanging_stat(path, *rest, **more):
 os.stat = hanging_stat
 import mcastd.supervisor.thread as thread, mcastd.inbound.intake as intake, mcastd.chores as chores
 thread.HANG_SECONDS, chores.Chores.LOOK_EVERY = 0.3, 0.1
-deliver = intake.Intake._deliver
-def hanging_deliver(self, *arguments):
+accept = intake.Intake.accept
+def hanging_accept(self, batch):
     hang(self._outputs.writing[0][1])
-    return deliver(self, *arguments)
-intake.Intake._deliver = hanging_deliver
+    return accept(self, batch)
+intake.Intake.accept = hanging_accept
 from mcastd.entry import mcastd
 mcastd()
 """

@@ -346,7 +346,7 @@ LOGIN = {"nats": ("--user", "tv", "--pass", "s3cret"), "redis": ("--requirepass"
 
 def test_who_is_not_let_in_is_told_and_holds_all_until_the_password_is_right(lab: Lab) -> None:
     server = type(lab.server)(lab.host, lab.directory, *LOGIN[lab.kind], port=4334)
-    lab = lab._replace(server=server)
+    lab.server = server
     server.start()
     password = lab.directory / "password"
     password.write_text("wrong\n")

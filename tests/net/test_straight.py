@@ -357,6 +357,7 @@ def test_a_visit_takes_all_that_has_come_and_ends_if_it_is_busy(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, again: bool
 ) -> None:
     """Only what comes later is reported by epoll(7)."""
+    monkeypatch.setattr(turns_module, "SHARED_VISIT_SECONDS", 60.0)
     pair = Pair(stack, monkeypatch, tmp_path, coalesce=False)
     waiting = Waiting(pair, 1000)
     for visit in range(1, BUSY_VISITS + 1):
@@ -372,6 +373,7 @@ def test_a_visit_takes_all_that_has_come_and_ends_if_it_is_busy(
 def test_a_visit_takes_all_large_datagrams_though_a_batch_has_few(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(turns_module, "SHARED_VISIT_SECONDS", 60.0)
     pair = Pair(stack, monkeypatch, tmp_path, coalesce=False, receive_buffer=8 << 20)
     waiting = Waiting(pair, 60_000)
     for count in (5, 30):  # the arena learns of the first ones how many make a batch

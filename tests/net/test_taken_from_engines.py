@@ -218,7 +218,7 @@ LOGIN = {"nats": ("--user", "tv", "--pass", "s3cret"), "redis": ("--requirepass"
 
 def test_a_server_that_is_away_or_lets_nobody_in_is_told_and_tried_again(lab: Lab) -> None:
     server = type(lab.server)(lab.host, lab.directory, *LOGIN[lab.kind], port=4334)
-    lab = lab._replace(server=server)
+    lab.server = server
     password = lab.directory / "password"
     password.write_text("wr0ng\n")
     password.chmod(0o600)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.flute import headers_of
 
 from mcastd.protocols import lct
 from mcastd.protocols.alc import (
@@ -21,7 +22,6 @@ from mcastd.protocols.alc import (
     empty_object,
     fdt_packets,
     parse,
-    write_headers,
 )
 from mcastd.protocols.fec import (
     NO_CODE,
@@ -324,15 +324,6 @@ def test_any_change_of_a_packet_is_a_packet_or_refused(kind: bytes, at: int, val
 
 
 # -- what is built
-
-
-def headers_of(header: bytes, scheme: int, sbn: int, esis: range) -> list[bytes]:
-    """Of symbols of a block, as they are written one behind another, and nothing behind them."""
-    size = len(header) + SCHEMES[scheme].payload_id.size
-    memory = memoryview(bytearray(b"-" * (size * len(esis) + 4)))
-    write_headers(memory[:-4], header, scheme, sbn, esis)
-    assert bytes(memory[-4:]) == b"----"
-    return [bytes(memory[at : at + size]) for at in range(0, len(memory) - 4, size)]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.flute import headers_of
 
-from mcastd.protocols.alc import PacketReader, empty_object, fdt_packets, symbol_headers
+from mcastd.protocols.alc import PacketReader, empty_object, fdt_packets
 from mcastd.protocols.fdt import FdtInstance, FileEntry, build, parse
 from mcastd.protocols.fec import NO_CODE, RAPTORQ, REED_SOLOMON, SMALL_BLOCK, Blocks, Oti, build_fti, raptorq
 from mcastd.protocols.lct import build as build_header
@@ -112,7 +113,7 @@ def sent(scheme: int, *, inband: bool) -> Iterator[bytes]:
         blocks = Blocks(oti, len(content))
         header = build_header(TSI, toi, scheme, more)
         for sbn in range(blocks.count):
-            headers = symbol_headers(header, scheme, sbn, range(blocks.symbols(sbn)))
+            headers = headers_of(header, scheme, sbn, range(blocks.symbols(sbn)))
             start, stop = blocks.offset(sbn), blocks.offset(sbn) + blocks.size(sbn)
             for head, at in zip(headers, range(start, stop, SYMBOL), strict=True):
                 symbol = content[at : min(at + SYMBOL, stop)]

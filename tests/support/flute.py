@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from mcastd.delivery.carousel import Carousel
 from mcastd.delivery.on_air import HEADER_BYTES, Datagrams, Placed, Room
-from mcastd.protocols import fdt, fec, lct, raptorq
+from mcastd.protocols import alc, fdt, fec, lct, raptorq
 
 
 def pass_of(carousel: Carousel, number: int, life: float, now: Callable[[], float]) -> Iterator[list[bytes]]:
@@ -28,6 +28,15 @@ def joined(datagrams: Datagrams) -> list[bytes]:
 def _joined(room: Room, place: int) -> bytes:
     header = room.headers[place * HEADER_BYTES : (place + 1) * HEADER_BYTES]
     return b"".join((header, room.block(place, room.short.get(place, room.symbol_size))))
+
+
+def headers_of(header: bytes, scheme: int, sbn: int, esis: range) -> list[bytes]:
+    """Of symbols of a block, as they are written one behind another, and nothing behind them."""
+    size = len(header) + fec.SCHEMES[scheme].payload_id.size
+    memory = memoryview(bytearray(b"-" * (size * len(esis) + 4)))
+    alc.write_headers(memory[:-4], header, scheme, sbn, esis)
+    assert bytes(memory[-4:]) == b"----"
+    return [bytes(memory[at : at + size]) for at in range(0, len(memory) - 4, size)]
 
 
 class Rebuilding:

@@ -18,7 +18,7 @@ from support.amt_relay import SOURCE, SmallRelay, datagram
 from support.daemon import RunningDaemon
 from support.host import Host, three_in_a_row
 from support.inside import inside
-from support.peer import Stream, Talker
+from support.peer import Talker, streaming
 from support.wait import wait_for
 
 from mcastd.errors import LinkError
@@ -254,7 +254,7 @@ def test_a_stream_that_fails_natively_goes_on_by_a_tunnel_and_comes_back(
             Talker(sender, "eth0", GROUP, PORT, source="10.8.0.1", label="native ") as talker,
             contextlib.ExitStack() as stack,
         ):
-            with Stream(talker):  # before the daemon: a second of silence is enough for it
+            with streaming(talker):  # before the daemon: a second of silence is enough for it
                 config = CONFIG.replace("DIR", str(tmp_path))
                 daemon = stack.enter_context(
                     RunningDaemon(tmp_path / "daemon", config, enter=receiver.enter([]))
@@ -278,7 +278,7 @@ def test_a_stream_that_fails_natively_goes_on_by_a_tunnel_and_comes_back(
             assert (link["interfaces"], link["tunnel"]["phase"]) == (["eth0", "amt"], "open")
             assert all(kind is RecordKind.IS_EXCLUDE for kind, *_ in relay.reports[told:])
             before = lines("native")
-            with Stream(talker):
+            with streaming(talker):
                 wait_for(lambda: lines("native") > before + 100, "what comes natively again")
 
                 def ways() -> tuple[list[str], object]:
