@@ -74,7 +74,6 @@ def replay(bench: Bench) -> list[Result]:
     count = bench.choose(16_000, 6_000)
     came = [n * BETWEEN + WAVE[n % len(WAVE)] for n in range(count)]
     with contextlib.ExitStack() as stack:
-        lab.keep_awake(stack)
         to, other, third = (lab.new_address() for _ in range(3))
         ours, theirs, evenly = (Probe(lab, address, stack) for address in (to, other, third))
         files = [lab.new_path(f"recording{n}") for n in range(2)]
@@ -86,6 +85,7 @@ def replay(bench: Bench) -> list[Result]:
 
         def mcastd() -> dict[str, float]:
             with contextlib.ExitStack() as run:
+                lab.keep_awake(run)
                 settings = {"framing": '"capture"', "timing": '"capture"'}
                 daemon = Daemon(
                     lab, bench.checkout, channel("again", *to, files[0], settings), run, host=lab.sender
@@ -107,6 +107,7 @@ def replay(bench: Bench) -> list[Result]:
             at_its_time = str(SIZE * 8e9 / BETWEEN), "0"
             command = (lab.program("send"), str(plain), str(SIZE), INTERFACE, third.group, str(third.port))
             with contextlib.ExitStack() as run:
+                lab.keep_awake(run)
                 lab.start(lab.sender, *command, *at_its_time, stack=run).process.wait(60)
             return _off(evenly, range(0, count * BETWEEN, BETWEEN))
 
