@@ -196,8 +196,10 @@ def bounce(lab: Lab, daemon: RunningDaemon, *, in_a_batch: bool = False) -> None
 def test_half_a_minute_with_four_deaths_of_the_server_and_one_of_the_daemon(lab: Lab) -> None:
     """At 5,000 a second: missing is only what came behind all that was safe, and before the next daemon."""
     lab.server.start()
+    # As much room as receive_buffer, for what comes at once after the machine had no time for the daemon
+    config = lab.config(queue='"64MiB"')
     with contextlib.ExitStack() as sending:
-        with lab.daemon() as daemon:
+        with lab.daemon(config) as daemon:
             sent = sending.enter_context(stream(lab, 5000))
             bounce(lab, daemon)
             bounce(lab, daemon, in_a_batch=True)
@@ -208,7 +210,7 @@ def test_half_a_minute_with_four_deaths_of_the_server_and_one_of_the_daemon(lab:
             safe = output["counters"]["written"] + output["engine"]["waiting"]
             daemon.process.kill()
             daemon.process.wait()
-        with lab.daemon() as daemon:
+        with lab.daemon(config) as daemon:
             daemon.wait_state("inbound/tv", "active")
             back = sent[0]
             bounce(lab, daemon)
