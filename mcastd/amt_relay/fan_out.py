@@ -47,7 +47,7 @@ class _Flow(NamedTuple):
 
     group: Address
     takers: Takers
-    reason: str  # why it goes to nobody, if it does not
+    reason: str  # that its datagrams are dropped for, if there are no takers
 
 
 class ServedGateway:

@@ -57,8 +57,8 @@ DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes
 DEFAULT_MAX_SKEW_SECONDS = 0.05
 # How long a gap is waited for with repair, if reorder does not say it: two matrices of 100 at 5 Mbit/s.
 FEC_HOLD_SECONDS = 0.5
-# max_latency where it is absent, of datagrams of files, which nobody waits for one by one. In 20 ms at
-# 1 Gbit/s comes what fills the default buffer.
+# The default of max_latency for whole files, of which no single datagram is urgent. At 1 Gbit/s as much comes
+# in that time as the default buffer holds.
 FILES_LATENCY_SECONDS = 0.02
 # With a smaller receive buffer datagrams are taken at once: it holds too few to let them gather.
 GATHERING_BUFFER_MIN_BYTES = 1 << 20

@@ -21,9 +21,9 @@ from mcastd.status import BridgeStatus, RouteStatus
 NAMED_MAX = 5
 # Groups of a bridge that are watched: what goes in a circle has the most packets.
 WATCHED_GROUPS_MAX = 16
-# So many TTLs of one sender's datagrams at equal distances mean a circle: each round takes as much off.
-# Another program on its host, or another way to here, makes one more; and who looks for others farther and
-# farther away has 1, 2, 4, 8.
+# So many TTLs of one sender's datagrams, at equal distances, mean a circle: each round lowers the TTL by the
+# same. Fewer have other causes: a second program on the host that sends, or a second way from there. A
+# search with a growing TTL has unequal distances: 1, 2, 4, 8.
 CIRCLE_TTLS_MIN = 4
 
 

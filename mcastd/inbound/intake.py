@@ -52,7 +52,7 @@ class Intake:
         self._context = context
 
     def take(self, link: Receiver, seconds: float = math.inf) -> int:
-        """Take what has come, BATCHES_AT_ONCE batches at most, and no other one after so many ``seconds``.
+        """Take batches until nothing waits, BATCHES_AT_ONCE are taken, or ``seconds`` have passed.
 
         Returns the number of datagrams.
         """
@@ -64,7 +64,7 @@ class Intake:
             batches += 1
             if link.emptied or batches == BATCHES_AT_ONCE:
                 break
-            if batches == 1:  # as a rule there is no other one, and nobody has to ask for the time
+            if batches == 1:  # most calls end before this, without a look at the clock
                 until = (self.last or 0.0) + seconds
             if clock.monotonic() >= until:
                 break

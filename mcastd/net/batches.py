@@ -1,4 +1,4 @@
-"""What one recvmmsg(2) has left in an arena: read by columns, and only as far as somebody asks for it."""
+"""The datagrams that one recvmmsg(2) has written into an arena. A column is read when it is asked for."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.host import ip
+from support.receiving import receiving_with
 from support.wait import wait_for
 
 from mcastd.ip import MAX_DATAGRAM_BYTES
@@ -37,11 +38,8 @@ def stack(
     request: pytest.FixtureRequest, no_fd_leak: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ExitStack]:
     """Each test runs with ctypes and without."""
-    arenas.pools.clear()
-    monkeypatch.setattr(arenas, "HAVE_RECVMMSG", request.param == "recvmmsg")
-    with ExitStack() as stack:
+    with receiving_with(request.param == "recvmmsg", monkeypatch), ExitStack() as stack:
         yield stack
-    arenas.pools.clear()  # other tests are not to receive without ctypes
 
 
 Link = tuple[SocketReceiver, SocketSender]

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.receiving import receiving_with
 from support.wait import wait_for
 
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.inbound.reader import Reader
 from mcastd.makers import Parts, build
-from mcastd.net import arenas, batches, mmsg, slots
+from mcastd.net import batches, mmsg, slots
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
@@ -53,17 +54,15 @@ class Running:
 
 
 @pytest.fixture(params=["recvmmsg", "plain"])
-def receiving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    arenas.pools.clear()
-    monkeypatch.setattr(arenas, "HAVE_RECVMMSG", request.param == "recvmmsg")
-    return str(request.param)
+def receiving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with receiving_with(request.param == "recvmmsg", monkeypatch):
+        yield str(request.param)
 
 
 @pytest.fixture
 def stack(no_fd_leak: None) -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack
-    arenas.pools.clear()  # other tests are not to receive without ctypes
 
 
 def subscription(path: Path, port: int, output: dict[str, Any], **settings: Any) -> InboundSubscription:

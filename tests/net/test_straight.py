@@ -24,6 +24,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.host import ip
+from support.receiving import receiving_with
 from support.subscription import VisitedByHand
 from support.wait import wait_for
 
@@ -298,10 +299,7 @@ def stack(
     request: pytest.FixtureRequest, no_fd_leak: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ExitStack]:
     """Each test runs with ctypes and without."""
-    arenas.pools.clear()
-    monkeypatch.setattr(arenas, "HAVE_RECVMMSG", request.param == "recvmmsg")
-    with ExitStack() as stack:
-        stack.callback(arenas.pools.clear)  # other tests are not to receive without ctypes
+    with receiving_with(request.param == "recvmmsg", monkeypatch), ExitStack() as stack:
         ip(f"addr add {OTHER_SENDER}/32 dev lo")
         stack.callback(ip, f"addr del {OTHER_SENDER}/32 dev lo")
         yield stack
