@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mcastd.config.kinds import Kinds, OfKind
-from mcastd.config.types import FilePath, Group, Period, SessionName
+from mcastd.config.types import FilePath, Group, Period, SessionName, Switch
 from mcastd.config.words import show
 
 DEFAULT_INTERVAL_SECONDS = 30.0
@@ -27,6 +27,12 @@ class Announcing(OfKind):
         DEFAULT_INTERVAL_SECONDS,
         description="The time between announcements in seconds, give or take a third; longer where all that"
         " this daemon sends to one group would take more than 4000 bit/s.",
+    )
+    copies: Switch = Field(
+        False,
+        description="Whether the description names the channel's copies, too, as the same stream (RFC 7104):"
+        " a receiver that knows this takes each datagram from whichever comes first. One that does not, as"
+        " most players, takes them for streams of their own.",
     )
     sdp: FilePath | None = Field(
         None,

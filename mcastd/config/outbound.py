@@ -269,6 +269,8 @@ class OutboundChannel(GroupSettings):
                 f"{announced_to} is IPv{announced_to.version}, but the channel's group {self.group} is"
                 f" IPv{self.group.version}",
             )
+        if self.announce is not None and self.announce.copies and not self.copies:
+            yield ("announce", "copies"), "does nothing without copies of the channel"
 
     def _contradictions_of_received(self) -> Iterator[tuple[Location, str]]:
         """What contradicts a source that others send."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
@@ -17,13 +17,17 @@ from mcastd.status import SenderDescription
 # Bytes of the number of a session: it is below 2 to the 56th, which every program reads.
 SESSION_BYTES = 7
 
+# By which way each leg of a channel sends, in their order (see OutboundChannel.by_leg); None: by none now.
+# At least one has a way.
+Ways = Sequence[SenderDescription | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
     """One version of what is announced of a channel."""
 
-    channel: OutboundChannel
-    way: SenderDescription  # by which the channel's own datagrams go
+    leg: OutboundChannel  # the first leg of the channel that has a way: the announcement goes there, too
+    way: SenderDescription  # by which the leg's own datagrams go
     group: Address  # that it is announced to
     message: int  # with the address it is the version's own among those of this daemon
     description: bytes
@@ -46,7 +50,7 @@ class Announcement:
 def announcement(
     worker: str,
     channel: OutboundChannel,
-    way: SenderDescription,
+    ways: Ways,
     announcing: Announcing,
     *,
     before: Announcement | None,
@@ -58,41 +62,57 @@ def announcement(
     ``version`` is that of the description if it is another one; ``taken`` has the messages that others of
     this daemon have.
     """
-    group = announcing.group or sap.group_for(channel.group)
+    leg, way = first_way(channel, ways)
+    group = announcing.group or sap.group_for(leg.group)
     if before is not None and (before.way, before.group) == (way, group):
-        same = describe(worker, channel, way, announcing, sdp.origin_in(before.description).version)
+        same = describe(worker, channel, ways, announcing, sdp.origin_in(before.description).version)
         if same == before.description:
-            return replace(before, channel=channel)
-    description = describe(worker, channel, way, announcing, version)
+            return replace(before, leg=leg)
+    description = describe(worker, channel, ways, announcing, version)
     message = sap.message_of(description)
     while message in taken:
         message = message % 0xFFFF + 1
-    return Announcement(channel, way, group, message, description)
+    return Announcement(leg, way, group, message, description)
+
+
+def first_way(channel: OutboundChannel, ways: Ways) -> tuple[OutboundChannel, SenderDescription]:
+    """The first leg that has a way, and its way."""
+    return next((leg, way) for leg, way in zip(channel.by_leg(), ways, strict=True) if way is not None)
 
 
 def describe(
-    worker: str, channel: OutboundChannel, way: SenderDescription, announcing: Announcing, version: int
+    worker: str, channel: OutboundChannel, ways: Ways, announcing: Announcing, version: int
 ) -> bytes:
-    """The description of a channel, whose datagrams leave as ``way`` says."""
-    line = channel.protocol.media_line(channel.framing)
+    """The description of a channel, whose datagrams leave as ``ways`` says; of its first leg, or of all."""
     number = hashlib.blake2b(worker.encode(), digest_size=SESSION_BYTES).digest()
-    medium = sdp.Medium(
-        kind=line.kind,
-        port=channel.port,
-        transport=line.transport,
-        formats=(line.format,),
-        address=channel.group,
-        ttl=channel.ttl,
-        sources=(ip_address(way.address),),
-        attributes=line.attributes,
-    )
+    _, first = first_way(channel, ways)
+    media = [_medium(leg, way) for leg, way in zip(channel.by_leg(), ways, strict=True)]
+    if announcing.copies:
+        media = [replace(medium, mid=str(place)) for place, medium in enumerate(media, 1)]
+    else:
+        del media[1:]
     return sdp.build(
         sdp.SessionDescription(
-            origin=sdp.SessionOrigin("mcastd", str(int.from_bytes(number)), version, way.address),
+            origin=sdp.SessionOrigin("mcastd", str(int.from_bytes(number)), version, first.address),
             name=announcing.name or short_name(worker),
-            media=(medium,),
+            media=tuple(media),
+            duplicates=(tuple(range(len(media))),) if announcing.copies else (),
             attributes=(("tool", f"mcastd {__version__}"), ("type", "broadcast"), ("recvonly", None)),
         )
+    )
+
+
+def _medium(leg: OutboundChannel, way: SenderDescription | None) -> sdp.Medium:
+    line = leg.protocol.media_line(leg.framing)
+    return sdp.Medium(
+        kind=line.kind,
+        port=leg.port,
+        transport=line.transport,
+        formats=(line.format,),
+        address=leg.group,
+        ttl=leg.ttl,
+        sources=() if way is None else (ip_address(way.address),),
+        attributes=line.attributes,
     )
 
 

@@ -29,11 +29,11 @@ from mcastd.net.interfaces import Host, look
 from mcastd.net.link import Sender
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.sender import SocketSender
-from mcastd.outbound.announcement import Announcement, announcement, interval_of
+from mcastd.outbound.announcement import Announcement, Ways, announcement, interval_of
 from mcastd.paths import replace_file
 from mcastd.protocols import sap
 from mcastd.protocols.sdp import NTP_TO_UNIX_SECONDS
-from mcastd.status import AnnouncementStatus, SenderDescription
+from mcastd.status import AnnouncementStatus
 from mcastd.threads import Thread
 
 # After this long without a link a channel counts as ended.
@@ -60,7 +60,7 @@ class _Session:
 
     worker: str
     log: structlog.typing.FilteringBoundLogger
-    wanted: tuple[OutboundChannel, Announcing, SenderDescription] | None  # None: it has ended
+    wanted: tuple[OutboundChannel, Announcing, Ways] | None  # None: it has ended
     due: float  # monotonic seconds when it is announced, or deleted, next
     made: Announcement | None = None  # what was announced last, and holds
     interval: float = 0.0  # seconds
@@ -85,8 +85,8 @@ class SessionAnnouncer:
 
     # -- for the channels
 
-    def announce(self, worker: str, channel: OutboundChannel, way: SenderDescription) -> None:
-        """A channel sends by ``way`` from now on: announce it, if its settings say so. Never blocks long."""
+    def announce(self, worker: str, channel: OutboundChannel, ways: Ways) -> None:
+        """A channel sends by ``ways`` from now on: announce it, if its settings say so. Never blocks long."""
         if channel.announce is None:
             self.withdraw(worker)
             return
@@ -96,7 +96,7 @@ class SessionAnnouncer:
             if session is None:
                 session = _Session(worker, get_logger(worker=worker), None, now)
                 self._sessions[worker] = session
-            session.wanted, session.due = (channel, channel.announce, way), now
+            session.wanted, session.due = (channel, channel.announce, ways), now
             self._begin()
             self._changed.notify()
 
@@ -132,9 +132,9 @@ class SessionAnnouncer:
         session = self._sessions.get(worker)
         if session is None or (wanted := session.wanted) is None:
             return None
-        channel, announcing, _ = wanted
+        (channel, announcing, _), made = wanted, session.made
         return AnnouncementStatus(
-            group=str(announcing.group or sap.group_for(channel.group)),
+            group=str(made.group if made else announcing.group or sap.group_for(channel.group)),
             interval=session.interval or announcing.interval,
             sent=session.sent,
             failed=session.failed,
@@ -188,7 +188,7 @@ class SessionAnnouncer:
                 self._changed.wait(wait)
 
     def _announce(
-        self, session: _Session, channel: OutboundChannel, announcing: Announcing, way: SenderDescription
+        self, session: _Session, channel: OutboundChannel, announcing: Announcing, ways: Ways
     ) -> None:
         before, session.interval = session.made, announcing.interval
         with self._changed:
@@ -196,7 +196,7 @@ class SessionAnnouncer:
         made = announcement(
             session.worker,
             channel,
-            way,
+            ways,
             announcing,
             before=before,
             version=int(clock.wall()) + NTP_TO_UNIX_SECONDS,
@@ -237,8 +237,8 @@ class SessionAnnouncer:
 
     def _send(self, made: Announcement, packet: bytes) -> None:
         """Raises LinkError."""
-        interface = made.channel.interface or made.way.interface
-        sender = self._open_sender(made.group, made.channel, interface)
+        interface = made.leg.interface or made.way.interface
+        sender = self._open_sender(made.group, made.leg, interface)
         try:
             sender.send(ListPayloads([packet]))
         finally:

@@ -20,6 +20,7 @@ from mcastd.counters import OutboundCounters
 from mcastd.handover import Handover
 from mcastd.log import get_logger
 from mcastd.net.link import Sender
+from mcastd.outbound.announcement import Ways
 from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.legs import Leg
 from mcastd.outbound.outlet import NO_CARRIER, TOO_BIG, Outlet
@@ -88,6 +89,7 @@ class Channel:
         self._reported_carrier: bool | None = None  # as last given to the context; None: not in this run
         self._reported_preparing = ""  # the same of the source
         self._reported_troubles: Sequence[str] = ()  # the same of the legs and the source
+        self._announced_ways: Ways = ()  # as last given to the announcer; none: it is not announced
 
     def __repr__(self) -> str:
         turn = "with others" if self._handover.lent_by else "alone"
@@ -127,6 +129,7 @@ class Channel:
                     self._link = None
                     if self._announcer is not None:
                         self._announcer.withdraw(self.name)
+                        self._announced_ways = ()
 
     def update(self, settings: object) -> bool:
         if not isinstance(settings, OutboundChannel):
@@ -142,8 +145,11 @@ class Channel:
         return True
 
     def _announce(self) -> None:
-        if self._announcer is not None and self._described is not None:
-            self._announcer.announce(self.name, self._applied, self._described)
+        """Announce it, if its ways have changed. Not while the shared sender has the link."""
+        ways = [None if leg.link is None else leg.link.describe() for leg in self._legs] or [self._described]
+        if self._announcer is not None and any(ways) and ways != self._announced_ways:
+            self._announced_ways = ways
+            self._announcer.announce(self.name, self._applied, ways)
 
     def _pacer(self, config: OutboundChannel) -> Pacer:
         return Pacer(
@@ -349,6 +355,7 @@ class Channel:
                 self._log.warning(event, reason=trouble)
         self._reported_carrier, self._reported_preparing = link.carrier, preparing
         self._reported_troubles = troubles
+        self._announce()
         context.ready(detail, degraded=bool(troubles) or not link.carrier)
 
     def _follow(self, link: Sender) -> None:
@@ -357,7 +364,7 @@ class Channel:
         if self._described != link.describe():
             self._described = link.describe()
             self._log.info("link.moved", **as_json(self._described))
-            self._announce()
+        self._announce()
 
     def _wait_for_source(self, context: Context, link: Sender) -> None:
         """Wait until the source may have more, or until the link's deadline."""

@@ -45,7 +45,7 @@ def refusal(tmp_path: Path, line: str) -> str:
 def test_a_switch_or_a_table(tmp_path: Path, line: str, written: Any) -> None:
     config = loaded(tmp_path, line)
     again = tomllib.loads(dump(config))["outbound"]["tv"].get("announce")
-    expected = {"kind": "sap", **written} if isinstance(written, dict) else written
+    expected = {"kind": "sap", "copies": False, **written} if isinstance(written, dict) else written
     assert again == expected
     (tmp_path / "again.toml").write_text(dump(config))
     assert load(tmp_path / "again.toml") == config
@@ -68,6 +68,10 @@ def test_a_switch_or_a_table(tmp_path: Path, line: str, written: Any) -> None:
         (
             'announce = { group = "ff15::1" }',
             "announce.group: ff15::1 is IPv6, but the channel's group 239.255.1.2 is IPv4",
+        ),
+        (
+            "announce = { copies = true }",
+            "announce.copies: does nothing without copies of the channel",
         ),
         ("announce = { interval = 0 }", "announce.interval: must be longer than 0, not 0"),
     ],

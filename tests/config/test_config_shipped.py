@@ -77,7 +77,7 @@ def with_description(text: str, tmp_path: Path) -> str:
     )
     channel = config.outbound["stage"]
     assert channel.announce is not None
-    path.write_bytes(describe("outbound/stage", channel, STAGE, channel.announce, 1))
+    path.write_bytes(describe("outbound/stage", channel, [STAGE], channel.announce, 1))
     return text.replace("/etc/mcastd/stage.sdp", str(path))
 
 

@@ -18,6 +18,8 @@ from support.peer import Talker
 from support.repair import matrix, media
 from support.wait import wait_for
 
+from mcastd.protocols import sdp
+
 pytestmark = pytest.mark.root
 
 GROUPS, PORT = ("239.255.31.1", "239.255.31.2"), 9331
@@ -192,6 +194,59 @@ output = {{ kind = "file", path = "{output}", format = "payload" }}
     assert seen["sequence"]["counters"] == {"lost": 0, "duplicated": 0, "reordered": 0, "restarts": 0}
     assert len(seen["sequence"]["senders"]) == 2
     assert seen["shared_interface"] == "lo"
+
+
+def test_a_description_names_both_ways_and_a_subscription_receives_by_them(tmp_path: Path) -> None:
+    """A way that goes is named without its sender, and with it again when it is back."""
+    described, output = tmp_path / "tv.sdp", tmp_path / "seen"
+    channel = f"""
+[outbound.tv]
+source = "{tmp_path}/film"
+group = "{GROUPS[0]}"
+port = {PORT}
+interface = "eth0"
+framing = "chunk"
+protocol = "rtp"
+rate = "1Mbit"
+repeat = "forever"
+copies = [{{ group = "{GROUPS[1]}", interface = "eth1" }}]
+announce = {{ copies = true, sdp = "{described}" }}
+"""
+    subscription = f"""
+[inbound.tv]
+sdp = "{described}"
+interface = ["eth0", "eth1"]
+protocol = "rtp"
+max_skew = "1s"
+output = "{output}"
+"""
+    (tmp_path / "film").write_bytes(bytes(300_000))
+
+    def senders() -> list[list[str]] | None:
+        """Of each leg that the description names."""
+        legs = sdp.parse(described.read_bytes()).legs_of(0) if described.exists() else ()
+        assert all(str(leg.address) == group for leg, group in zip(legs, GROUPS, strict=False))
+        return [[str(source) for source in leg.sources] for leg in legs]
+
+    with ExitStack() as stack:
+        wires = Wires(stack)
+        daemon = stack.enter_context(RunningDaemon(tmp_path, channel, enter=wires.here.enter(())))
+        wait_for(lambda: senders() == [["10.31.0.1"], ["10.31.1.1"]], "both ways")
+        wires.here.ip("link del eth0")
+        wait_for(lambda: senders() == [[], ["10.31.1.1"]], "the way that is left")
+        wires.plug(0)
+        wait_for(lambda: senders() == [["10.31.0.1"], ["10.31.1.1"]], "both ways again")
+        daemon.write(channel + subscription)
+        assert daemon.ctl("reload").returncode == 0
+        legs = wait_for(lambda: brought(daemon), "both legs")
+        assert legs is not None
+        assert [leg["group"] for leg in legs] == list(GROUPS)
+
+
+def brought(daemon: RunningDaemon) -> list[dict[str, Any]] | None:
+    """The legs of the subscription, when each has brought something."""
+    legs: list[dict[str, Any]] = daemon.worker("inbound/tv")["status"]["legs"]
+    return legs if all(leg["received"] for leg in legs) else None
 
 
 def both(daemon: RunningDaemon, count: int) -> dict[str, Any] | None:

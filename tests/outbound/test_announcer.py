@@ -43,7 +43,7 @@ def described(
     of: OutboundChannel, worker: str = "outbound/news", version: int = 17
 ) -> sdp.SessionDescription:
     assert of.announce is not None
-    return sdp.parse(describe(worker, of, WAY, of.announce, version))
+    return sdp.parse(describe(worker, of, [WAY], of.announce, version))
 
 
 @dataclass
@@ -124,6 +124,29 @@ def test_a_transport_stream_is_what_players_play(protocol: object, transport: st
     assert ("rtpmap", f"{payload_type} MP2T/90000") in medium.attributes
 
 
+def test_the_copies_of_a_channel_are_named_if_that_is_wished() -> None:
+    """Each with the sender that it has; of a leg that is down the sender is not known."""
+    copies, other = [{"group": "239.192.1.3", "port": 5006}], SenderDescription("eth8", "198.51.100.9")
+
+    def described_by(*ways: SenderDescription | None, named: bool = True) -> sdp.SessionDescription:
+        of = channel({"copies": named}, copies=copies)
+        assert of.announce is not None
+        return sdp.parse(describe("outbound/news", of, ways, of.announce, 17))
+
+    session = described_by(WAY, other)
+    assert [(str(leg.address), leg.port, *map(str, leg.sources)) for leg in session.legs_of(0)] == [
+        ("239.192.1.2", 5004, "192.0.2.9"),
+        ("239.192.1.3", 5006, "198.51.100.9"),
+    ]
+    down = described_by(None, other)
+    assert down.origin.address == "198.51.100.9"
+    assert [leg.sources for leg in down.legs_of(0)] == [(), (ip_address("198.51.100.9"),)]
+    (alone,) = described_by(WAY, other, named=False).media
+    assert (str(alone.address), alone.mid) == ("239.192.1.2", "")
+    (first,) = described_by(None, other, named=False).media
+    assert (str(first.address), first.sources) == ("239.192.1.2", ()), "another leg's sender is not its own"
+
+
 def test_a_session_keeps_its_number_and_has_one_of_its_own() -> None:
     again, other = described(channel(), version=18), described(channel(), "outbound/tv")
     assert again.origin.identity == described(channel()).origin.identity != other.origin.identity
@@ -142,7 +165,9 @@ def test_another_message_after_a_change_and_for_each_channel() -> None:
         version: int = 1,
     ) -> Announcement:
         way = replace(WAY, address=address)
-        return announcement("outbound/news", settings, way, said, before=before, version=version, taken=taken)
+        return announcement(
+            "outbound/news", settings, [way], said, before=before, version=version, taken=taken
+        )
 
     first = made()
     assert made(first, version=2) == first, "nothing has changed"
@@ -160,12 +185,12 @@ def test_what_no_description_says_is_taken_over() -> None:
 
     def made(ttl: int, before: Announcement | None = None) -> Announcement:
         settings = channel(group="ff15::1", ttl=ttl)
-        return announcement("outbound/six", settings, way, said, before=before, version=1, taken=())
+        return announcement("outbound/six", settings, [way], said, before=before, version=1, taken=())
 
     first = made(3)
     second = made(4, first)
     assert second.says_the_same_as(first)
-    assert (first.channel.ttl, second.channel.ttl) == (3, 4)
+    assert (first.leg.ttl, second.leg.ttl) == (3, 4)
 
 
 def test_many_announcements_are_seldom_ones() -> None:
@@ -180,7 +205,7 @@ def test_many_announcements_are_seldom_ones() -> None:
 
 def test_a_channel_is_announced_again_and_again_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     with announcing(monkeypatch) as (one, network):
-        one.announce("outbound/news", channel(), WAY)
+        one.announce("outbound/news", channel(), [WAY])
         wait_for(lambda: len(network.sent) >= 3, "three announcements")
         assert status(one).group == "239.195.255.255"
         wait_for(lambda: status(one).sent >= 3, "their count")
@@ -203,10 +228,10 @@ def test_what_begins_again_at_once_is_not_deleted(monkeypatch: pytest.MonkeyPatc
     """As where a setting changes that listeners do not see."""
     with announcing(monkeypatch) as (one, network):
         monkeypatch.setattr(module, "GRACE_SECONDS", 30.0)
-        one.announce("outbound/news", channel(), WAY)
+        one.announce("outbound/news", channel(), [WAY])
         wait_for(lambda: network.sent, "an announcement")
         one.withdraw("outbound/news")
-        one.announce("outbound/news", channel(rate="2Mbit"), WAY)
+        one.announce("outbound/news", channel(rate="2Mbit"), [WAY])
         seen = len(network.sent) + 1  # one may be under way
         wait_for(lambda: len(network.sent) > seen, "another one")
         assert all(sent == network.sent[0] for sent in network.sent.copy())
@@ -214,9 +239,9 @@ def test_what_begins_again_at_once_is_not_deleted(monkeypatch: pytest.MonkeyPatc
 
 def test_what_has_changed_is_deleted_and_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     with announcing(monkeypatch) as (one, network):
-        one.announce("outbound/news", channel({"interval": "1h"}), WAY)
+        one.announce("outbound/news", channel({"interval": "1h"}), [WAY])
         wait_for(lambda: len(network.sent) == 1, "an announcement")
-        one.announce("outbound/news", channel({"interval": "1h"}), SenderDescription("eth8", "192.0.2.10"))
+        one.announce("outbound/news", channel({"interval": "1h"}), [SenderDescription("eth8", "192.0.2.10")])
         wait_for(lambda: len(network.sent) == 3, "the change")
         old, gone, new = (packet for _, packet in network.sent)
         assert network.kinds() == ["announcement", "deletion", "announcement"]
@@ -227,9 +252,9 @@ def test_what_has_changed_is_deleted_and_announced(monkeypatch: pytest.MonkeyPat
 
 def test_all_are_deleted_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     with announcing(monkeypatch) as (one, network):
-        one.announce("outbound/news", channel({"interval": "1h"}), WAY)
-        one.announce("outbound/tv", channel({"interval": "1h", "group": "239.255.255.254"}, port=5006), WAY)
-        one.announce("outbound/quiet", channel(announce=False), WAY)
+        one.announce("outbound/news", channel({"interval": "1h"}), [WAY])
+        one.announce("outbound/tv", channel({"interval": "1h", "group": "239.255.255.254"}, port=5006), [WAY])
+        one.announce("outbound/quiet", channel(announce=False), [WAY])
         wait_for(lambda: len(network.sent) == 2, "both")
         assert one.status("outbound/quiet") is None
     assert sorted(network.kinds()) == ["announcement", "announcement", "deletion", "deletion"]
@@ -239,7 +264,7 @@ def test_all_are_deleted_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_sent_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with announcing(monkeypatch) as (one, network):
         network.refusal = "no such interface"
-        one.announce("outbound/news", channel(), WAY)
+        one.announce("outbound/news", channel(), [WAY])
         wait_for(lambda: status(one).failed >= 2, "two attempts")
         assert (status(one).sent, status(one).error) == (0, "cannot send: no such interface")
         network.refusal = ""
@@ -256,8 +281,8 @@ def test_a_fault_of_one_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch
             return network.open(group, channel, interface)
 
         monkeypatch.setattr(one, "_open_sender", fail)
-        one.announce("outbound/faulty", channel({"interval": "300ms"}, port=5006), WAY)
-        one.announce("outbound/news", channel(), WAY)
+        one.announce("outbound/faulty", channel({"interval": "300ms"}, port=5006), [WAY])
+        one.announce("outbound/news", channel(), [WAY])
         wait_for(lambda: status(one).sent >= 2, "announcements")
         wait_for(lambda: str(status(one, "outbound/faulty").error).startswith("it failed: IndexError"))
 
@@ -268,12 +293,12 @@ def test_a_fault_of_one_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch
 def test_the_description_is_a_file_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "made" / "news.sdp"
     with announcing(monkeypatch) as (one, network):
-        one.announce("outbound/news", channel({"sdp": str(path), "interval": "1h"}), WAY)
+        one.announce("outbound/news", channel({"sdp": str(path), "interval": "1h"}), [WAY])
         wait_for(path.exists, "the file")
         assert sdp.parse(path.read_bytes()).name == "news"
         assert path.stat().st_mode & 0o777 == 0o644
         assert path.parent.stat().st_mode & 0o777 == 0o755, "players may enter where they may read"
-        one.announce("outbound/news", channel({"sdp": str(path), "interval": "1h"}, port=5006), WAY)
+        one.announce("outbound/news", channel({"sdp": str(path), "interval": "1h"}, port=5006), [WAY])
         wait_for(lambda: sdp.parse(path.read_bytes()).media[0].port == 5006, "the new one")
         assert os.listdir(path.parent) == ["news.sdp"]
         wait_for(lambda: len(network.sent) == 3, "the change")
@@ -284,7 +309,7 @@ def test_a_file_that_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch, 
     blocking = tmp_path / "blocking"
     blocking.write_text("no directory")
     with announcing(monkeypatch) as (one, network):
-        one.announce("outbound/news", channel({"sdp": f"{blocking}/news.sdp"}), WAY)
+        one.announce("outbound/news", channel({"sdp": f"{blocking}/news.sdp"}), [WAY])
         wait_for(lambda: status(one).file_error, "the error")
         assert status(one).file_error == f"cannot write {blocking}/news.sdp: not a directory"
         wait_for(lambda: len(network.sent) >= 2, "announcements all the same")
@@ -311,8 +336,8 @@ def test_a_disk_that_hangs_costs_a_channel_nothing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "replace_file", lambda *_: hung.wait(60))
     try:
         with announcing(monkeypatch) as (one, network):
-            one.announce("outbound/news", channel({"sdp": f"{tmp_path}/news.sdp"}), WAY)
-            one.announce("outbound/tv", channel(), WAY)
+            one.announce("outbound/news", channel({"sdp": f"{tmp_path}/news.sdp"}), [WAY])
+            one.announce("outbound/tv", channel(), [WAY])
             wait_for(lambda: status(one, "outbound/tv").sent >= 2, "the other one")
             wait_for(lambda: "does not answer" in str(status(one).file_error), "the error")
             assert network.sent
@@ -358,7 +383,7 @@ def test_a_thread_that_cannot_be_had_at_first_is_started_later(monkeypatch: pyte
         one.retry()  # there is nothing to announce
         with monkeypatch.context() as short:
             short.setattr(module.Thread, "start", none)
-            one.announce("outbound/news", channel(), WAY)
+            one.announce("outbound/news", channel(), [WAY])
             one.retry()
             assert "cannot start the thread announcer" in (status(one).error or "")
         one.retry()
