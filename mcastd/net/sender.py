@@ -62,8 +62,7 @@ class SocketSender:
         self._loop = loop
         self._tos = dscp << 2  # RFC 2474: the upper six bits
         self._look = host
-        self._way = self._wanted(self._look())
-        self._sock = self._open()
+        self._way, self._sock = self._open(self._wanted(self._look()))
         self._burst = Burst(self._sock)
 
     def _wanted(self, host: Host) -> _Way:
@@ -92,41 +91,57 @@ class SocketSender:
         on_link = route.gateway and interface.arp
         return _Way(interface.index, interface.name, source, on_link)
 
-    def _open(self) -> socket.socket:
+    def _open(self, way: _Way) -> tuple[_Way, socket.socket]:
+        """A socket by this way; or by another, if it went after the host was looked at. Raises LinkError."""
+        try:
+            return way, self._connect(way)
+        except LinkError as error:
+            if error.errno not in GONE:
+                raise
+            try:
+                now = self._wanted(look_anyway())
+            except CannotAskError:
+                raise error from None
+            if now == way:
+                raise
+        return now, self._connect(now)
+
+    def _connect(self, way: _Way) -> socket.socket:
+        """Raises LinkError."""
         with contextlib.ExitStack() as undo:
             try:
                 sock = undo.enter_context(socket.socket(_abi.family_of(self._group), socket.SOCK_DGRAM))
                 sock.setblocking(False)
                 if self._group.version == 4:
-                    self._connect_ipv4(sock)
+                    self._connect_ipv4(sock, way)
                 else:
-                    self._connect_ipv6(sock)
+                    self._connect_ipv6(sock, way)
             except OSError as error:
-                what = f"cannot send to {self._group} port {self._port} on {self._way.interface}"
+                what = f"cannot send to {self._group} port {self._port} on {way.interface}"
                 way_out = ""
                 if error.errno == errno.ENETUNREACH and self._group.version == 6 and self._interface.loopback:
-                    way_out = f"ip -6 route add local {self._group} dev {self._way.interface}"
+                    way_out = f"ip -6 route add local {self._group} dev {way.interface}"
                 raise refused(error, what, self._group, self._setting, way_out) from error
             undo.pop_all()
-        source = str(self._way.source).partition("%")[0]
+        source = str(way.source).partition("%")[0]
         self._flows = (DatagramFlow(source, sock.getsockname()[1], str(self._group), self._port),)
         return sock
 
-    def _connect_ipv4(self, sock: socket.socket) -> None:
-        ifindex, source = self._way.ifindex, self._way.source
+    def _connect_ipv4(self, sock: socket.socket, way: _Way) -> None:
+        ifindex, source = way.ifindex, way.source
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, _abi.ip_mreqn(ifindex))
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, self._ttl)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, self._loop)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self._tos)
         # Without it the kernel says that it has sent what the interface's queue (qdisc) drops: udp_send_skb()
         sock.setsockopt(socket.IPPROTO_IP, _abi.IP_RECVERR, 1)
-        if self._way.on_link:  # not always: it has the kernel look for the route at each call
+        if way.on_link:  # not always: it has the kernel look for the route at each call
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, 1)
         sock.bind((str(source), 0))
         sock.connect((str(self._group), self._port))
 
-    def _connect_ipv6(self, sock: socket.socket) -> None:
-        ifindex, source = self._way.ifindex, self._way.source
+    def _connect_ipv6(self, sock: socket.socket, way: _Way) -> None:
+        ifindex, source = way.ifindex, way.source
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, ifindex)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, self._ttl)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, self._loop)
@@ -206,9 +221,9 @@ class SocketSender:
         wanted, heard = self._wanted(host), self._burst.refused
         another = wanted != self._way
         if another:
-            self._way = wanted
-            self._sock.close()
-            self._sock = self._open()
+            gone = self._sock
+            self._way, self._sock = self._open(wanted)
+            gone.close()
         else:
             self._burst.withdraw()
         # What was learned of the way may hold no more, even if it looks the same: it may have changed twice

@@ -240,3 +240,27 @@ def test_an_address_that_goes_under_a_sender_costs_no_datagram(host: Host, group
             if group == SIX:  # the kernel goes on sending from the address that went
                 sender.network_changed()
         assert sender.describe().address in {one.partition("/")[0] for one in addresses} - {before}
+
+
+@pytest.mark.parametrize("group", [FOUR, SIX])
+def test_what_has_gone_since_the_host_was_looked_at_ends_nothing(host: Host, group: str) -> None:
+    """A change is told after a moment: by then a sender may have found more by itself."""
+    addresses = ("10.77.0.1", "10.78.0.1") if group == FOUR else ("2001:db8:1::1", "2001:db8:2::2")
+    length = "24" if group == FOUR else "64 nodad"
+    for address in addresses:
+        host.ip(f"addr add {address}/{length} dev eth0")
+    with inside(host):
+        seen = earlier = look()
+        sender = SocketSender(ip_address(group), 9190, interface="eth0", host=lambda: seen)
+    with closing(sender):
+        gone = sender.describe().address
+        left = next(one for one in addresses if one != gone)
+        host.ip(f"addr del {gone}/{length.partition(' ')[0]} dev eth0")
+        with inside(host):
+            for seen in look(), earlier:
+                sender.network_changed()
+                assert sender.describe().address == left
+            assert sender.send(ListPayloads([b"one"])) == 1
+            begun = SocketSender(ip_address(group), 9190, interface="eth0", host=lambda: earlier)
+        with closing(begun):
+            assert begun.describe().address == left
