@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -328,7 +329,7 @@ def test_a_channel_sends_them_as_far_apart_as_they_came(path: Path, is_shared: b
         "outbound/tv", config, lambda _: link, open_source(config), shared=shared if is_shared else None
     )
     try:
-        with running(channel) as run:
+        with closing(channel), running(channel) as run:
             wait_for(lambda: len(link.sent) == 12, "both rounds")
             wait_for(lambda: channel.counters.rounds == 2, "their account")
             assert not run.failures
@@ -350,6 +351,6 @@ def test_an_interval_instead(path: Path) -> None:
     config = OutboundChannel(source=path, group=GROUP, port=PORT, framing="capture", interval=0)
     link = FakeSender()
     channel = Channel("outbound/tv", config, lambda _: link, open_source(config))
-    with running(channel):
+    with closing(channel), running(channel):
         wait_for(lambda: len(link.sent) == 5, "all of them, at once")
     assert link.sent == [b"%d" % n for n in range(5)]
