@@ -250,17 +250,18 @@ def test_what_has_gone_since_the_host_was_looked_at_ends_nothing(host: Host, gro
     for address in addresses:
         host.ip(f"addr add {address}/{length} dev eth0")
     with inside(host):
-        seen = earlier = look()
-        sender = SocketSender(ip_address(group), 9190, interface="eth0", host=lambda: seen)
+        looks = [look()]
+        sender = SocketSender(ip_address(group), 9190, interface="eth0", host=lambda: looks[-1])
     with closing(sender):
         gone = sender.describe().address
         left = next(one for one in addresses if one != gone)
         host.ip(f"addr del {gone}/{length.partition(' ')[0]} dev eth0")
         with inside(host):
-            for seen in look(), earlier:
+            for now in (look(), looks[0]):
+                looks.append(now)
                 sender.network_changed()
                 assert sender.describe().address == left
             assert sender.send(ListPayloads([b"one"])) == 1
-            begun = SocketSender(ip_address(group), 9190, interface="eth0", host=lambda: earlier)
+            begun = SocketSender(ip_address(group), 9190, interface="eth0", host=lambda: looks[0])
         with closing(begun):
             assert begun.describe().address == left
