@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # Without which Pythons `make pythons` fails, as in PROMISED='3.13 3.14'; others are left out if they cannot be had.
 PROMISED ?=
 
+# How many tests run at a time: most of them wait most of the time.
+PROCESSES := $(shell expr $$(nproc) + 4)
+
 .PHONY: demo test programs lint types unit pythons bench screenshots deb deb-raptorq deb-bundled rpm system-packages test-kernel clean
 
 demo: $(VENV)/installed
@@ -29,7 +32,7 @@ types: $(VENV)/installed-dev
 
 unit: programs $(VENV)/installed-dev system-packages test-kernel
 	@echo "tests in network namespaces: pytest (some minutes)"
-	@$(BIN)/pytest --numprocesses=3 --dist=worksteal --ignore=tests/system
+	@$(BIN)/pytest --numprocesses=$(PROCESSES) --dist=worksteal --ignore=tests/system tests/tunnel tests/net tests  # the longest first
 	@echo "tests with systemd, each in a container that boots: pytest (some minutes)"
 	@$(BIN)/pytest --numprocesses=2 --dist=worksteal tests/system
 
