@@ -152,22 +152,30 @@ class BlockOnAir:
         room.end_block(self.place, size, filled=filled)
         self._write_headers(room, self.place, range(self.source_count))
         self.is_read = True
+        if not self.repair_count:
+            self._let_go(room)  # the next block has the same memory, which is in the processor's cache
 
     def encode(self, make_repair: MakeRepair, room: Room) -> None:
-        """Make the repair symbols, and let go of the block. Raises CodecError, NotInstalledError."""
-        data, self.data = self.data, None
+        """Make the repair symbols, if there are any, and let go of the block.
+
+        Raises CodecError, NotInstalledError.
+        """
+        data, count = self.data, self.repair_count
         if data is None:
             return
-        if count := self.repair_count:
-            if isinstance(data, memoryview):
-                symbols = make_repair(data, self.file.oti.symbol_size, count, self.skip)
-            else:
-                assert self.sealer is not None
-                symbols = self.sealer.repair(self.sbn, data, count, self.skip)
-            first, esi = self.place + self.source_count, self.source_count + self.skip
-            room.block(first, count * room.symbol_size)[:] = b"".join(symbols)
-            self._write_headers(room, first, range(esi, esi + count))
-            self.is_encoded = True
+        if isinstance(data, memoryview):
+            symbols = make_repair(data, self.file.oti.symbol_size, count, self.skip)
+        else:
+            assert self.sealer is not None
+            symbols = self.sealer.repair(self.sbn, data, count, self.skip)
+        first, esi = self.place + self.source_count, self.source_count + self.skip
+        room.block(first, count * room.symbol_size)[:] = b"".join(symbols)
+        self._write_headers(room, first, range(esi, esi + count))
+        self.is_encoded = True
+        self._let_go(room)
+
+    def _let_go(self, room: Room) -> None:
+        data, self.data = self.data, None
         if isinstance(data, HashedBlock):
             data.let_go(room.blocks)
 

@@ -52,9 +52,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mcastd.keytext import KEY_ID_BYTES, GroupKey
 from mcastd.protocols import fec, lct, raptorq
+from mcastd.protocols.ascending import ascending_heads
 from mcastd.protocols.block_digests import BlockDigests
 from mcastd.protocols.crypto import TAG_BYTES, cipher, derive, invalid_tag
 from mcastd.protocols.manifest import SALT_BYTES, Part, Sealing, pack_oti
+from mcastd.rows import WORD_BYTES, RowMemory
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -110,7 +112,7 @@ class HashedBlock:
 
     data: bytes | memoryview
     digest: bytes
-    _memory: bytearray | None = field(repr=False, compare=False)
+    _memory: RowMemory | None = field(repr=False, compare=False)
 
     def __init__(self, data: Buffer) -> None:
         """What can change is copied."""
@@ -127,10 +129,19 @@ class HashedBlock:
         """
         block = object.__new__(cls)
         own = memory.take(size)
-        place = memoryview(own)[:size]
+        place = own.bytes[:size]
         data = place[: read_into(place)].toreadonly()
         block._set(data, digests.digest(data), own)
         return block
+
+    def symbols(self, oti: fec.Oti) -> list[fec.SymbolBytes]:
+        """Its source symbols: see :func:`~mcastd.protocols.fec.source_symbols`."""
+        data, size = memoryview(self.data), oti.symbol_size
+        if self._memory is None:
+            return fec.source_symbols(oti, data)
+        whole = len(data) // size
+        views = self._memory.views(0, size, slice(0, size), 0, whole)
+        return [*views, *fec.source_symbols(oti, data[whole * size :])]
 
     def let_go(self, memory: BlockMemory) -> None:
         """Have no bytes any more, and give the memory back for another block."""
@@ -139,25 +150,28 @@ class HashedBlock:
         if own is not None:
             memory.give(own)
 
-    def _set(self, data: bytes | memoryview, digest: bytes, memory: bytearray | None) -> None:
+    def _set(self, data: bytes | memoryview, digest: bytes, memory: RowMemory | None) -> None:
         for name, value in (("data", data), ("digest", digest), ("_memory", memory)):
             object.__setattr__(self, name, value)
 
 
 class BlockMemory:
-    """Memory of blocks that were let go, for the next ones: new memory takes longer than to read a block."""
+    """Memory of blocks that were let go, for the next ones: new memory takes longer than to read a block.
+
+    So do new views of its symbols.
+    """
 
     def __init__(self) -> None:
-        self._free: list[bytearray] = []
+        self._free: list[RowMemory] = []
 
-    def take(self, size: int) -> bytearray:
+    def take(self, size: int) -> RowMemory:
         """Of at least ``size`` bytes, for the caller alone."""
         while self._free:
-            if len(found := self._free.pop()) >= size:
+            if len((found := self._free.pop()).bytes) >= size:
                 return found
-        return bytearray(size)
+        return RowMemory(memoryview(bytearray(size + -size % WORD_BYTES)))
 
-    def give(self, memory: bytearray) -> None:
+    def give(self, memory: RowMemory) -> None:
         self._free.append(memory)
 
     def clear(self) -> None:
@@ -194,8 +208,7 @@ class ObjectSealer:
         self._encrypt_into = getattr(self._aead, "encrypt_into", None)  # since cryptography 47
         self._part = part
         self._blocks = fec.Blocks(part.oti, part.length)
-        self._scheme = fec.scheme_of(part.oti.scheme)
-        self._toi = _TOI.pack(part.toi)
+        self._bound = _Bound(self.header, part)
 
     def source(
         self,
@@ -211,10 +224,11 @@ class ObjectSealer:
         takes less time than new memory for each. Raises NotTheBlockError.
         """
         self._require(sbn, block)
-        symbols = fec.source_symbols(self._part.oti, memoryview(block.data))[first : first + count]
+        symbols = block.symbols(self._part.oti)[first : first + count]
         if places is None or self._encrypt_into is None:
             return self._seal(sbn, first, symbols)
-        for _ in map(self._encrypt_into, *self._bound(sbn, first, symbols), places):
+        nonces, authenticated = self._bound.to(sbn, first, len(symbols))
+        for _ in map(self._encrypt_into, nonces, symbols, authenticated, places):
             pass
         return places
 
@@ -234,14 +248,8 @@ class ObjectSealer:
             raise NotTheBlockError(f"block {sbn} of object {self._part.toi} has changed")
 
     def _seal(self, sbn: int, first: int, symbols: Sequence[Buffer]) -> list[bytes]:
-        return [*map(self._aead.encrypt, *self._bound(sbn, first, symbols))]
-
-    def _bound(
-        self, sbn: int, first: int, symbols: Sequence[Buffer]
-    ) -> tuple[Iterable[bytes], Sequence[Buffer], Iterable[bytes]]:
-        """What each is sealed with: nonces, the symbols, and what is authenticated beside them."""
-        ids = _payload_ids(self._scheme, sbn, first, len(symbols))
-        return map(self._toi.__add__, ids), symbols, map(self.header.__add__, ids)
+        nonces, authenticated = self._bound.to(sbn, first, len(symbols))
+        return [*map(self._aead.encrypt, nonces, symbols, authenticated)]
 
 
 class ObjectOpener:
@@ -252,8 +260,7 @@ class ObjectOpener:
         self.header = _object_header(tsi, part)
         """The LCT header of all packets of the object: whatever has another one is forged."""
         self._aead = _object_cipher(key, salt, self.header, part)
-        self._scheme = fec.scheme_of(part.oti.scheme)
-        self._toi = _TOI.pack(part.toi)
+        self._bound = _Bound(self.header, part)
         self._decrypt_into = getattr(self._aead, "decrypt_into", None)  # since cryptography 47
         self._invalid = invalid_tag()
 
@@ -265,8 +272,7 @@ class ObjectOpener:
         They are written to ``places`` of their sizes, if there are some and the library can do that. Raises
         ValueError if the scheme has no such symbol.
         """
-        ids = _payload_ids(self._scheme, sbn, esi, len(payloads))
-        nonces, authenticated = map(self._toi.__add__, ids), map(self.header.__add__, ids)
+        nonces, authenticated = self._bound.to(sbn, esi, len(payloads))
         try:
             if places is not None and self._decrypt_into is not None:
                 for _ in map(self._decrypt_into, nonces, payloads, authenticated, places):
@@ -274,22 +280,30 @@ class ObjectOpener:
                 return places
             return [*map(self._aead.decrypt, nonces, payloads, authenticated)]
         except self._invalid:  # not all are right: one by one
-            return [*map(self._open_one, ids, payloads)]
+            return [*map(self._open_one, nonces, payloads, authenticated)]
 
-    def _open_one(self, payload_id: bytes, payload: Buffer) -> bytes | None:
+    def _open_one(self, nonce: bytes, payload: Buffer, authenticated: bytes) -> bytes | None:
         try:
-            return self._aead.decrypt(self._toi + payload_id, payload, self.header + payload_id)
+            return self._aead.decrypt(nonce, payload, authenticated)
         except self._invalid:
             return None
 
 
-def _payload_ids(scheme: fec.Scheme, sbn: int, esi: int, number: int) -> list[bytes]:
-    """The payload IDs of symbols in a row, in 4 bytes each: the ESI is the lower part. Raises ValueError."""
-    if not number:
-        return []
-    scheme.identify(sbn, esi + number - 1)
-    first = int.from_bytes(scheme.identify(sbn, esi))
-    return [each.to_bytes(4) for each in range(first, first + number)]
+class _Bound:
+    """What the symbols of an object are bound to, by their payload IDs."""
+
+    def __init__(self, header: bytes, part: Part) -> None:
+        self._header = header
+        self._scheme = fec.scheme_of(part.oti.scheme)
+        self._toi = _TOI.pack(part.toi)
+
+    def to(self, sbn: int, esi: int, number: int) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """The nonces of symbols in a row, and what is authenticated beside them. Raises ValueError."""
+        if not number:
+            return (), ()
+        self._scheme.identify(sbn, esi + number - 1)
+        first = self._scheme.identify(sbn, esi)  # the ESI is the lower part: so IDs count up
+        return ascending_heads(self._toi + first, number), ascending_heads(self._header + first, number)
 
 
 def _object_header(tsi: int, part: Part) -> bytes:
