@@ -26,7 +26,7 @@ from mcastd.delivery.block import Decode, PartialBlock
 from mcastd.delivery.description import ObjectDescription
 from mcastd.delivery.receivable import blocks_of
 from mcastd.delivery.repair import Repair
-from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance
+from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance, fit
 from mcastd.protocols.raptorq import SYMBOL_IDS, CodecError, NotInstalledError
 
 OPEN, UNSEEN, SAME, DONE = range(4)
@@ -166,7 +166,7 @@ class Assembly:
             if (block := self._begin(sbn, esi)) is None:
                 counts.dropped[MEMORY] += number
                 return 0
-        if (fitting := self._fitting(sbn, esi, symbols)) is None:
+        if (fitting := fit(self.blocks, sbn, esi, symbols)) is None:
             counts.dropped[MALFORMED] += number
             return 0
         return self._add(sbn, block, esi, fitting)
@@ -232,11 +232,9 @@ class Assembly:
 
     def _append(self, sbn: int, block: PartialBlock, esi: int, symbols: Sequence[bytes | memoryview]) -> int:
         """Write source symbols as nearly all come: in order, none of them there, whole. See :meth:`take`."""
-        number, size = len(symbols), self.blocks.symbol_size
+        number = len(symbols)
         block.last = esi + number - 1
-        stored = self._write(symbols, block.offset + esi * size, number * size) // size
-        block.fill(esi, esi + stored)
-        self.present += stored
+        stored = self._put(block, esi, symbols, number * self.blocks.symbol_size)
         if stored and (block.repair or not block.missing) and block.may_end:
             self._finish(sbn, block)
         if block.wrong:
@@ -244,20 +242,6 @@ class Assembly:
         else:
             self._counts.source += stored
         return number - stored
-
-    def _fitting(
-        self, sbn: int, esi: int, symbols: Sequence[bytes | memoryview]
-    ) -> Sequence[bytes | memoryview] | None:
-        """The symbols, the object's last one cut where that ends; None if they are not of the right size."""
-        size, came, end = self.blocks.symbol_size, len(symbols[0]), esi + len(symbols)
-        if sbn == self.blocks.count - 1 and esi < (count := self.blocks.symbols(sbn)) <= end:
-            last = count - 1 - esi
-            rest = self.blocks.size(sbn) - (count - 1) * size
-            if len(symbols) == 1 and came == rest:
-                return symbols  # sent short, as without a code: then it is alone
-            if came == size and rest < size:
-                symbols = [*symbols[:last], symbols[last][:rest], *symbols[last + 1 :]]
-        return symbols if came == size else None
 
     def _add(self, sbn: int, block: PartialBlock, esi: int, symbols: Sequence[bytes | memoryview]) -> int:
         """Write and keep symbols of the right size; see :meth:`take`."""
@@ -299,14 +283,21 @@ class Assembly:
         for at, stop in block.holes(esi, esi + len(symbols)):
             part = symbols if stop - at == len(symbols) else symbols[at - esi : stop - esi]
             whole = (stop - at - 1) * size + len(part[-1])
-            written = self._write(part, block.offset + at * size, whole)
-            stored = stop - at if written == whole else written // size
-            block.fill(at, at + stored)
-            self.present += stored
+            stored = self._put(block, at, part, whole)
             new += stored
-            if written < whole:
+            if stored < stop - at:
                 return at + stored - esi, new
         return len(symbols), new
+
+    def _put(self, block: PartialBlock, at: int, symbols: Sequence[bytes | memoryview], size: int) -> int:
+        """Write missing source symbols, of ``size`` bytes together. Returns how many are in the file now."""
+        written = self._write(symbols, block.offset + at * self.blocks.symbol_size, size)
+        stored = len(symbols) if written == size else written // self.blocks.symbol_size
+        if self._hashed:
+            block.hash(at, symbols[:stored])
+        block.fill(at, at + stored)
+        self.present += stored
+        return stored
 
     # -- blocks
 
@@ -331,7 +322,7 @@ class Assembly:
                 return
             self._counts.repaired_blocks += right
         else:
-            right = not self._hashed or self._has(self.fd, sbn)
+            right = not self._hashed or self._is_block(sbn, block.digest) or self._has(self.fd, sbn)
         if not right:
             self._throw_away(sbn, block)
             return

@@ -8,12 +8,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mcastd.counters import SymbolCounts
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 # A block that begins, or goes back, by more than this part of its symbols has not only been reordered.
 REORDERED_PART = 8
@@ -38,6 +42,8 @@ class PartialBlock:
     last: int = 0  # encoding symbol id of the last symbol that came
     measured: bool = False  # what that pass has lost is counted
     short: bool = False  # all of its repair has come, and did not suffice
+    hashed: int = 0  # source symbols, the first ones, that are hashed
+    sha256: _Hash = field(default_factory=hashlib.sha256)  # of these
 
     @classmethod
     def begin(cls, offset: int, size: int, symbols: int, esi: int) -> PartialBlock:
@@ -75,6 +81,18 @@ class PartialBlock:
         """Note that the missing source symbols from ``at`` to before ``stop`` are in the file."""
         self.have[at:stop] = b"\1" * (stop - at)
         self.missing -= stop - at
+
+    def hash(self, at: int, symbols: Sequence[bytes | memoryview]) -> None:
+        """Hash source symbols from ``at`` on, which are in the file, if all before them are hashed."""
+        if at == self.hashed:
+            for symbol in symbols:
+                self.sha256.update(symbol)
+            self.hashed += len(symbols)
+
+    @property
+    def digest(self) -> bytes | None:
+        """The SHA-256 of the block if its symbols have come in order; None: it has to be read for that."""
+        return self.sha256.digest() if self.hashed == len(self.have) else None
 
     def symbols(self, fd: int, symbol_size: int) -> list[tuple[int, bytes | memoryview]]:
         """All that has come, by encoding symbol ids; ``fd`` is the file. Raises OSError."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from support.objects import NO_CODE, RAPTORQ, SentObject
 
 from mcastd.counters import SymbolCounts
+from mcastd.delivery import assembly as assembly_module
+from mcastd.delivery import blockfile
 from mcastd.delivery.assembly import Assembly
 from mcastd.delivery.block import Decode, NotYetDecodedError, PartialBlock, by_symbols
 from mcastd.delivery.description import BLOCKS_MAX, ObjectDescription
@@ -447,6 +450,44 @@ def test_blocks_that_the_code_does_not_take_keep_no_repair(receive: Callable[...
 
 
 # -- wrong bytes
+
+
+@pytest.mark.parametrize("forged", [None, 3])
+@pytest.mark.parametrize(
+    ("pieces", "is_read"),
+    [
+        ([(0, 8)], False),
+        ([(0, 3), (3, 7), (2, 5), (7, 8)], False),
+        ([(0, 3), (4, 8), (3, 4)], True),
+        ([(4, 8), (0, 4)], True),
+    ],
+    ids=["at once", "in order", "with a gap", "from the middle"],
+)
+def test_a_block_whose_symbols_come_in_order_is_not_read_to_verify_it(
+    receive: Callable[..., Receiving],
+    monkeypatch: pytest.MonkeyPatch,
+    pieces: list[tuple[int, int]],
+    is_read: bool,
+    forged: int | None,
+) -> None:
+    sent = SentObject(256)
+    receiving, read = receive(sent), list[int]()
+
+    def digest(fd: int, offset: int, size: int) -> bytes | None:
+        read.append(offset)
+        return blockfile.digest(fd, offset, size)
+
+    monkeypatch.setattr(assembly_module, "blockfile", SimpleNamespace(digest=digest, write=blockfile.write))
+    symbols = sent.run(0)
+    if forged is not None:
+        symbols[forged] = bytes(len(symbols[forged]))
+    for start, stop in pieces:
+        receiving.give(0, start, symbols[start:stop])
+    assert receiving.counts.wrong_blocks == (forged is not None)
+    assert read == [0] * (is_read or forged is not None)  # what is thrown away is looked at twice
+    receiving.give_block(1)
+    if forged is None:
+        receiving.require_whole()
 
 
 @pytest.mark.parametrize("forged", [3, 9])
