@@ -135,7 +135,8 @@ class HashedBlock:
         return block
 
     def symbols(self, oti: fec.Oti) -> list[fec.SymbolBytes]:
-        """Its source symbols: see :func:`~mcastd.protocols.fec.source_symbols`."""
+        """Its source symbols, as :func:`~mcastd.protocols.fec.source_symbols` gives them; valid until it is
+        let go."""
         data, size = memoryview(self.data), oti.symbol_size
         if self._memory is None:
             return fec.source_symbols(oti, data)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import pytest
 from support.flute import joined
 
+from mcastd.delivery.carousel import Carousel
+from mcastd.delivery.catalog import Catalog
 from mcastd.delivery.on_air import HEADER_BYTES, Placed, Room
+from mcastd.keytext import GroupKey
 from mcastd.protocols import fec, lct
+from mcastd.protocols.manifest import Part
+from mcastd.protocols.seal import SealingSession
 
 HEAD = lct.build(1, 9, fec.RAPTORQ)
 
@@ -76,3 +85,28 @@ def test_datagrams_in_the_order_of_sending() -> None:
             (1, 23, b"b33"),
         )
     ]
+
+
+@pytest.mark.parametrize(("loss", "held"), [(0.0, 1), (0.1, 3)])
+def test_a_block_without_repair_is_let_go_once_it_is_sealed(tmp_path: Path, loss: float, held: int) -> None:
+    """So the next one of the stripe is read into the same memory; with repair each has its own."""
+    pytest.importorskip("cryptography")
+    source = tmp_path / "image"
+    source.write_bytes(os.urandom(3 * 1024 * 64))
+    catalog = Catalog(source, 64, protected=loss > 0)
+    while not catalog.scan():
+        pass
+    session = SealingSession(GroupKey(bytes(range(32))))
+    carousel = Carousel(
+        catalog,
+        session=1,
+        max_datagram=100,
+        loss=loss,
+        interleave=8,
+        make_repair=lambda _data, size, count, _skip: [bytes(size)] * count,
+    )
+    carousel.describe(3600.0)
+    carousel.begin(0, lambda file: session.sealer(1, Part(file.toi, file.length, file.oti, file.hashes)))
+    while carousel.next(0.0) is not None:
+        pass
+    assert len(carousel._room.blocks._free) == held

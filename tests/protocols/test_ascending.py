@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,14 @@ def test_heads_count_up(first: int, count: int) -> None:
     assert [*map(int.from_bytes, heads)] == [*range(first, first + count)]
     assert are_ascending(b"".join(heads))
     assert split_heads(b"".join(heads)) == heads
+
+
+@pytest.mark.parametrize("size", [4, HEAD_BYTES, 20])
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1024, 1025])
+def test_heads_of_any_size_and_number_count_up(size: int, count: int) -> None:
+    first = 0x1FE_FF01
+    expected = (*(number.to_bytes(size) for number in range(first, first + count)),)
+    assert ascending_heads(first.to_bytes(size), count) == expected
 
 
 @given(st.lists(st.one_of(st.integers(0, LARGEST), st.integers(0, 6)), min_size=1, max_size=6))

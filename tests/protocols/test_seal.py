@@ -287,6 +287,22 @@ def test_a_block_that_is_let_go_is_no_block_any_more() -> None:
     assert sealer.source(0, held[0], 0, 8) == sealed
 
 
+@pytest.mark.parametrize("scheme", [fec.NO_CODE, fec.RAPTORQ])
+def test_a_block_in_memory_that_was_used_before_has_its_own_symbols(scheme: int) -> None:
+    memory, digests = BlockMemory(), BlockDigests()
+    for length, size in [(2000, 100), (1999, 100), (1601, 100), (1999, 64), (30, 64), (2000, 100), (2001, 8)]:
+        content, oti = os.urandom(length), fec.Oti(scheme, size, 1000, blocks=3, alignment=4)
+
+        def read_into(place: memoryview, content: bytes = content) -> int:
+            place[:] = content
+            return len(content)
+
+        hashed = HashedBlock.read(length, read_into, digests, memory)
+        assert hashed.symbols(oti) == HashedBlock(content).symbols(oti) == fec.source_symbols(oti, content)
+        hashed.let_go(memory)
+        assert hashed.symbols(oti) == []
+
+
 def test_the_header_of_an_object_is_one_and_has_no_flags() -> None:
     sealer = SealingSession(KEY).sealer(TSI, PART)
     assert sealer.header == ObjectOpener(KEY, SALT, TSI, PART).header == HEADER
