@@ -72,7 +72,9 @@ class House:
                     lambda _, n=name: self.senders[n],
                     open_source(channel),
                     announcer=self._announcer,
-                    legs=[Leg(of_leg, lambda _: FakeSender()) for of_leg in channel.by_leg()],
+                    legs=[
+                        Leg(of_leg, lambda _: FakeSender()) for of_leg in channel.by_leg() if channel.copies
+                    ],
                 )
                 for name, channel in config.outbound.items()
             },
