@@ -150,14 +150,13 @@ class Reader:
         return gather
 
     def _visit_all(
-        self, events: list[ReadyFd], me: threading.Thread, again: bool
+        self, ready: list[ReadyFd], me: threading.Thread, again: bool
     ) -> tuple[int, list[ReadyFd]]:
         """Visit, see Visited. Returns the number of datagrams taken, and which are to be visited again."""
-        thread, taken = self._thread, 0
+        thread, by_fd, taken = self._thread, self._visited, 0
         owed: list[ReadyFd] = []
-        for event in events:
-            fd = event[0]
-            visited = self._visited.get(fd)
+        for fd, event in ready:
+            visited = by_fd.get(fd)
             if visited is None:  # it was removed, or this is the bell
                 continue
             thread.steps += 1
@@ -166,7 +165,7 @@ class Reader:
             if thread.current is not me:  # all that is left is its successor's, and so is thread.at
                 return taken, owed
             if count is None:
-                owed.append(event)
+                owed.append((fd, event))
             else:
                 taken += count
         with thread.lock:  # not for each visit, of hundreds

@@ -52,21 +52,19 @@ class StraightVisits:
 
     # With hundreds of subscriptions each visit is a cache miss; __slots__ saves one more.
     __slots__ = (
-        "_accept",
         "_account",
-        "_acquire",
         "_condition",
         "_counters",
         "_general",
         "_handover",
         "_ifindex",
-        "_lease",
+        "_intake",
+        "_lock",
         "_protocol",
-        "_release",
-        "_return",
         "_senders",
         "_sink",
         "_sock",
+        "_spare",
         "_way",
     )
 
@@ -75,11 +73,11 @@ class StraightVisits:
     ) -> None:
         handover = self._handover = general.handover
         self._general = general
-        self._acquire, self._release = handover.lock.acquire, handover.lock.release
+        self._lock = handover.lock
         self._way = way
-        self._lease, self._return = way.pool.spare.pop, way.pool.spare.append
+        self._spare = way.pool.spare
         self._sock, self._ifindex, self._senders = way.sock, way.tells, way.senders
-        self._accept, self._protocol = intake.accept, intake.protocol
+        self._intake, self._protocol = intake, intake.protocol
         self._sink, self._account, self._counters = sink, sink.account, sink.counters
         self._condition = condition
 
@@ -88,14 +86,15 @@ class StraightVisits:
         return self._general.max_latency
 
     def visit(self, again: bool) -> int | None:
-        if not self._acquire(False):  # as in Turns.visit()
+        lock = self._lock
+        if not lock.acquire(False):  # as in Turns.visit()
             return None
         try:
             if (context := self._handover.lent_by) is None:
                 return 0
-            general = self._general
+            general, spare = self._general, self._spare
             try:
-                arena = self._lease()
+                arena = spare.pop()
                 arena.senders = self._senders
             except IndexError:  # none is spare
                 arena = self._way.pool.lease(self._senders)
@@ -104,7 +103,7 @@ class StraightVisits:
                     batch = arena.receive(self._sock, self._ifindex)
                 except OSError as error:
                     raise self._way.failed(error) from error
-                taken = self._accept(batch)
+                taken = self._intake.accept(batch)
             except Exception as error:
                 self._way.pool.give_back(arena)
                 self._handover.end(context, error)
@@ -112,7 +111,7 @@ class StraightVisits:
             if arena.full or arena.slots.swollen or taken >= BUSY_DATAGRAMS:
                 self._way.pool.give_back(arena)
                 return general.go_on(False, taken)  # so that it keeps no arena
-            self._return(arena)
+            spare.append(arena)
             general.streak = 0
             if (
                 self._condition.stale
@@ -124,7 +123,7 @@ class StraightVisits:
                 self._handover.end(context)
             return taken
         finally:
-            self._release()
+            lock.release()
 
     def hand_back(self) -> None:
         self._general.hand_back()

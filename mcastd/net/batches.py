@@ -52,9 +52,8 @@ class BareBatch(list[int]):
     what most are at low rates, and then each object that is made is felt.
     """
 
-    __slots__ = ("_few", "_made", "_rows", "_slots", "_writer", "size", "sources")
+    __slots__ = ("_few", "_made", "_rows", "_slots", "_writer", "size", "sources", "truncated")
 
-    truncated = 0
     origins = times = ()
 
     def __init__(
@@ -65,6 +64,7 @@ class BareBatch(list[int]):
     ) -> None:
         """``rows`` are those of what is in the slots, by its lengths; ``writer`` writes it."""
         self.size = 0  # the sum of the lengths
+        self.truncated = 0  # always; of the class it would take longer to find
         self.sources: Sequence[tuple[str, int]] = ()
         self._slots = slots
         self._rows = rows

@@ -38,11 +38,15 @@ NAME_BYTES = ctypes.sizeof(_libc.sockaddr)
 # Bytes of control messages for a packet; with metadata some 100 are used.
 CONTROL_BYTES = 256
 # What is read of a header: the length of the control messages, and that of the packet. All else is left out.
+# Of one packet, or two, the names are read in the same step; the headers are behind all names.
 CONTROLS_AT, LENGTH_AT = _libc.msghdr.msg_controllen.offset, _libc.mmsghdr.msg_len.offset
 BETWEEN = LENGTH_AT - CONTROLS_AT - struct.calcsize("N")
 BEHIND = HEADER_BYTES - LENGTH_AT - struct.calcsize("I")
 LENGTHS = f"{CONTROLS_AT}xN{BETWEEN}xI{BEHIND}x"
-ONE_HEADER, TWO_HEADERS = struct.Struct(LENGTHS).unpack_from, struct.Struct(2 * LENGTHS).unpack_from
+ONE_PACKET, TWO_PACKETS = (
+    struct.Struct(count * f"{NAME_BYTES}s" + f"{NAME_BYTES * (SLOTS - count)}x" + count * LENGTHS).unpack_from
+    for count in (1, 2)
+)
 # Slots whose sender is named, and those while only one sender is heard: a name costs time.
 ALL_SLOTS = range(SLOTS)
 SAMPLED_SLOTS = (*range(16), *range(16, SLOTS, 16))
@@ -67,12 +71,13 @@ class MmsgArena:
         self.slots = Slots()
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.slots.memory))
         bases = range(base, base + STRIDE * SLOTS, STRIDE)
-        self._raw_names = bytearray(NAME_BYTES * SLOTS)
-        self._names = (_libc.sockaddr * SLOTS).from_buffer(self._raw_names)
+        # What the kernel tells of packets: all names, then all headers
+        self._told = bytearray((NAME_BYTES + HEADER_BYTES) * SLOTS)
+        self._names = (_libc.sockaddr * SLOTS).from_buffer(self._told)
         self._of_paths = of_paths
         self._control = (ctypes.c_char * (CONTROL_BYTES * SLOTS))()
         self._into = (_libc.iovec * SLOTS)(*(_libc.iovec(start, SLOT) for start in bases))
-        self._headers = (_libc.mmsghdr * SLOTS)()
+        self._headers = (_libc.mmsghdr * SLOTS).from_buffer(self._told, NAME_BYTES * SLOTS)
         for index, header in enumerate(self._headers):
             header.msg_hdr.msg_iov = ctypes.addressof(self._into[index])
             header.msg_hdr.msg_iovlen = 1
@@ -117,25 +122,29 @@ class MmsgArena:
         if used := self._used:
             headers, fresh = self._renewals[every][used] or self._renewal(used)
             headers[:] = fresh
-            self._used = 0
         most = self._most
         flags = WAITING_FLAGS if wait else RECEIVE_FLAGS
         count: int = _libc.recvmmsg(sock.fileno(), self._headers_pointer, most, flags, None)
         if count < 0:
+            self._used = 0
             return self._nothing(_libc.failure())
         self._used = count
         self.full = count == most
         if count == 2:  # columns would be slower
-            control, length, other, size = TWO_HEADERS(self._raw_headers)
+            name, other_name, control, length, other, size = TWO_PACKETS(self._told)
             lengths, alike = [length, size], control == other
+            by_last = name == other_name == senders.last_name
             size += length
         elif count == 1:
-            control, size = ONE_HEADER(self._raw_headers)
-            lengths, alike = [size], True
+            name, control, size = ONE_PACKET(self._told)
+            lengths, alike, by_last = [size], True, name == senders.last_name
         else:
             lengths, controls = self._lengths[:count].tolist(), self._control_lengths[:count].tolist()
             size, control = sum(lengths), controls[0]
             alike = controls.count(control) == count  # as a rule
+            if not control:
+                named = count if every else SAMPLES[count]
+                by_last = self._told[: named * NAME_BYTES] == senders.last_name * named
         if size > SMALL_BYTES * count or most < SLOTS:
             self._adapt(size, count)
         if control or not alike or (size > SLOT and max(lengths) > SLOT):
@@ -145,8 +154,7 @@ class MmsgArena:
         if batch != lengths:
             batch.fill(lengths)
         batch.size = size
-        named = count if every else SAMPLES[count]
-        if self._raw_names[: named * NAME_BYTES] == senders.last_name * named:  # as a rule
+        if by_last:  # as a rule
             batch.sources = [(senders.last, count)]
         else:
             batch.sources = () if self._of_paths else self.sources(count, count, ())
@@ -198,7 +206,7 @@ class MmsgArena:
 
     def names(self, count: int) -> list[bytes]:
         """The first ``count`` names; only the first if they are all the same."""
-        names = bytes(self._raw_names[: count * NAME_BYTES])
+        names = bytes(self._told[: count * NAME_BYTES])
         first = names[:NAME_BYTES]
         if names == first * count:  # a stream has one source, as a rule
             return [first]
@@ -211,7 +219,7 @@ class MmsgArena:
         large batch by one sender only a sample is named: a name stands for those that follow, too.
         """
         named, senders = count if self._every else SAMPLES[count], self.senders
-        if self._raw_names[: named * NAME_BYTES] == senders.last_name * named:  # as a rule
+        if self._told[: named * NAME_BYTES] == senders.last_name * named:  # as a rule
             return [(senders.last, datagrams)]
         names = self.names(named)
         addresses = [self.address(name) for name in names]

@@ -67,6 +67,7 @@ class FileSink(Sink):
         super().__init__(account)
         # What each batch needs comes first, since it is beside each other in memory then
         self.slow = config.fsync
+        self.deadline = math.inf  # of the class it would take longer to find
         self._raw = format.raw
         self._limit = config.rotate_size
         # Monotonic time until which there is nothing to prepare before a batch: what each visit would look at
@@ -96,7 +97,7 @@ class FileSink(Sink):
 
     def write(self, batch: Batch) -> None:
         records = batch if self._raw else self._format.records(batch)
-        counters = self._account.counters
+        counters = self.counters
         before, limit = counters.written, self._limit
         try:
             try:
