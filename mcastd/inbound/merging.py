@@ -185,9 +185,9 @@ class MergingSequencer(LegsSequencer):
         if merge is not None and isinstance(numbers, range) and self._places[leg].is_settled:
             begin = merge.next + merge.ahead(numbers.start)
             end = begin + len(numbers)
-            if begin == merge.next < end and not merge.is_waiting:
-                merge.advance(end)
-                self._note_passed(leg, begin, end, None)
+            if begin == merge.next < end and merge.go_to(end):
+                if leg.awaited is not None:
+                    self._note_passed(leg, begin, end, None)
                 self.go_on(leg, len(batch), now, end - 1)
                 return (batch,)
             if begin < end and merge.has_all(begin, end):

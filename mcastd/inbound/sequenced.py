@@ -164,9 +164,10 @@ class NumberedSequencer(Sequencer):
         stream = self._streams.last
         if stream is None or ((reorder := stream.reorder) is not None and stream.is_waiting):
             return -1
-        sources = batch.sources
-        if len(sources) > 1 or (sources and sources[0][0] != stream.address):
-            return -1
+        address = stream.address
+        for sender, _ in batch.sources:
+            if sender != address:
+                return -1
         order, rows = stream.order, batch.rows
         if (count := self._cells.follow(rows, stream.fixed, order.next)) < 0:
             return -1

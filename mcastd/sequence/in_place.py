@@ -37,15 +37,14 @@ class ColumnsInPlace:
         self._places = _places(number_at, at, mask)
         self._ring = memoryview(_ring()).cast("H")
         self._values: list[bytes] = []
-        # What a byte may be of which only some bits are fixed; b"" for bytes of one value
-        self._allowed: list[bytes] = []
+        # What each byte of a unit may be, where only some bits are fixed; none for units of one value
+        self._allowed: list[list[bytes]] = []
         for place, code in self._places.alike:
             part = slice(place - at, place - at + calcsize(code))
             value, bits = fixed[part], mask[part]
             self._values.append(value)
             is_whole = bits == b"\xff" * len(bits)
-            others = [one for one in range(256) if one & bits[0] == value[0]]
-            self._allowed.append(b"" if is_whole else bytes(others))
+            self._allowed.append([] if is_whole else [*map(_allowed, value, bits)])
         self._alike: dict[int, tuple[memoryview, ...]] = {}  # by the number of datagrams
 
     def in_order(self, rows: Rows, number: int) -> int | None:
@@ -61,7 +60,9 @@ class ColumnsInPlace:
         number &= NUMBERS - 1
         if numbers != self._ring[number : number + count]:
             return -1
-        if (expected := self._alike.get(count)) is None:
+        try:
+            expected = self._alike[count]
+        except KeyError:
             expected = self._expect(count)
         return count if alike == expected or self._are_allowed(alike, expected) else -1
 
@@ -77,9 +78,19 @@ class ColumnsInPlace:
         """The same, bit by bit where only some are fixed."""
         columns = zip(alike, expected, self._allowed, strict=True)
         return all(
-            column == value or (allowed and not column.tobytes().translate(None, allowed))
-            for column, value, allowed in columns
+            column == value or (allowed and _is_of(column, allowed)) for column, value, allowed in columns
         )
+
+
+def _allowed(value: int, bits: int) -> bytes:
+    """What a byte may be that has these bits as in ``value``."""
+    return bytes([one for one in range(256) if one & bits == value])
+
+
+def _is_of(column: memoryview, allowed: list[bytes]) -> bool:
+    """Return True if each byte of all units is one of those that are allowed at its place."""
+    data, size = column.tobytes(), len(allowed)
+    return not any(data[at::size].translate(None, allowed[at]) for at in range(size))
 
 
 @lru_cache(maxsize=64)
@@ -88,8 +99,8 @@ def _places(number_at: int, at: int, mask: bytes) -> ColumnPlaces:
     found: list[tuple[int, UnitCode]] = []
     place = 0
     while place < len(mask):
-        whole = (size for size in (4, 2) if not place % size and mask[place : place + size] == b"\xff" * size)
-        size = next(whole, 1)
+        fitting = (size for size in (4, 2) if not place % size and all(mask[place : place + size]))
+        size = next(fitting, 1)
         if mask[place]:
             found.append((at + place, _CODES[size]))
         place += size

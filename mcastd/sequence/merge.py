@@ -91,11 +91,6 @@ class Merge(Generic[Item]):
         self._confirmed = number  # holes before this number are confirmed: datagrams have gone on after them
 
     @property
-    def is_waiting(self) -> bool:
-        """Return True if something is held."""
-        return bool(self._held)
-
-    @property
     def missing(self) -> int:
         """Numbers that have not come, and still may."""
         holes = [hole for hole in [*self._holes] if not hole.lost and self._counts(hole)]
@@ -128,11 +123,14 @@ class Merge(Generic[Item]):
         """Wait for what is missing at least so long."""
         self._waiting_since = max(self._waiting_since, at - self.seconds)
 
-    def advance(self, end: int) -> None:
-        """All before this number has gone on; nothing is held."""
+    def go_to(self, end: int) -> bool:
+        """All up to before this number goes on, unless something is held. Returns True if it does."""
+        if self._held:
+            return False
         if self._holes:
             self._confirmed = end
         self.next = end
+        return True
 
     def ahead(self, number: int) -> int:
         """How far a number is ahead of the next one, as near as can be."""
