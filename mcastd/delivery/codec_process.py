@@ -87,6 +87,7 @@ class CodecProcess:
         self._memory: mmap.mmap | None = None  # as long as there is a process
         self._decoding: PartialBlock | None = None  # what the process was asked for, and has to answer
         self._answer_by = 0.0  # monotonic time
+        self._is_told = False  # that it has answered
 
     @property
     def pid(self) -> int | None:
@@ -128,8 +129,26 @@ class CodecProcess:
                 _put_symbols(memory, block, fd, symbol_size)
                 self._send(request)
                 self._decoding, self._answer_by = block, clock.monotonic() + ANSWER_SECONDS
+                self._is_told = False
                 block.with_codec = True
         raise NotYetDecodedError
+
+    @property
+    def awaits(self) -> int | None:
+        """The fd that is readable when :meth:`has_decoded` returns True; None: it does not decode a block.
+
+        For the thread that decodes.
+        """
+        connection = self._socket
+        return None if self._decoding is None or self._is_told or connection is None else connection.fileno()
+
+    def has_decoded(self) -> bool:
+        """Return True, once, if :meth:`decode_meanwhile` has an answer. For the thread that decodes."""
+        if (fd := self.awaits) is None or not _ready(fd):
+            return False
+        # An answer that nobody takes, as of a file that was given up, must not be told of for ever
+        self._is_told = True
+        return True
 
     def prepare(self) -> None:
         """Begin the process now, which takes a fifth of a second, so that the first call waits for less."""
@@ -176,9 +195,7 @@ class CodecProcess:
 
     def _has_answered(self) -> bool:
         """Return True if the process has answered, or has ended. Raises _FailedError once it is overdue."""
-        poll = select.poll()
-        poll.register(self._begin()[0], select.POLLIN)
-        if poll.poll(0):
+        if _ready(self._begin()[0].fileno()):
             return True
         if clock.monotonic() >= self._answer_by:
             raise _FailedError("it does not answer")
@@ -258,6 +275,13 @@ class CodecProcess:
         if process is not None:
             process.kill()
             process.wait()
+
+
+def _ready(fd: int) -> list[tuple[int, int]]:
+    """What poll(2) says of an fd now, if something has come, or it has ended."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return poll.poll(0)
 
 
 def _request_for(block: PartialBlock, symbol_size: int) -> _Request:

@@ -162,6 +162,12 @@ class Reception:
         self._give_way(now)
         return min((known.again for known in self._queue.values()), default=None)
 
+    def ask_codec(self) -> None:
+        """The codec has an answer: have :meth:`work` ask it at once."""
+        for known in self._queue.values():
+            if known.assembly is not None and known.assembly.is_decoding:
+                known.again = 0.0
+
     def expire(self, wall: float) -> None:
         """Forget objects whose description holds no more."""
         for known in [known for known in self._objects.values() if known.description.expires <= wall]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -226,6 +227,21 @@ def test_a_block_is_decoded_while_others_wait_for_their_turn(asked: Asked) -> No
     third.closed = True  # nobody waits for it any more
     assert asked.answered(second) == BLOCK + bytes(5)
     assert asked.codec.decode(second, asked.file.fd, SIZE) == BLOCK + bytes(5)
+
+
+@needs_raptorq
+def test_it_tells_once_that_a_block_is_decoded(asked: Asked) -> None:
+    codec, block = asked.codec, asked.partial(3)
+    assert (codec.awaits, codec.has_decoded()) == (None, False)
+    for _ in range(2):
+        with pytest.raises(NotYetDecodedError):
+            codec.decode_meanwhile(block, asked.file.fd, SIZE)
+        fd = codec.awaits
+        assert fd is not None
+        wait_for(lambda fd=fd: select.select([fd], [], [], 0)[0], "the answer")
+        assert (codec.has_decoded(), codec.has_decoded(), codec.awaits) == (True, False, None)
+        assert asked.answered(block) == BLOCK + bytes(5)
+        assert codec.awaits is None
 
 
 @needs_raptorq

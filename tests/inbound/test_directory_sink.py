@@ -7,6 +7,7 @@ import fcntl
 import math
 import os
 import re
+import select
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -36,12 +37,17 @@ from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.inbound.sinks.notices import line_of
 from mcastd.inbound.symbols import SymbolBatch
+from mcastd.protocols import raptorq
 from mcastd.protocols.raptorq import NotInstalledError
 from mcastd.status import NoticesStatus, ObjectsStatus
 from mcastd.worker import Signal
 
 SENT = SentObject(250, expires=2e9)
 OTHER = SentObject(100, seed=1, expires=2e9)
+
+
+# Blocks are decoded by a process, as they are in the daemon.
+REAL = object()
 
 
 class Time:
@@ -61,7 +67,7 @@ class Received:
             Account(config, log.get_logger()),
             now=lambda: self.time.monotonic,
             wall=lambda: self.time.wall,
-            decode=decode or decode_of([SENT, OTHER]),
+            decode=None if decode is REAL else decode or decode_of([SENT, OTHER]),
         )
         self.given = 0
 
@@ -162,6 +168,22 @@ def test_while_a_block_is_decoded_the_output_asks_again_in_a_moment(
     received.tick(0.01)
     assert received.states() == {"landed": 1}
     assert (received.path / "images/0.img").read_bytes() == SENT.data
+
+
+@pytest.mark.skipif(not raptorq.available(), reason="needs raptorq: pip install raptorq")
+def test_the_output_goes_on_at_once_when_a_block_is_decoded(receive: Callable[..., Received]) -> None:
+    received = receive(decode=REAL)
+    assert received.sink.awaits is None
+    repair = raptorq.repair(SENT.block(0), SENT.blocks.symbol_size, 3)
+    received.write(run(SENT, 1), run(SENT, 0, 2), Run(SENT.description, 0, 8, repair), news=(SENT,))
+    assert received.sink.awaits is not None
+    fd, events = received.sink.awaits
+    assert events == select.POLLIN
+    wait_for(lambda: select.select([fd], [], [], 0)[0], "the answer")
+    received.tick()
+    assert received.states() == {"landed": 1}
+    assert (received.path / "images/0.img").read_bytes() == SENT.data
+    assert received.sink.awaits is None
 
 
 def test_files_on_their_way_count_as_well(receive: Callable[..., Received]) -> None:

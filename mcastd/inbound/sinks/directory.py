@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import select
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,6 +58,7 @@ class DirectorySink(Sink):
 
     reasons = (*TROUBLES, UNSAFE_PATH, IN_USE, *refused.REASONS, *symbols.REASONS, *OBJECT_REASONS)
     slow = True
+    may_queue = True
 
     def __init__(
         self,
@@ -74,7 +76,6 @@ class DirectorySink(Sink):
         super().__init__(account)
         self._config = config
         self._notices = None if config.notify is None else LandingNotices(config.notify, account.log, means)
-        self.may_queue = self._notices is not None
         self._now = now
         self._wall = wall
         self._on_outcome = on_outcome
@@ -114,6 +115,10 @@ class DirectorySink(Sink):
     @property
     def pending(self) -> int | None:
         return None if self._notices is None else self._notices.pending
+
+    @property
+    def awaits(self) -> tuple[int, int] | None:
+        return None if (fd := self._codec.awaits) is None else (fd, select.POLLIN)
 
     def flush(self) -> None:
         if self._notices is not None:
@@ -223,6 +228,8 @@ class DirectorySink(Sink):
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_SECONDS
             self._landing.sweep(self._wall())
+        if self._codec.has_decoded():
+            reception.ask_codec()
         end = now + WORK_SECONDS
         more_at = reception.work(now, lambda: self._now() >= end)
         self._plan(min(self._expire_at, math.inf if more_at is None else more_at))
