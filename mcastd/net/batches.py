@@ -90,9 +90,9 @@ class BareBatch(list[int]):
     def write(self, fd: int) -> int:
         if (count := len(self)) > FEW:
             return self._writer.write(fd, count)
-        if not self._few:
-            self._few = [slot[:length] for slot, length in zip(self._slots, self, strict=False)]
-        return os.writev(fd, self._few)
+        if not (few := self._few):
+            few = self._few = [slot[:length] for slot, length in zip(self._slots, self, strict=False)]
+        return os.write(fd, few[0]) if count == 1 else os.writev(fd, few)
 
 
 class MmsgBatch:

@@ -58,7 +58,8 @@ class Faults:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.most: int | None = None  # bytes that the next call takes
         self.error = 0  # of the next call
-        self._writev, self._raw_writev = os.writev, slot_writer._libc.writev
+        self._write_one, self._writev, self._raw_writev = os.write, os.writev, slot_writer._libc.writev
+        monkeypatch.setattr(batches.os, "write", lambda fd, data: self._write(fd, [data]))
         monkeypatch.setattr(batches.os, "writev", self._write)
         monkeypatch.setattr(slot_writer._libc, "writev", self._write_slots)
 
@@ -70,7 +71,7 @@ class Faults:
     def _write(self, fd: int, buffers: Sequence[Any]) -> int:
         self._fail()
         most, self.most = self.most, None
-        return self._writev(fd, buffers) if most is None else os.write(fd, b"".join(buffers)[:most])
+        return self._writev(fd, buffers) if most is None else self._write_one(fd, b"".join(buffers)[:most])
 
     def _write_slots(self, fd: int, iovecs: Any, count: int) -> int:
         self._fail()
