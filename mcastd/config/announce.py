@@ -31,8 +31,8 @@ class Announcing(OfKind):
     copies: Switch = Field(
         False,
         description="Whether the description names the channel's copies, too, as the same stream (RFC 7104):"
-        " a receiver that knows this takes each datagram from whichever comes first. One that does not, as"
-        " most players, takes them for streams of their own.",
+        " a receiver that knows this takes each datagram from whichever comes first. Players do not: some"
+        " take them for streams of their own, ffmpeg 5.1 opens none.",
     )
     sdp: FilePath | None = Field(
         None,

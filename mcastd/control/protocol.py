@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -20,6 +21,10 @@ REPLY_MAX_BYTES = 16 << 20
 NESTING_MAX = 64
 SERVICE = "org.varlink.service"
 LONGEST_WATCH_SECONDS = 600.0  # of a doctor; enough to miss two queries, which come every 125 s
+
+# An int of varlink has 64 bits, its sign included. What may be longer has so many digits at least.
+INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
+LARGE = re.compile(r"\d{19}")
 
 Message = dict[str, Any]  # one JSON object
 T = TypeVar("T")
@@ -122,7 +127,25 @@ class Decoder:
 
 
 def _encode(message: Message) -> bytes:
-    return json.dumps(message, separators=(",", ":"), default=str).encode() + b"\0"
+    text = _json(message)
+    if LARGE.search(text):  # it seldom has such digits, and most are of a text
+        text = _json(_bounded(message))
+    return text.encode() + b"\0"
+
+
+def _json(message: object) -> str:
+    return json.dumps(message, separators=(",", ":"), default=str)
+
+
+def _bounded(value: Any) -> Any:
+    """The same with each number as near as varlink has it: what strangers send may come to any number."""
+    if isinstance(value, dict):
+        return {key: _bounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_bounded(one) for one in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return min(max(value, INT_MIN), INT_MAX)
+    return value
 
 
 def _decode(text: bytes) -> Message:
@@ -141,9 +164,9 @@ def _decode(text: bytes) -> Message:
 
 
 def _int(text: str) -> int:
-    """An int of varlink has 64 bits, its sign included. Raises ValueError for a larger one."""
+    """Raises ValueError for one that varlink does not have."""
     number = int(text)
-    if not -(1 << 63) <= number < 1 << 63:
+    if not INT_MIN <= number <= INT_MAX:
         raise ValueError(text)
     return number
 

@@ -108,7 +108,7 @@ def _slower(subject: Subject[OutboundChannel], settings: OutboundChannel, second
 def _silent(
     subject: Subject[OutboundChannel], way: Interface, facts: Facts, observation: Observation
 ) -> Iterator[Said]:
-    grown = sent_meanwhile(subject)
+    sent, refused = _by_first_leg(subject)
     seen = observation.everything()
     left = sum(
         flow.packets
@@ -116,10 +116,21 @@ def _silent(
         for key, flow in traffic.flows.items()
         if key.outgoing and (key.group, key.port) == (facts.group, facts.port)
     )
-    # With IP_RECVERR the kernel says ENOBUFS for what a queue, or an nftables chain at egress, drops
-    sent, refused = grown.sent, grown.refused["ENOBUFS"]
     if sent + refused >= SENT_MIN_DATAGRAMS and not left and observation.is_complete and subject.earlier:
         counted = f"sent grew by {sent}, refused by ENOBUFS {refused} times (status)"
         counted += f"; none of it was seen on {way.name} (AF_PACKET)"
         what = f"drops what it sends before it leaves {way.name}"
         yield taken(Severity.BROKEN, what, (counted,), rules_of(facts, OUTBOUND, observation))
+
+
+def _by_first_leg(subject: Subject[OutboundChannel]) -> tuple[int, int]:
+    """What a channel sent by its first way meanwhile, and how often the kernel said ENOBUFS there.
+
+    With IP_RECVERR it says that for what a queue, or an nftables chain at egress, drops.
+    """
+    now, before = (status.legs[:1] for status in (subject.now(ChannelStatus), subject.before(ChannelStatus)))
+    if not now or not before:
+        grown = sent_meanwhile(subject)
+        return grown.sent, grown.refused["ENOBUFS"]
+    (leg,), (earlier,) = now, before
+    return leg.sent - earlier.sent, leg.refused.get("ENOBUFS", 0) - earlier.refused.get("ENOBUFS", 0)

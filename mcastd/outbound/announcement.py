@@ -36,6 +36,11 @@ class Announcement:
         return (self.group, self.way, self.description) == (other.group, other.way, other.description)
 
     @property
+    def version(self) -> int:
+        """Of the description (RFC 8866 section 5.2)."""
+        return sdp.origin_in(self.description).version
+
+    @property
     def packet(self) -> bytes:
         return sap.build(ip_address(self.way.address), self.message, self.description)
 
@@ -65,7 +70,7 @@ def announcement(
     leg, way = first_way(channel, ways)
     group = announcing.group or sap.group_for(leg.group)
     if before is not None and (before.way, before.group) == (way, group):
-        same = describe(worker, channel, ways, announcing, sdp.origin_in(before.description).version)
+        same = describe(worker, channel, ways, announcing, before.version)
         if same == before.description:
             return replace(before, leg=leg)
     description = describe(worker, channel, ways, announcing, version)

@@ -62,7 +62,9 @@ class _Session:
     log: structlog.typing.FilteringBoundLogger
     wanted: tuple[OutboundChannel, Announcing, Ways] | None  # None: it has ended
     due: float  # monotonic seconds when it is announced, or deleted, next
-    made: Announcement | None = None  # what was announced last, and holds
+    made: Announcement | None = None  # what was to be announced last
+    is_told: bool = False  # somebody may have heard that
+    version: int = 0  # of the last description: it only grows
     interval: float = 0.0  # seconds
     sent: int = 0
     failed: int = 0
@@ -199,11 +201,12 @@ class SessionAnnouncer:
             ways,
             announcing,
             before=before,
-            version=int(clock.wall()) + NTP_TO_UNIX_SECONDS,
+            version=max(int(clock.wall()) + NTP_TO_UNIX_SECONDS, session.version + 1),
             taken={one.message for one in others},
         )
         if before is not None and not made.says_the_same_as(before):
             self._delete(session)
+        session.made, session.version = made, made.version
         packet = made.packet
         together = 1 + sum(one.group == made.group for one in others)
         session.interval = interval_of(announcing, together, len(packet))
@@ -215,9 +218,9 @@ class SessionAnnouncer:
             error = refusal.trouble
         else:
             session.sent += 1
-            if session.made is None:
+            if not session.is_told:
                 session.log.info("session.announced", group=str(made.group), message=made.message)
-            session.made = made
+            session.is_told = True
         file_error = self._write(session, announcing.sdp, made.description)
         for now, earlier in ((error, session.error), (file_error, session.file_error)):
             if now and now != earlier:
@@ -226,8 +229,9 @@ class SessionAnnouncer:
 
     def _delete(self, session: _Session) -> None:
         """Say that what was announced is no more. If that cannot be sent, listeners forget it in time."""
-        made, session.made = session.made, None
-        if made is not None:
+        made, is_told = session.made, session.is_told
+        session.made, session.is_told = None, False
+        if made is not None and is_told:
             try:
                 self._send(made, made.deletion)
             except LinkError as error:

@@ -146,8 +146,11 @@ class Channel:
 
     def _announce(self) -> None:
         """Announce it, if its ways have changed. Not while the shared sender has the link."""
-        ways = [None if leg.link is None else leg.link.describe() for leg in self._legs] or [self._described]
-        if self._announcer is not None and any(ways) and ways != self._announced_ways:
+        links = [leg.link for leg in self._legs] or [self._link]
+        ways = [link.describe() if link and link.carrier else None for link in links]
+        if not any(ways):  # there is no better one
+            ways = [None if link is None else link.describe() for link in links]
+        if self._announcer is not None and ways != self._announced_ways:
             self._announced_ways = ways
             self._announcer.announce(self.name, self._applied, ways)
 

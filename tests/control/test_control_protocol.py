@@ -41,6 +41,20 @@ def test_replies_survive_the_wire(reply: Reply) -> None:
     assert [Reply.decode(message) for message in Decoder(1 << 20).feed(reply.encode())] == [reply]
 
 
+def test_a_number_that_varlink_has_not_is_the_nearest_that_it_has() -> None:
+    """A stranger's numbers add up to any sum, and who asks for the status is to read it nevertheless."""
+    digits = "9" * 30
+    said = {"lost": 1 << 70, "behind": [-(1 << 70), 1 << 63], "session": digits, "known": True, digits: None}
+    (message,) = Decoder(1 << 20).feed(Reply(said).encode())
+    assert Reply.decode(message).parameters == {
+        "lost": (1 << 63) - 1,
+        "behind": [-(1 << 63), (1 << 63) - 1],
+        "session": digits,
+        "known": True,
+        digits: None,
+    }
+
+
 @given(st.binary())
 @unhurried
 def test_any_bytes_are_messages_or_a_protocol_error(data: bytes) -> None:

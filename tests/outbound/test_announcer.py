@@ -250,6 +250,35 @@ def test_what_has_changed_is_deleted_and_announced(monkeypatch: pytest.MonkeyPat
         assert [interface for interface, _ in network.opened] == ["eth7", "eth7", "eth8"]
 
 
+def test_each_change_has_a_higher_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also within a second, and where the clock was set back (RFC 8866 section 5.2)."""
+    other = SenderDescription("eth8", "192.0.2.9")
+    settings = [channel({"interval": "1h", "name": name}) for name in ("one", "two", "one")]
+    with announcing(monkeypatch) as (one, network):
+        for number, (config, way) in enumerate(zip(settings, (WAY, other, WAY), strict=True)):
+            one.announce("outbound/news", config, [way])
+            wait_for(lambda number=number: len(network.sent) == 2 * number + 1, "the change")  # type: ignore[misc]
+            monkeypatch.setattr(module.clock, "wall", lambda: 1_000_000.0)
+        said = [sdp.parse(packet.payload) for _, packet in network.sent if not packet.deletion]
+        assert [session.name for session in said] == ["one", "two", "one"]
+        versions = [session.origin.version for session in said]
+        assert versions == sorted(set(versions))
+
+
+def test_what_cannot_be_sent_is_described_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Who reads the file would have to read it again and again."""
+    path = tmp_path / "news.sdp"
+    with announcing(monkeypatch) as (one, network):
+        network.refusal = "operation not permitted"
+        monkeypatch.setattr(module.clock, "wall", iter(range(1_000_000, 2_000_000)).__next__)
+        one.announce("outbound/news", channel({"sdp": str(path)}), [WAY])
+        wait_for(lambda: status(one).failed >= 1 and path.exists(), "an attempt")
+        first = path.read_bytes()
+        wait_for(lambda: status(one).failed >= 3, "more of them")
+        assert path.read_bytes() == first
+    assert network.kinds() == [], "nobody has heard of it"
+
+
 def test_all_are_deleted_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     with announcing(monkeypatch) as (one, network):
         one.announce("outbound/news", channel({"interval": "1h"}), [WAY])
