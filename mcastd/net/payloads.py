@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import repeat
+from operator import getitem
 from typing import Protocol, overload
 
 Ancillary = Sequence[tuple[int, int, bytes]]
@@ -40,8 +43,11 @@ class Payloads(Protocol):
         they lie in: a few for each at most, since a call takes 1024 (IOV_MAX).
         """
 
-    def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
-        """Those from ``start`` up to ``stop``, ``count`` of them in each buffer; the last may have fewer."""
+    def buffers(self, start: int, stop: int, count: int) -> Iterable[bytes | memoryview]:
+        """Those from ``start`` up to ``stop``, ``count`` of them in each buffer; the last may have fewer.
+
+        To be gone through once.
+        """
 
     def gone(self, count: int) -> None:
         """The next ``count`` were sent or dropped. Nobody asks for them any more: their memory is free."""
@@ -213,6 +219,12 @@ class HeadedPayloads:
         """As in ListPayloads."""
 
 
+@lru_cache
+def _places(start: int, stop: int, step: int) -> tuple[slice, ...]:
+    """The slices of ``step`` bytes from ``start`` to ``stop``: the same for many channels of one rate."""
+    return tuple(slice(at, min(at + step, stop)) for at in range(start, stop, step))
+
+
 class Chunks:
     """Payloads of one size that lie one after another."""
 
@@ -250,9 +262,10 @@ class Chunks:
     def send(self, sock: socket.socket, start: int, stop: int, ancillary: Ancillary) -> None:
         sock.sendmsg([self._data[start * self._size : stop * self._size]], ancillary)
 
-    def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
-        data, step = self._data[: stop * self._size], count * self._size
-        return [data[at : at + step] for at in range(start * self._size, len(data), step)]
+    def buffers(self, start: int, stop: int, count: int) -> Iterator[memoryview]:
+        size = self._size
+        places = _places(start * size, min(stop, self._count) * size, count * size)
+        return map(getitem, repeat(self._data), places)  # type: ignore[arg-type] # a slice is one of its keys
 
     def gone(self, count: int) -> None:
         """As in ListPayloads."""

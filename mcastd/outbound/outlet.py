@@ -118,7 +118,7 @@ class Outlet:
     def last(self) -> float | None:
         """The monotonic time of the last datagram that the kernel took; None: there was none."""
         plan = self._plan
-        return self._last if plan is None or not plan.sent_at else plan.sent_at[-1]
+        return self._last if plan is None or not plan.bursts else plan.last_at
 
     def hanging(self) -> Hanging | None:
         """Returns the source if it has not answered for ANSWER_SECONDS."""
@@ -219,17 +219,18 @@ class Outlet:
             return True
         done = plan.sent
         if done:
-            self.schedule.followed(plan.timetable, plan.sent_at)
-            self.counters.sent += done
-            self.counters.sent_bytes += sum(plan.sizes[:done])
-            self.counters.late = self.schedule.late
-            self._last, self._streak = plan.sent_at[-1], 0
+            schedule, counters = self.schedule, self.counters
+            schedule.followed(plan.timetable, done, plan.last_at, plan.late)
+            counters.sent += done
+            counters.sent_bytes += sum(plan.sizes[:done])
+            counters.late = schedule.late
+            self._last, self._streak = plan.last_at, 0
         self._plan = None
         if done:
             self._pass_on(done)
         if plan.error is None:
             return True
-        refused = plan.timetable.sent(len(plan.sent_at) + 1) - done
+        refused = plan.timetable.sent(plan.bursts + 1) - done
         link.note_refusal(plan.error, plan.sizes[done], refused)
         if plan.error.errno not in FULL_ERRNOS:
             return True  # the next send meets it again

@@ -6,7 +6,6 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from operator import sub
 from typing import NamedTuple, Protocol
 
 from mcastd.config.outbound import DEFAULT_BURST
@@ -49,17 +48,17 @@ class Timetable(NamedTuple):
         """How many datagrams the first ``bursts`` have."""
         return min(bursts * self.burst, self.datagrams)
 
-    def late(self, sent_at: Sequence[float]) -> int:
-        """How many datagrams were late, of the first bursts, which went at the times ``sent_at``."""
-        if not sent_at or max(map(sub, sent_at, self.deadlines)) <= max(self.tolerance, self.period):
-            return 0
-        late = 0
-        for burst, delay in enumerate(map(sub, sent_at, self.deadlines)):
-            past_tolerance = math.ceil((delay - self.tolerance) / self.period)
-            past_period = math.ceil(delay / self.period) - 1
-            count = self.sent(burst + 1) - self.sent(burst)
-            late += max(0, min(past_tolerance, past_period, count))
-        return late
+    @property
+    def punctual_seconds(self) -> float:
+        """Nothing of a burst is late that goes no later than this after its deadline."""
+        return max(self.tolerance, self.period)
+
+    def late(self, burst: int, delay: float) -> int:
+        """How many datagrams of a burst were late, counted from 0, that went ``delay`` seconds after its
+        deadline."""
+        past_tolerance = math.ceil((delay - self.tolerance) / self.period)
+        past_period = math.ceil(delay / self.period) - 1
+        return max(0, min(past_tolerance, past_period, self.sent(burst + 1) - self.sent(burst)))
 
 
 class Schedule(Protocol):
@@ -89,8 +88,9 @@ class Schedule(Protocol):
         With ``gather``, some may go a little early, along with others.
         """
 
-    def followed(self, timetable: Timetable, sent_at: Sequence[float]) -> None:
-        """The first bursts of the last timetable, one or more, have gone at the times ``sent_at``."""
+    def followed(self, timetable: Timetable, sent: int, last_at: float, late: int) -> None:
+        """The first bursts of the last timetable have gone, with ``sent`` datagrams, of which ``late`` were
+        late; the last of them at ``last_at``, in monotonic seconds."""
 
     def idle(self, now: float) -> None:
         """There was nothing to send until ``now``: deadlines passed are no credit for what comes next."""
@@ -215,13 +215,13 @@ class Pacer:
             return None
         return Timetable(self.deadline, deadlines, burst, total, rest, period, self._tolerance)
 
-    def followed(self, timetable: Timetable, sent_at: Sequence[float]) -> None:
+    def followed(self, timetable: Timetable, sent: int, last_at: float, late: int) -> None:
         units = 1 if self._interval else round(timetable.period * (self._rate or 0))
-        self._spent += timetable.sent(len(sent_at)) * units
-        self.late += timetable.late(sent_at)
+        self._spent += sent * units
+        self.late += late
         self.deadline = self._due_at = self._at(self._spent)
         if self._rate:
-            self._resting_until = sent_at[-1] + timetable.rest
+            self._resting_until = last_at + timetable.rest
             self.deadline = max(self._due_at, self._resting_until)
 
     def idle(self, now: float) -> None:

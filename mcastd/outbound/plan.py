@@ -1,4 +1,4 @@
-"""The next bursts of a channel, made ready, so that each costs one call when it is due.
+"""The next bursts of a channel, made ready, so that each costs one step when it is due.
 
 While a thread sends for many channels, nothing of the next one is in the processor's caches: what there is to
 be done for each burst should be short. What a channel can do for many bursts at once it does when it makes a
@@ -8,8 +8,9 @@ plan, and when the plan has ended.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from mcastd import clock
 from mcastd.counters import OutboundCounters
 from mcastd.outbound.pacing import Timetable
 
@@ -17,18 +18,18 @@ from mcastd.outbound.pacing import Timetable
 class BurstPlan:
     """Bursts that are ready to be sent when they are due, by whoever keeps the timetable.
 
-    ``waiting`` has those that have not gone, the next one last, each with the time when that after it is due
-    (infinity if it is the last). ``sent_at`` gets the time of each that has gone. Times are in monotonic
-    seconds. The plan ends when all have gone, or with an ``error``, which a burst met that has not gone.
+    Iterate over it, once: each step sends the next burst, and with it those after it that are late and may go
+    along. It gives when the next step is due, in monotonic seconds: infinity if all have gone. The steps end
+    with an ``error``, which a burst met that has not gone.
     """
 
-    __slots__ = ("_before", "error", "rest", "send", "sent_at", "sizes", "timetable", "together", "waiting")
+    __slots__ = ("_before", "_buffers", "_send", "bursts", "error", "last_at", "late", "sizes", "timetable")
 
     def __init__(
         self,
         timetable: Timetable,
         sizes: Sequence[int],
-        buffers: Sequence[bytes | memoryview],
+        buffers: Iterable[bytes | memoryview],
         send: Callable[[bytes | memoryview], object],
         counters: OutboundCounters,
     ) -> None:
@@ -37,25 +38,46 @@ class BurstPlan:
         of the channel, which do not change until the plan has ended."""
         self.timetable = timetable
         self.sizes = sizes
-        self.send = send
-        self.rest = timetable.rest  # seconds from one burst to the next at least
-        self.together = timetable.together  # bursts that may go at once, if all are late
-        self.waiting = [*zip(buffers, (*timetable.deadlines[1:], math.inf), strict=True)]
-        self.waiting.reverse()
-        self.sent_at: list[float] = []
+        self._buffers = buffers
+        self._send = send
+        self.bursts = 0  # that have gone
+        self.late = 0  # datagrams of them that were late
+        self.last_at = -math.inf  # when the last one went, in monotonic seconds
         self.error: OSError | None = None
         self._before = counters.sent, counters.sent_bytes, counters.late
+
+    def __iter__(self) -> Iterator[float]:
+        timetable, send = self.timetable, self._send
+        deadlines, rest, together = timetable.deadlines, timetable.rest, timetable.together
+        punctual, now = timetable.punctual_seconds, clock.monotonic
+        due_at, at_once = deadlines[0], 0
+        for data, next_at in zip(self._buffers, (*deadlines[1:], math.inf), strict=True):
+            at = now()
+            try:
+                send(data)
+            except OSError as error:
+                self.error = error
+                return
+            if at - due_at > punctual:
+                self.late += timetable.late(self.bursts, at - due_at)
+            self.last_at = at
+            self.bursts += 1
+            at_once += 1
+            if next_at > at or at_once == together:
+                rested_at = at + at_once * rest
+                at_once = 0
+                yield next_at if next_at > rested_at else rested_at
+            due_at = next_at
 
     @property
     def sent(self) -> int:
         """Datagrams that have gone."""
-        return self.timetable.sent(len(self.sent_at))
+        return self.timetable.sent(self.bursts)
 
     def add_to(self, counters: OutboundCounters) -> None:
         """Count what has gone by now. The counters may have it already: nothing is counted twice."""
-        sent_at = self.sent_at[:]  # another thread may send meanwhile
+        count, late_count = self.sent, self.late  # another thread may send meanwhile
         sent, sent_bytes, late = self._before
-        count = self.timetable.sent(len(sent_at))
         counters.sent = max(counters.sent, sent + count)
         counters.sent_bytes = max(counters.sent_bytes, sent_bytes + sum(self.sizes[:count]))
-        counters.late = max(counters.late, late + self.timetable.late(sent_at))
+        counters.late = max(counters.late, late + late_count)

@@ -17,6 +17,7 @@ import heapq
 import math
 import threading
 from collections import deque
+from collections.abc import Iterator
 from typing import Protocol
 
 from mcastd import clock
@@ -61,11 +62,11 @@ class Timed(Protocol):
 class _Entry:
     """A channel, from :meth:`SharedSender.add` on until it leaves."""
 
-    __slots__ = ("channel", "has_left", "plan")
+    __slots__ = ("channel", "has_left", "steps")
 
     def __init__(self, channel: Timed) -> None:
         self.channel = channel
-        self.plan: BurstPlan | None = None  # None: the channel is visited when it is due
+        self.steps: Iterator[float] | None = None  # of its plan; None: it is visited when it is due
         self.has_left = False
 
 
@@ -122,7 +123,7 @@ class SharedSender:
     def _put(self, entry: _Entry, when: float, now: float) -> None:
         """Have a channel served at ``when``. If that is past, it comes after those that are due by now."""
         if when <= now:
-            when = now
+            when = clock.monotonic()
         elif len(self._entries) > PUNCTUAL_CHANNELS:
             ticks = TICKS_PER_SECOND if when - now < SLOW_SECONDS else SLOW_TICKS_PER_SECOND
             when = math.ceil(when * ticks) / ticks
@@ -137,7 +138,7 @@ class SharedSender:
         entry = self._entries.pop(channel, None)
         if entry is None:
             return
-        entry.has_left, entry.plan = True, None
+        entry.has_left, entry.steps = True, None
         self._void += 1
         if self._void > len(self._entries) + VOID_ENTRIES_MAX:
             left = {when: [one for one in due if not one.has_left] for when, due in self._schedule.items()}
@@ -170,52 +171,32 @@ class SharedSender:
         if result is None:
             self._drop(entry.channel)
         elif isinstance(result, BurstPlan):
-            entry.plan = result
+            entry.steps = iter(result)
             self._put(entry, result.timetable.begins_at, now)
         else:
             self._put(entry, result, now)
 
     def _serve_due(self, now: float) -> None:
         """Send the bursts of plans that are due by now, and note which channels are to be visited."""
-        while self._times and self._times[0] <= now:
-            when = heapq.heappop(self._times)
-            is_stalled = now - when > STALL_SECONDS  # the schedules begin anew
-            for entry in self._schedule.pop(when):
-                plan = entry.plan
-                if plan is None or is_stalled:
-                    self._visits.append(entry)
-                    continue
-                before = len(plan.sent_at)
-                try:
-                    next_at, at = self._send_bursts(plan)
-                except OSError as error:
-                    plan.error = error
-                    self._visits.append(entry)
-                    continue
-                if next_at == math.inf:
-                    self._visits.append(entry)
+        times, schedule, visits = self._times, self._schedule, self._visits
+        while times and times[0] <= now:
+            when = heapq.heappop(times)
+            due = schedule.pop(when)
+            if now - when > STALL_SECONDS:  # the schedules begin anew
+                visits.extend(due)
+                continue
+            for entry in due:
+                steps = entry.steps
+                if steps is None or (next_at := next(steps, math.inf)) == math.inf:
+                    visits.append(entry)
                 else:
-                    rested_at = at + (len(plan.sent_at) - before) * plan.rest
-                    self._put(entry, next_at if next_at > rested_at else rested_at, at)
-
-    @staticmethod
-    def _send_bursts(plan: BurstPlan) -> tuple[float, float]:
-        """Send the next burst of a plan, and with it what may go together of those that are late, too.
-        Returns when that after them is due, and when the last one went."""
-        for _ in range(plan.together):
-            data, next_at = plan.waiting.pop()
-            at = clock.monotonic()
-            plan.send(data)
-            plan.sent_at.append(at)
-            if next_at > at:
-                break
-        return next_at, at
+                    self._put(entry, next_at, now)
 
     def _next_visit(self) -> _Entry | None:
         while self._visits:
             entry = self._visits.popleft()
             if not entry.has_left:
-                entry.plan = None
+                entry.steps = None
                 return entry
         return None
 

@@ -119,9 +119,9 @@ class TimedSchedule:
         together = max(1, int(self._late_burst / (burst * period)))
         return Timetable(self.deadline, deadlines, burst, total, rest, period, TOLERANCE_SECONDS, together)
 
-    def followed(self, timetable: Timetable, sent_at: Sequence[float]) -> None:
-        self.late += timetable.late(sent_at)
-        self._advance(timetable.sent(len(sent_at)), sent_at[-1], timetable.rest)
+    def followed(self, timetable: Timetable, sent: int, last_at: float, late: int) -> None:
+        self.late += late
+        self._advance(sent, last_at, timetable.rest)
 
     def idle(self, now: float) -> None:
         """What comes next is not due before ``now``: nothing is made up for."""

@@ -1,5 +1,5 @@
 """What one step takes of a subscription, a visit of the shared reader that finds a few datagrams, or of a
-channel that is fed by others.
+channel that is fed by others; and a visit of the shared sender.
 
 At ten thousand datagrams a second there are a thousand such steps a second, each with cold caches: then each
 function that is called costs about as much as a datagram.
@@ -32,6 +32,7 @@ from mcastd.net.payloads import ListPayloads
 from mcastd.net.sender import SocketSender
 from mcastd.net.sockets import free_port
 from mcastd.outbound.channel import Channel
+from mcastd.outbound.plan import BurstPlan
 from mcastd.worker import Context, Signal
 
 GROUP, OTHER_GROUP = "239.255.14.1", "239.255.14.2"
@@ -131,3 +132,33 @@ def test_a_step_of_a_channel_that_is_fed_by_udp(stack: ExitStack) -> None:
     assert outlet.counters.sent == VISITS * DATAGRAMS
     calls = min(steps, key=Counter.total)
     assert calls.total() <= 36, calls
+
+
+def test_a_visit_of_a_paced_channel_and_each_burst_of_its_plan(stack: ExitStack, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(1316) * 1000)
+    to = {"group": OTHER_GROUP, "port": 9, "interface": "lo", "loop": False}
+    pace = {"framing": "chunk", "max_datagram": 1316, "rate": "8Mbit", "repeat": "forever"}
+    channel = build(
+        "outbound/step", OutboundChannel.model_validate({"source": source, **to, **pace}), Parts()
+    )
+    assert isinstance(channel, Channel)
+    stack.callback(channel.close)
+    context = Context().open()
+    stack.callback(context.close)
+    link = stack.enter_context(closing(SocketSender(ipaddress.ip_address(OTHER_GROUP), 9, interface="lo")))
+    outlet = channel._outlet
+    outlet.send_due(context, link)  # opens the file
+    outlet.send_due(context, link)  # the first datagram begins the schedule
+    visits: list[Counter[str]] = []
+    for _ in range(VISITS):
+        with counted_calls() as counts:
+            plan = outlet.visit(context, link, crowded=True)
+        visits.append(counts)
+        assert isinstance(plan, BurstPlan)
+        with counted_calls() as counts:
+            bursts = sum(1 for _ in plan)
+        assert bursts > 1
+        assert counts.total() <= bursts + 2, counts
+    calls = min(visits, key=Counter.total)
+    assert calls.total() <= 34, calls

@@ -140,7 +140,7 @@ def test_what_is_prepared_goes_by_each(count: int) -> None:
     assert send is not None
     datagrams = [b"abcd", b"efgh", b"ijkl"]
     data = b"".join(datagrams)
-    buffers = Chunks(memoryview(data), 4, 3).buffers(0, 3, count)
+    buffers = [*Chunks(memoryview(data), 4, 3).buffers(0, 3, count)]
     one.links[0].errors.append(errno.ENOBUFS)
     for buffer in buffers:
         send(buffer)

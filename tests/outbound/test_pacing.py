@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import sub
 
 import pytest
 from hypothesis import example, given
@@ -233,8 +234,14 @@ def follow(pacer: Pacer, timetable: Timetable, delays: Sequence[float]) -> list[
         rested_at = sent_at[-1] + timetable.rest if sent_at else timetable.begins_at
         sent_at.append(max(due_at, rested_at) + delay)
     if sent_at:
-        pacer.followed(timetable, sent_at)
+        pacer.followed(timetable, timetable.sent(len(sent_at)), sent_at[-1], late_of(timetable, sent_at))
     return sent_at
+
+
+def late_of(timetable: Timetable, sent_at: Sequence[float]) -> int:
+    """How many datagrams of the first bursts were late, which went at these times."""
+    delays = map(sub, sent_at, timetable.deadlines)
+    return sum(timetable.late(burst, delay) for burst, delay in enumerate(delays))
 
 
 @example(pace=(None, 15_500, None), size=1, count=2, delays=[0.0])
@@ -312,10 +319,26 @@ def test_the_last_burst_of_a_timetable_may_be_shorter() -> None:
     timetable = pacer.timetable(START, [1000] * 8, gather=True)
     assert timetable is not None
     assert [timetable.sent(bursts) for bursts in range(4)] == [0, 3, 6, 8]
-    assert timetable.late([START + 10] * 3) == 8
-    pacer.followed(timetable, timetable.deadlines)
+    assert [timetable.late(burst, 10.0) for burst in range(3)] == [3, 3, 2]
+    pacer.followed(timetable, 8, timetable.deadlines[-1], late=0)
     assert pacer.deadline == pytest.approx(START + 0.009)
     assert pacer.late == 0
+
+
+@given(
+    period=st.floats(1e-5, 0.1),
+    burst=st.integers(1, 20),
+    delay=st.floats(-0.001, 0.5),
+    tolerance=st.sampled_from([0.001, 0.1]),
+)
+def test_of_a_burst_that_is_punctual_nothing_is_late(
+    period: float, burst: int, delay: float, tolerance: float
+) -> None:
+    timetable = Timetable(START, [START], burst, burst, 0.0, period, tolerance)
+    late = timetable.late(0, delay)
+    assert 0 <= late <= burst
+    assert not late or delay > timetable.punctual_seconds
+    assert timetable.late(0, timetable.punctual_seconds) == 0
 
 
 def test_a_backlog_that_follows_a_timetable_is_caught_up_at_twice_the_rate() -> None:

@@ -93,7 +93,7 @@ def test_what_is_prepared_is_as_what_is_sent(count: int) -> None:
     sender = RtpSender(link, RtpOutbound(ssrc=7), stream(), due)
     send = sender.prepare(10, count)
     assert send is not None
-    buffers = Chunks(memoryview(data), 10, 5).buffers(0, 5, count)
+    buffers = [*Chunks(memoryview(data), 10, 5).buffers(0, 5, count)]
     send(buffers[0])
     link.errors.append(errno.EAGAIN)
     with pytest.raises(OSError, match="unavailable") as refused:

@@ -131,7 +131,8 @@ def test_a_timetable_has_the_times_and_what_follows_goes_on() -> None:
     assert timetable.period == pytest.approx(0.001)
     assert timetable.rest == pytest.approx(0.0005)
     sent_at = [timetable.deadlines[0], timetable.deadlines[1] + 0.0025, timetable.deadlines[2] + 0.002]
-    schedule.followed(timetable, sent_at)
+    late = sum(timetable.late(burst, at - timetable.deadlines[burst]) for burst, at in enumerate(sent_at))
+    schedule.followed(timetable, timetable.sent(3), sent_at[-1], late)
     assert schedule.late == 2
     assert schedule.deadline == pytest.approx(max(START + times[4], sent_at[-1] + timetable.rest))
 

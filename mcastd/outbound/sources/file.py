@@ -10,8 +10,7 @@ import math
 import os
 import shlex
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -272,22 +271,23 @@ class FileSource(FramedSource):
         return data
 
     def _feed(self, data: bytes) -> Payloads:
-        with self._from_the_start():
+        try:
             return self._framer.feed(data)
+        except SourceError:
+            self._begin_again()
+            raise
 
     def _finish(self) -> Payloads:
-        with self._from_the_start():
-            return self._framer.finish()
-
-    @contextmanager
-    def _from_the_start(self) -> Iterator[None]:
-        """After an error of the framer, the file is read again from its start."""
         try:
-            yield
+            return self._framer.finish()
         except SourceError:
-            self.close()
-            self.position = 0
+            self._begin_again()
             raise
+
+    def _begin_again(self) -> None:
+        """After an error of the framer, the file is read again from its start."""
+        self.close()
+        self.position = 0
 
     def _end_round(self) -> None:
         """End a round, and begin the next one, if there is one, with what the path names by now."""
