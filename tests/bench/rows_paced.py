@@ -27,6 +27,7 @@ PROBED = 20  # of the slow ones, evenly spread
 PACED = 100
 PACED_FIRST = Address("239.249.1.1", 25_000)
 ASKED = 5  # of the paced ones, evenly spread: a list of all would hold up the sender
+REST = 0.03  # seconds after each
 SIZE = 1316
 PACED_RATE = 8_000_000  # bits a second
 TOGETHER = 3  # datagrams that a channel sends at once, among many
@@ -141,14 +142,18 @@ def paced(bench: Bench) -> list[Result]:
         asked = [f"outbound/n{n}" for n in range(0, PACED, PACED // ASKED)]
 
         def counted() -> tuple[int, int]:
-            workers = [daemon.call("Get", name=name)["worker"]["status"]["counters"] for name in asked]
-            return sum(of["sent"] for of in workers), sum(of["late"] for of in workers)
+            sent = late = 0
+            for name in asked:
+                counters = daemon.call("Get", name=name)["worker"]["status"]["counters"]
+                sent, late = sent + counters["sent"], late + counters["late"]
+                time.sleep(REST)
+            return sent, late
 
         def run() -> dict[str, float]:
-            sent, late = counted()
+            begun, (sent, late) = time.monotonic(), counted()
             core = daemon.program.busy(seconds)
-            now_sent, now_late = counted()
-            rate = (now_sent - sent) * SIZE * 8 / seconds / ASKED / 1e6
+            elapsed, (now_sent, now_late) = time.monotonic() - begun, counted()
+            rate = (now_sent - sent) * SIZE * 8 / elapsed / ASKED / 1e6
             of_sent = 1000 * (now_late - late) / max(1, now_sent - sent)
             return {"core": core, "late": of_sent, "mbit": rate}
 
