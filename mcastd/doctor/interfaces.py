@@ -218,6 +218,8 @@ def _source(
     link = subject.now(ChannelStatus).link
     if link is None or way.loopback:
         return
+    if settings.copies and link.interface != way.name:  # another of its ways is told there: the first is down
+        return
     source, group = ip_address(link.address), settings.group
     of_the_link = group.version == 6 and stays_on_link(group)  # then a link-local source is right
     better = [

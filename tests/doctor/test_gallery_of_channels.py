@@ -72,6 +72,16 @@ CASES = [
         worker="outbound/news",
     ),
     Case(
+        "no-carrier",
+        "broken",
+        outbound('copies = [{ group = "239.255.6.10", interface = "eth1" }]'),
+        ip("link set net0 down", "link set net0 up, addr replace fe80::2/64 dev net0 nodad", there=True),
+        prepare=news,
+        worker="outbound/news",
+        never=("dropped-inside", "firewall-drop", "unlucky-source"),  # the other way goes on
+        by_hand="plug the cable in",
+    ),
+    Case(
         "source-overflow",
         "broken",
         received(),

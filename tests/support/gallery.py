@@ -130,6 +130,7 @@ class Case:
     wrap: Sequence[str] = ()  # a command in front of the daemon's
     rights: Sequence[str] = AS_A_SERVICE  # another one, which says what the daemon may
     arguments: Sequence[str] = ()  # for the doctor
+    never: Sequence[str] = ()  # causes that would be wrong beside it
     lab: str = "two wires"
     variant: str = ""
     by_hand: str = ""  # why no program can carry out the fix: then ending the fault stands for it, or ...
@@ -202,6 +203,7 @@ def named(case: Case, lab: Lab) -> dict[str, Any]:
     assert of_worker, report
     first: dict[str, Any] = of_worker[0]
     assert (first["cause"], first["severity"]) == (case.cause, case.severity), of_worker
+    assert not {one["cause"] for one in of_worker} & set(case.never), of_worker
     worst = max(EXIT[one["severity"]] for one in report["findings"])
     assert status == worst, report["findings"]
     assert first["what"]
