@@ -288,7 +288,7 @@ class ClosedOutputs:
 class Hanging:
     """A source or an output that has not answered a call for too long."""
 
-    path: str  # of the source or output
+    path: str  # of the source or output, or "one of its outputs"
     seconds: float  # since it was called
 
 

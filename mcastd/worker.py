@@ -90,7 +90,7 @@ class Context:
         self._busy_since: float | None = None
         self.detail = ""
         self.degraded = False  # at work, but something is not as it should be: the detail says what
-        # What the worker may be in a system call for: a path, or words like "its outputs"; "" if none.
+        # What the worker may be in a system call for: a path, or words like "one of its outputs"; "" if none.
         # Such a call hangs while the disk or server does, and a new process would not help.
         self.waits_for = ""
         self._task = 0  # native id of the worker's thread

@@ -31,7 +31,6 @@ from mcastd.protocols.link_messages import REPAIR_MAX_SECONDS
 # Stands for all groups, where none is named.
 ANY_GROUP = IPv4Address("239.0.0.0")
 # Most firewalls forget what went through them after 30 s.
-DEFAULT_KEEPALIVE_SECONDS = 25.0
 KEEPALIVE_MIN_SECONDS, KEEPALIVE_MAX_SECONDS = 1.0, 120.0
 
 

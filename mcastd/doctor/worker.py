@@ -46,7 +46,7 @@ def worker(subject: Subject[WorkerSettings], _evidence: Evidence) -> Iterator[Sa
             yield Finding(
                 "source-hanging",
                 Severity.BROKEN,
-                f"its source {hanging.path} does not answer: nothing is sent",
+                f"{hanging.path} does not answer: nothing is sent",
                 (f"{answer} (status)",),
                 fix,
             )
@@ -54,7 +54,7 @@ def worker(subject: Subject[WorkerSettings], _evidence: Evidence) -> Iterator[Sa
             yield Finding(
                 "output-hanging",
                 Severity.BROKEN,
-                f"its output {hanging.path} does not answer: what comes is lost once the buffer is full",
+                f"{hanging.path} does not answer: what comes is lost once the buffer is full",
                 (f"{answer}; overflow: {status.counters.overflow} (status)",),
                 fix,
             )

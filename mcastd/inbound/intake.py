@@ -164,7 +164,7 @@ class Intake:
             yield
             return
         self._asked_at = clock.monotonic()
-        context.waits_for = "its outputs"
+        context.waits_for = "one of its outputs"
         try:
             yield
         finally:

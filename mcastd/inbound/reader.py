@@ -127,7 +127,7 @@ class Reader:
                 time.sleep(pause)
             again = False
             if pause and (alone := self._alone):  # to visit it in vain costs no more than to ask for it first
-                ready, again = alone, not owed  # what epoll has to tell of what comes meanwhile, it tells yet
+                ready, again = alone, not owed  # epoll still reports what comes in the meantime
             elif pause or owed:
                 ready = owed + self._poll.poll(0, self._events_max)
             else:

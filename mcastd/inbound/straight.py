@@ -1,10 +1,10 @@
 """The straight way of a visit: from one socket to one output.
 
-Of hundreds of subscriptions most have it, and a visit finds a datagram or two of each: then it costs what it
-goes through of functions and of memory. So all that the general way finds anew in each visit is found once,
-when the subscription is lent to the shared reader: while it is, nothing of that changes. The same arena
-receives, the same intake counts, the same protocol and output have the batch; and whatever is not as usual
-goes the general way.
+Of hundreds of subscriptions most have it, and a visit finds a datagram or two of each: so the cost of a visit
+is the functions that it calls and the memory that it touches. All that the general way finds anew in each
+visit is found once, when the subscription is lent to the shared reader: while it is, nothing of that changes.
+The same arena receives, the same intake counts, the same protocol and output have the batch; and whatever is
+not as usual goes the general way.
 
 ```
   the reader --> Turns.visit --> Intake.take ------> SocketReceiver: lease, receive, idle     the general way

@@ -43,8 +43,8 @@ def source_filter(config: InboundSubscription) -> SourceFilter:
 class Subscription:
     """The worker of one subscription. Its sinks and counters outlive its runs, its link does not.
 
-    ``open_link`` opens a receiver that tells such metadata. While little comes, the shared ``reader``, if
-    there is one, reads for this subscription.
+    ``open_link`` opens a receiver that gives the metadata it is called with. While little comes, the shared
+    ``reader``, if there is one, reads for this subscription.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Subscription:
 
     @property
     def _problem(self) -> str:
-        """Of the protocol, or of what is kept."""
+        """What keeps the protocol, or the captures, from working, in words; "" if nothing does."""
         protocol, keeper = self._intake.protocol, self._intake.keeper
         problem = "" if protocol is None else protocol.problem
         return problem or ("" if keeper is None else keeper.problem)

@@ -1,7 +1,7 @@
 """The seam between workers and the network: batches of datagrams over Receiver and Sender.
 
-``receiver.py`` and ``sender.py`` are the real thing, ``fake.py`` its in-memory twin for tests. OSError stops
-here: both raise :class:`~mcastd.errors.LinkError`.
+``receiver.py`` and ``sender.py`` are the real thing, ``fake.py`` its twin for tests. OSError stops here: both
+raise :class:`~mcastd.errors.LinkError`, but for what ``Sender.prepare()`` and ``Receiver.one_socket()`` give.
 """
 
 from __future__ import annotations

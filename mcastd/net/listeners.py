@@ -70,11 +70,6 @@ class DatagramListener:
             self._pool.give_back(self._arena)
             self._arena = None
 
-    @property
-    def several_senders(self) -> bool:
-        """Return True if several addresses have sent, as far as the batches were asked for their sources."""
-        return self._senders.several
-
     def overflow(self) -> int:
         """Packets that the kernel dropped at the full receive buffer; after close(), those until then."""
         self._overflow = max(self._overflow, dropped(self._sock))

@@ -89,7 +89,7 @@ class MmsgArena:
         # recvmmsg writes lengths into the headers: before each use they are made fresh again
         self._fresh = {every: self._naming(ALL_SLOTS if every else SAMPLED_SLOTS) for every in (True, False)}
         self._every = False  # whether every sender is named: as the headers are now
-        # By that, and by how many were used
+        # By `every`, then by the number of headers used
         self._renewals: dict[bool, list[Renewal | None]]
         self._renewals = {every: [None] * (SLOTS + 1) for every in self._fresh}
         self._used = 0  # headers that are not fresh

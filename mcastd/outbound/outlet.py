@@ -72,7 +72,7 @@ class Outlet:
         self.counters = OutboundCounters()
         self.schedule = schedule
         self.is_busy = False  # BUSY_DATAGRAMS or more are sent at a time
-        self._streak = 0  # times in a row that this was otherwise
+        self._streak = 0  # visits in a row whose size contradicts is_busy
         self._source = source
         self._label = label
         self._log = log

@@ -155,7 +155,7 @@ class Pacer:
         return self._count_due(now, sizes)
 
     def _count_due(self, now: float, sizes: Sequence[int]) -> int:
-        """The same, where the first one is due. Mostly it is alone: then the others are not lined up."""
+        """As due(), once the first is known to be. Usually no other is, so sizes are not summed up first."""
         if self._interval:
             if self._at(self._spent + 1) > now:
                 return 1
