@@ -44,17 +44,13 @@ from mcastd.config.opened import OpenFiles, OpenFilesOf
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.output import OutputPath, OutputSettings
 from mcastd.config.outputs import OUTPUTS
+from mcastd.config.protocol import InboundProtocol, NumberedInbound, OutboundProtocol, RawInbound, RawOutbound
 from mcastd.config.protocols import (
     INBOUND_PROTOCOLS,
     OUTBOUND_PROTOCOLS,
     FluteInbound,
     FluteOutbound,
-    InboundProtocol,
     MoldInbound,
-    NumberedInbound,
-    OutboundProtocol,
-    RawInbound,
-    RawOutbound,
     RtpInbound,
     RtpOutbound,
     SequenceInbound,

@@ -29,12 +29,8 @@ from mcastd.config.legs import (
 from mcastd.config.model import Conflicts, GroupSettings
 from mcastd.config.output import GroupEnd, OutputPath, OutputSettings
 from mcastd.config.outputs import OutputTables
-from mcastd.config.protocols import (
-    INBOUND_PROTOCOLS,
-    InboundProtocol,
-    NumberedInbound,
-    RawInbound,
-)
+from mcastd.config.protocol import InboundProtocol, NumberedInbound, RawInbound
+from mcastd.config.protocols import INBOUND_PROTOCOLS
 from mcastd.config.types import (
     AnyInterface,
     BufferSize,

@@ -10,13 +10,8 @@ from mcastd.config.legs import KEYS_OF_A_LEG, contradictions_of_legs
 from mcastd.config.network_outputs import GroupOutput
 from mcastd.config.output import OutputSettings
 from mcastd.config.outputs import OUTPUTS
-from mcastd.config.protocols import (
-    INBOUND_PROTOCOLS,
-    InboundProtocol,
-    NumberedInbound,
-    RawInbound,
-    RtpInbound,
-)
+from mcastd.config.protocol import InboundProtocol, NumberedInbound, RawInbound
+from mcastd.config.protocols import INBOUND_PROTOCOLS, RtpInbound
 from mcastd.config.types import Location
 from mcastd.config.via import AmtFallbackVia, NativeVia
 from mcastd.config.words import choose, show

@@ -13,7 +13,8 @@ from mcastd.config.announce import ANNOUNCEMENTS, Announcing
 from mcastd.config.ends import ProgramEnd
 from mcastd.config.model import Conflicts, GroupSettings, Model
 from mcastd.config.output import GroupEnd, OutputPath
-from mcastd.config.protocols import OUTBOUND_PROTOCOLS, OutboundProtocol, RawOutbound
+from mcastd.config.protocol import OutboundProtocol, RawOutbound
+from mcastd.config.protocols import OUTBOUND_PROTOCOLS
 from mcastd.config.source import SourceSettings
 from mcastd.config.sources import SOURCES
 from mcastd.config.types import (
