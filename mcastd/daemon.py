@@ -28,14 +28,14 @@ from mcastd.doctor.subject import Subject, named
 from mcastd.errors import ConfigError, ConfigProblem, McastdError
 from mcastd.gateway.overview import ShownFinding
 from mcastd.inbound.sinks import PIPES, Ends
-from mcastd.later import Later, Once
+from mcastd.later import Once
 from mcastd.makers import Parts, load
 from mcastd.metrics import MetricsServer
 from mcastd.ondisk import OnDisk
 from mcastd.process import Signals, settle
 from mcastd.reload_notes import LastChanges, counts_of, taken_over, troubles_of
 from mcastd.reloads import Reloads
-from mcastd.runtime import Runtime
+from mcastd.runtime import KEPT_TABLES, Runtime
 from mcastd.stored import TABLES
 from mcastd.views import DaemonView, ReloadView, WorkerView
 from mcastd.worker import Headline, Signal, Vitals
@@ -43,7 +43,6 @@ from mcastd.worker import Headline, Signal, Vitals
 if TYPE_CHECKING:
     from mcastd.bridge.kept import KeptTables
 
-KEPT_TABLES = Later("mcastd.bridge.kept:KeptTables")
 # READY=1 waits this long, at most, for the first attempt of each worker.
 FIRST_ATTEMPTS_SECONDS = 5.0
 # For a page the doctor watches the wire for so long.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mcastd.config import EngineSource, IpSource, OutboundChannel, UdpSource
+from mcastd.config import DEFAULT_RECEIVE_BUFFER, EngineSource, IpSource, OutboundChannel, UdpSource
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.quoting import command
@@ -13,7 +13,6 @@ from mcastd.status import ChannelStatus, ReceptionStatus
 
 # Of the addresses that may not send, this many are named.
 NAMED_ADDRESSES = 5
-DEFAULT_RECEIVE_BUFFER = 4 << 20
 
 
 def reception(subject: Subject[OutboundChannel], evidence: Evidence) -> Iterator[Said]:
