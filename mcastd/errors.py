@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 # The process or the host is out of descriptors, memory or threads now: nothing can be concluded from it.
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
-
+# By the errno of a shortage, as whoever runs the service can end it.
+SHORTAGE_WAYS_OUT = {
+    errno.EMFILE: "raise LimitNOFILE= of the service",
+    errno.ENFILE: "raise the sysctl fs.file-max of this host",
+    errno.ENOMEM: "raise MemoryMax= of the service, or give this host more memory",
+    errno.EAGAIN: "raise TasksMax= of the service",
+}
 
 # In a line for the configuration: a string that the user has to choose.
 ANY_TEXT = '"..."'
@@ -115,6 +121,10 @@ class LinkError(McastdError):
         super().__init__(what, cause, way_out, waits=waits, errno=errno)
         self.group = group
         self.interface = interface
+
+
+class NoArenaError(LinkError):
+    """There is no memory now for the buffers to receive into. Nothing was received: the kernel holds it."""
 
 
 class CannotAskError(LinkError):

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 
 from mcastd import log
 from mcastd.config import split_end
-from mcastd.errors import LinkError, reason_of
+from mcastd.errors import SHORTAGE_WAYS_OUT, LinkError, reason_of
 from mcastd.gateway.interest import Interest
 from mcastd.ip import Address
 from mcastd.net.tcp_socket import listening
@@ -24,10 +24,6 @@ ACCEPTED_AT_ONCE = 32
 RETRY_SECONDS = 1.0
 # The reason by which attempts to accept are counted that failed for want of descriptors or memory.
 SHORTAGE = "shortage"
-WAYS_OUT = {
-    errno.EMFILE: "raise LimitNOFILE= of the service",
-    errno.ENFILE: "raise the sysctl fs.file-max of this host",
-}
 # What accept(2) says of one connection, which is no more: the next one may be sound.
 OF_ONE_CONNECTION = frozenset(
     {
@@ -122,7 +118,7 @@ class Entrances:
         """Those that are served go on; the others wait, and are not looked at for a while."""
         self._counted[SHORTAGE] += 1
         if not self.shortage:
-            way_out = WAYS_OUT.get(error.errno or 0, "")
+            way_out = SHORTAGE_WAYS_OUT.get(error.errno or 0, "")
             self.shortage = "; ".join(filter(None, (reason_of(error), way_out)))
             self._log.warning("player.refused", reason=self.shortage)
         for fd in self._by_fd:

@@ -5,10 +5,9 @@ Its context waits by poll(2), which looks at each descriptor each time: there th
 
 from __future__ import annotations
 
-import errno
 import select
 
-from mcastd.errors import LinkError, reason_of
+from mcastd.errors import SHORTAGE_WAYS_OUT, LinkError, reason_of
 
 # Descriptors that are seen to before others have their turn.
 READY_MAX = 256
@@ -79,6 +78,6 @@ class Interest:
 
 
 def _refused(error: OSError) -> LinkError:
-    way_out = "raise LimitNOFILE= of the service" if error.errno == errno.EMFILE else ""
+    way_out = SHORTAGE_WAYS_OUT.get(error.errno or 0, "")
     what = "cannot wait for players"
     return LinkError(what, reason_of(error), way_out, waits="trying again", errno=error.errno or 0)

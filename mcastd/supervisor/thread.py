@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
-from mcastd.errors import SHORTAGES, LinkError, McastdError, reason_of
+from mcastd.errors import SHORTAGE_WAYS_OUT, SHORTAGES, LinkError, McastdError, reason_of
 from mcastd.names import table_of
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import ATTEMPTED, TROUBLED, Event, State, after
@@ -30,7 +30,7 @@ WATCHED_ERRNOS = {errno.ENODEV, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EN
 HANG_SECONDS = 5.0
 # One that runs, or would if it got a processor, is given this long.
 WORK_SECONDS = 60.0
-SHORTAGE_WAY_OUT, TRYING_AGAIN = "raise LimitNOFILE= or TasksMax= of the service", "trying again"
+TRYING_AGAIN = "trying again"
 PACKAGE = Path(__file__).parent.parent
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # levels of the log
 # By the state that a worker has come to: the level and the event of the log.
@@ -88,9 +88,11 @@ class WorkerThread:
             self._context.close()
             self._apply(Event.START)
             number = error.errno if isinstance(error, OSError) and error.errno else errno.EAGAIN
-            cause = error.cause if isinstance(error, NoThreadError) else reason_of(error)
+            cause, way_out = reason_of(error), SHORTAGE_WAYS_OUT.get(number, "")
+            if isinstance(error, NoThreadError):
+                cause, way_out = error.cause, error.way_out
             what = "cannot start the worker's thread"
-            refused = McastdError(what, cause, SHORTAGE_WAY_OUT, waits=TRYING_AGAIN, errno=number)
+            refused = McastdError(what, cause, way_out, waits=TRYING_AGAIN, errno=number)
             self._apply(Event.ERROR, str(refused), refused)
             raise
 
@@ -257,13 +259,9 @@ class WorkerThread:
         except OSError as error:
             if error.errno not in SHORTAGES or isinstance(error, BlockingIOError):
                 raise
-            raise McastdError(
-                "cannot work", reason_of(error), SHORTAGE_WAY_OUT, waits=TRYING_AGAIN, errno=error.errno
-            ) from error
+            raise _cannot_work(reason_of(error), error.errno or 0) from error
         except MemoryError as error:
-            raise McastdError(
-                "cannot work", "no memory left", SHORTAGE_WAY_OUT, waits=TRYING_AGAIN, errno=errno.ENOMEM
-            ) from error
+            raise _cannot_work("no memory left", errno.ENOMEM) from error
 
     def _close(self) -> None:
         self._context.waits_for = "its files"
@@ -342,3 +340,9 @@ class WorkerThread:
             case State.FAILED:
                 fields["exc_info"] = True
         self._log.log(level, f"worker.{name}", **fields)
+
+
+def _cannot_work(cause: str, number: int) -> McastdError:
+    """What a run ends with for a shortage of this errno."""
+    way_out = SHORTAGE_WAYS_OUT.get(number, "")
+    return McastdError("cannot work", cause, way_out, waits=TRYING_AGAIN, errno=number)

@@ -34,7 +34,11 @@ from mcastd.gateway.interest import Interest
     [
         (errno.EMFILE, "too many open files; raise LimitNOFILE= of the service"),
         (errno.ENFILE, "too many open files in system; raise the sysctl fs.file-max of this host"),
-        (errno.ENOMEM, "cannot allocate memory"),
+        (
+            errno.ENOMEM,
+            "cannot allocate memory; raise MemoryMax= of the service, or give this host more memory",
+        ),
+        (errno.ENOBUFS, "no buffer space available"),
     ],
 )
 def test_while_none_can_be_accepted_players_stay_and_others_wait(

@@ -22,6 +22,7 @@ from mcastd.supervisor import Supervisor, supervisor
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
+from mcastd.threads import NoThreadError
 from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
 Run = Callable[["Puppet", Context], None]
@@ -616,8 +617,11 @@ def test_a_worker_that_waits_for_a_path_is_named_and_no_case_for_the_watchdog(
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "too many open files"),
-        (RuntimeError("can't start new thread"), "can't start new thread"),
+        (OSError(errno.EMFILE, "Too many open files"), "too many open files; raise LimitNOFILE="),
+        (OSError(errno.ENFILE, "File table overflow"), "file table overflow; raise the sysctl fs.file-max"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "cannot allocate memory; raise MemoryMax="),
+        (RuntimeError("can't start new thread"), "can't start new thread; raise TasksMax="),
+        (NoThreadError("inbound/news"), f"{NoThreadError('').cause}; raise TasksMax= or MemoryMax="),
     ],
 )
 def test_a_worker_that_cannot_be_started_says_why_in_words_without_numbers(
@@ -631,7 +635,26 @@ def test_a_worker_that_cannot_be_started_says_why_in_words_without_numbers(
     with pytest.raises(type(error)):
         thread.start()
     detail = thread.headline().detail
-    assert detail.startswith(f"cannot start the worker's thread: {words}; raise LimitNOFILE=")
+    assert detail.startswith(f"cannot start the worker's thread: {words}")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "too many open files; raise LimitNOFILE="),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "cannot allocate memory; raise MemoryMax="),
+        (MemoryError(), "no memory left; raise MemoryMax="),
+        (OSError(errno.ENOBUFS, "No buffer space available"), "no buffer space available; trying again"),
+    ],
+)
+def test_a_worker_that_runs_short_names_what_is_short(stage: Stage, error: Exception, words: str) -> None:
+    def fail(_puppet: Puppet, _context: Context) -> None:
+        raise error
+
+    stage.runs = {"inbound/news": fail}
+    stage.apply(added=("inbound/news",))
+    wait_for(lambda: stage.state("inbound/news") == "auto-restart")
+    assert stage.supervisor.headlines()[0].detail.startswith(f"cannot work: {words}")
 
 
 def test_what_cannot_be_started_is_tried_again_and_logged_once(
