@@ -27,7 +27,9 @@ class Condition:
         "_overflow_at",
         "_problem",
         "_refused",
+        "_short_after",
         "limited",
+        "shortage",
         "stale",
         "troubles",
     )
@@ -36,9 +38,11 @@ class Condition:
         self._log = log
         self.stale = False  # nothing came for longer than expect_every
         self.limited = False  # the receive buffer was too small to let datagrams gather for max_latency
+        self.shortage = ""  # why nothing can be received now, while there is no memory for it
         self.troubles: list[str] = []  # as last given to the context
         self._refused = ""  # the refused memberships that were logged last
         self._problem = ""  # the problem of the interfaces that was logged last
+        self._short_after = -1  # datagrams received before the shortage that was logged last
         self._blocked_since: float | None = None  # monotonic time from which on an output had no room
         self._overflow = 0
         self._overflow_at: float | None = None  # monotonic time at which it was last seen to have grown
@@ -89,6 +93,13 @@ class Condition:
             else:
                 self._log.info("reception.cleared")
 
+    def note_shortage(self, reason: str, received: int) -> None:
+        """There is no memory to receive. It is logged once for each number of datagrams ``received``."""
+        self.shortage = reason
+        if received != self._short_after:
+            self._short_after = received
+            self._log.warning("reception.delayed", reason=reason)
+
     def note_silence(self, now: float, heard: float, expected: float | None) -> None:
         """Log the beginning and the end of a silence of more than ``expected`` seconds after ``heard``."""
         stale = expected is not None and now >= heard + expected
@@ -114,7 +125,7 @@ class Condition:
 
         ``problem`` is that of the protocol.
         """
-        troubles = [trouble for trouble in (link.trouble, link.problem) if trouble]
+        troubles = [trouble for trouble in (link.trouble, link.problem, self.shortage) if trouble]
         troubles += outputs.problems()
         troubles += [problem] if problem else []
         if not outputs.blocked():

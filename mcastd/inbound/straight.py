@@ -89,9 +89,10 @@ class StraightVisits:
         lock = self._lock
         if not lock.acquire(False):  # as in Turns.visit()
             return None
+        if (context := self._handover.lent_by) is None:
+            lock.release()
+            return 0
         try:
-            if (context := self._handover.lent_by) is None:
-                return 0
             general, spare = self._general, self._spare
             try:
                 arena = spare.pop()
@@ -104,10 +105,9 @@ class StraightVisits:
                 except OSError as error:
                     raise self._way.failed(error) from error
                 taken = self._intake.accept(batch)
-            except Exception as error:
+            except Exception:
                 self._way.pool.give_back(arena)
-                self._handover.end(context, error)
-                return 0
+                raise
             if arena.full or arena.slots.swollen or taken >= BUSY_DATAGRAMS:
                 self._way.pool.give_back(arena)
                 return general.go_on(False, taken)  # so that it keeps no arena
@@ -121,6 +121,10 @@ class StraightVisits:
                 or ((protocol := self._protocol) is not None and protocol.deadline < general.alarm)
             ):
                 self._handover.end(context)
+        except Exception as error:  # no memory for an arena is one
+            self._handover.end(context, error)
+            return 0
+        else:
             return taken
         finally:
             lock.release()

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from mcastd import clock
 from mcastd.config import GATHERING_BUFFER_MIN_BYTES
+from mcastd.errors import NoArenaError
 from mcastd.gather import FIRST_WAIT_SECONDS, Gather
 from mcastd.handover import BUSY_VISITS, Handover
 from mcastd.inbound.condition import Condition
@@ -37,6 +38,8 @@ CALM_DATAGRAMS_PER_SECOND = 16_000
 CALM_SECONDS = 0.25
 # Time between two looks at all but the datagrams, while these come fast.
 LOOK_SECONDS = 0.01
+# Between two attempts to receive while there is no memory for it.
+MEMORY_RETRY_SECONDS = 0.1
 # Signals that end the turn of the worker's own thread, and those that it sees to between batches.
 ENDING = Signal.STOP | Signal.NETWORK
 NEEDED = ENDING | Signal.REOPEN
@@ -98,13 +101,26 @@ class Turns:
 
     def receive(self, context: Context, link: Receiver, *, quiet: bool) -> bool:
         """Take what comes until a signal needs this thread, or the turn changes. Returns True if quiet."""
-        if quiet and self._may_be_quiet():
-            return self._lend(context, link)
-        return self._read(context, link)
+        try:
+            if quiet and self._may_be_quiet():
+                return self._lend(context, link)
+            return self._read(context, link)
+        except NoArenaError as error:
+            self._wait_for_memory(context, link, error)
+            return False
 
     def forget(self, context: Context) -> None:
         """Stop watching the link and the outputs, which are about to be closed."""
         self._watch(context, {})
+
+    def _wait_for_memory(self, context: Context, link: Receiver, error: NoArenaError) -> None:
+        """Tell of the shortage, and wait a moment with the link open: the kernel holds what comes."""
+        context.take(Signal.HANDOVER)
+        self.forget(context)
+        self._condition.note_shortage(str(error), self._intake.counters.received)
+        self._life.report(context, link)
+        context.sleep_until(clock.monotonic() + MEMORY_RETRY_SECONDS)
+        self._condition.shortage = ""
 
     # -- while it is quiet: the shared reader takes what comes, this thread waits for signals and alarms
 

@@ -6,13 +6,14 @@ then, and gives it back: there are as many as workers are busy at a time.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from mcastd.errors import LinkError
+from mcastd.errors import SHORTAGE_WAYS_OUT, LinkError, NoArenaError
 from mcastd.net.link import Batch
 from mcastd.net.plain import PlainArena
 from mcastd.net.slots import Senders, Slots
@@ -58,13 +59,28 @@ class Pool:
         self.spare: deque[Arena] = deque(maxlen=SPARE_ARENAS)
 
     def lease(self, senders: Senders) -> Arena:
-        """An arena for the caller alone, until it is given back; its batches keep note of ``senders``."""
+        """An arena for the caller alone, until it is given back; its batches keep note of ``senders``.
+
+        Raises NoArenaError.
+        """
         try:
             arena = self.spare.pop()
         except IndexError:
-            arena = (MmsgArena if HAVE_RECVMMSG else PlainArena)(of_paths=self._of_paths)
+            arena = self._make()
         arena.senders = senders
         return arena
+
+    def _make(self) -> Arena:
+        try:
+            return (MmsgArena if HAVE_RECVMMSG else PlainArena)(of_paths=self._of_paths)
+        except (MemoryError, OSError) as error:  # of mmap(2)
+            raise NoArenaError(
+                "cannot receive",
+                "no memory left",
+                SHORTAGE_WAYS_OUT[errno.ENOMEM],
+                waits="trying again",
+                errno=errno.ENOMEM,
+            ) from error
 
     def give_back(self, arena: Arena) -> None:
         """Let others have it."""

@@ -409,3 +409,34 @@ def test_a_visit_is_refused_while_its_worker_is_busy(
         with side.worker._turns.handover.lock:
             assert side.visit() is None
         side.settle(1)
+
+
+@pytest.mark.parametrize("shortage", [MemoryError(), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))])
+def test_what_comes_waits_in_the_kernel_while_there_is_no_memory_for_an_arena(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shortage: Exception
+) -> None:
+    pair = Pair(stack, monkeypatch, tmp_path)
+
+    def refuse(**_: object) -> None:
+        raise shortage
+
+    with monkeypatch.context() as patch:
+        patch.setattr(arenas, "MmsgArena", refuse)
+        patch.setattr(arenas, "PlainArena", refuse)
+        for pool in arenas.pools.values():
+            pool.spare.clear()
+        pair._send(Sent((1, 2, 3)))
+        for side in pair.sides:
+            link = side.link
+            wait_for(lambda side=side: not side.is_empty, "what waits")
+            assert side.visit() == 0
+            wait_for(
+                lambda side=side: "no memory left; raise MemoryMax=" in side.context.detail, "the reason"
+            )
+            assert side.context.degraded
+            assert (side.link, side.failure) == (link, None)
+            assert side.worker.counters.received == 0
+    for side in pair.sides:
+        side.settle(3)
+        wait_for(lambda side=side: not side.context.degraded, "all is well")
+        assert side.worker.counters.received == 3
