@@ -95,7 +95,7 @@ class Thread(threading.Thread):
         """Raises NoThreadError, a RuntimeError, if no thread can be had."""
         try:
             super().start()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise NoThreadError(self.name) from error
         if self._started.is_set():
             self._started = _HAS_BEGUN
@@ -117,7 +117,7 @@ class Thread(threading.Thread):
 
 def _name_in_the_kernel(name: str) -> None:
     """Have ``ps -L`` and ``top -H`` show the name of this thread."""
-    with contextlib.suppress(OSError):  # no descriptor, or no /proc: it works without a name
+    with contextlib.suppress(OSError, MemoryError):  # no descriptor, or no /proc: it works without a name
         fd = os.open(f"/proc/self/task/{threading.get_native_id()}/comm", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, name.encode(errors="replace")[:COMM_BYTES])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import pytest
 from support.wait import wait_for
 
-from mcastd.replaceable import ReplaceableThread
+from mcastd import clock
+from mcastd.replaceable import STUCK_SECONDS, ReplaceableThread
+
+dies = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 def test_a_hang_is_reported_once_however_late_the_next_thread_gets_to_work() -> None:
@@ -51,3 +55,84 @@ def test_after_it_is_closed_no_thread_begins() -> None:
     with thread.lock, pytest.raises(RuntimeError, match="closed"):
         thread.begin()
     assert thread.current is None
+
+
+class Mortal:
+    """A thread that takes no steps, and that an error ends when it is told so."""
+
+    def __init__(self, step_max_seconds: float) -> None:
+        self.begun = threading.Semaphore(0)
+        self.dies, self.ends = threading.Event(), threading.Event()
+        self.thread = ReplaceableThread(
+            "tested", self._work, self._on_hang, step_max_seconds=step_max_seconds
+        )
+
+    def _work(self) -> None:
+        self.begun.release()
+        self.dies.wait(60)
+        if not self.ends.is_set():
+            self.dies.clear()
+            raise MemoryError
+
+    def _on_hang(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self.thread.replace()
+
+    def begin(self) -> None:
+        with self.thread.lock:
+            self.thread.begin()
+
+    def close(self) -> None:
+        self.ends.set()
+        self.thread.close(self.dies.set)
+
+
+@dies
+def test_one_that_an_error_ends_between_two_steps_is_replaced_by_the_deputy() -> None:
+    mortal = Mortal(step_max_seconds=0.01)
+    mortal.begin()
+    assert mortal.begun.acquire(timeout=60)
+    mortal.thread.busy.clear()
+    mortal.dies.set()
+    assert mortal.begun.acquire(timeout=60)
+    assert not mortal.thread.has_died
+    mortal.close()
+
+
+@dies
+def test_one_that_an_error_has_ended_is_replaced_when_another_begins() -> None:
+    mortal = Mortal(step_max_seconds=60)
+    mortal.begin()
+    assert mortal.begun.acquire(timeout=60)
+    mortal.dies.set()
+    wait_for(lambda: mortal.thread.has_died, "its death")
+    mortal.begin()
+    assert mortal.begun.acquire(timeout=60)
+    assert not mortal.thread.has_died
+    mortal.close()
+
+
+@dies
+def test_one_that_has_died_and_has_no_successor_counts_as_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, now = threading.Thread.start, [1000.0]
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    mortal = Mortal(step_max_seconds=0.001)
+    mortal.begin()
+    assert mortal.begun.acquire(timeout=60)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    mortal.dies.set()
+    wait_for(lambda: mortal.thread.has_died, "its death")
+    with pytest.raises(RuntimeError):
+        mortal.begin()
+    now[0] += STUCK_SECONDS - 1
+    assert not mortal.thread.is_stuck()
+    now[0] += 2
+    assert mortal.thread.is_stuck()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert mortal.begun.acquire(timeout=60)
+    assert not mortal.thread.is_stuck()
+    mortal.close()

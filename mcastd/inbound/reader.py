@@ -86,7 +86,7 @@ class Reader:
                     self._poll.unregister(fd)
 
     def is_deaf(self) -> bool:
-        """Returns True if the thread hangs, and there is none to read on in its place."""
+        """Returns True if the thread hangs or is dead, and there is none to read on in its place."""
         return self._thread.is_stuck()
 
     def close(self) -> None:
@@ -101,19 +101,22 @@ class Reader:
         self._gather = None
 
     def _hand_back(self) -> None:
-        """A visit takes long: have another thread read on for the others. The lock is held."""
-        fd = self._thread.at
-        if not isinstance(fd, int) or (stuck := self._visited.get(fd)) is None:  # it was removed meanwhile
-            return
+        """A visit takes long, or the thread has died: have another one read on for the others.
+
+        The lock is held.
+        """
+        fd = at if isinstance(at := self._thread.at, int) else -1  # it may have died between two visits
+        stuck = self._visited.get(fd)
         try:  # edge-triggered: the old thread consumed these events, so visit all once
             self._thread.replace([(other, select.EPOLLIN) for other in self._visited if other != fd])
         except RuntimeError:  # no more threads: wait for the old one
             return
-        del self._visited[fd]
-        self._note_change()
-        with contextlib.suppress(OSError):
-            self._poll.unregister(fd)
-        stuck.hand_back()
+        if stuck is not None:  # it was not removed meanwhile
+            del self._visited[fd]
+            self._note_change()
+            with contextlib.suppress(OSError):
+                self._poll.unregister(fd)
+            stuck.hand_back()
 
     # -- the thread
 

@@ -7,7 +7,9 @@ plan, and when the plan has ended.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mcastd import clock
@@ -51,23 +53,24 @@ class BurstPlan:
         deadlines, rest, together = timetable.deadlines, timetable.rest, timetable.together
         punctual, now = timetable.punctual_seconds, clock.monotonic
         due_at, at_once = deadlines[0], 0
-        for data, next_at in zip(self._buffers, (*deadlines[1:], math.inf), strict=True):
-            at = now()
-            try:
+        try:
+            for data, next_at in zip(self._buffers, (*deadlines[1:], math.inf), strict=True):
+                at = now()
                 send(data)
-            except OSError as error:
-                self.error = error
-                return
-            if at - due_at > punctual:
-                self.late += timetable.late(self.bursts, at - due_at)
-            self.last_at = at
-            self.bursts += 1
-            at_once += 1
-            if next_at > at or at_once == together:
-                rested_at = at + at_once * rest
-                at_once = 0
-                yield next_at if next_at > rested_at else rested_at
-            due_at = next_at
+                if at - due_at > punctual:
+                    self.late += timetable.late(self.bursts, at - due_at)
+                self.last_at = at
+                self.bursts += 1
+                at_once += 1
+                if next_at > at or at_once == together:
+                    rested_at = at + at_once * rest
+                    at_once = 0
+                    yield next_at if next_at > rested_at else rested_at
+                due_at = next_at
+        except OSError as error:
+            self.error = error
+        except MemoryError:
+            self.error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     @property
     def sent(self) -> int:

@@ -112,7 +112,7 @@ class SharedSender:
         return len(self._entries) > PUNCTUAL_CHANNELS
 
     def is_mute(self) -> bool:
-        """Returns True if a visit hangs, and there is no thread to go on with the others."""
+        """Returns True if a visit hangs or the thread is dead, and no other can go on with the others."""
         return self._thread.is_stuck()
 
     def close(self) -> None:
@@ -152,16 +152,25 @@ class SharedSender:
             self._alarm.release()
 
     def _hand_back(self) -> None:
-        """A visit takes too long: another thread goes on with the others."""
+        """A visit takes too long: another thread goes on with the others.
+
+        If the thread has died, all channels send for themselves: what was due may be known only to it.
+        """
+        has_died = self._thread.has_died
         stuck: Timed = self._thread.at  # type: ignore[assignment] # set by _send alone
         try:
             self._thread.replace()
         except RuntimeError:  # no more threads: wait for this one
             return
-        handed_back = {stuck}
-        if stuck.device and any(other.device == stuck.device for other in self._hanging):
-            handed_back.update(channel for channel in self._entries if channel.device == stuck.device)
-        self._hanging.add(stuck)
+        if has_died:
+            handed_back = {*self._entries}
+            self._schedule, self._times = {}, []
+            self._visits.clear()
+        else:
+            handed_back = {stuck}
+            if stuck.device and any(other.device == stuck.device for other in self._hanging):
+                handed_back.update(channel for channel in self._entries if channel.device == stuck.device)
+            self._hanging.add(stuck)
         for channel in handed_back:
             self._drop(channel)
             channel.hand_back()

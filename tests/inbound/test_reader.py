@@ -304,3 +304,55 @@ def test_a_reader_that_hangs_and_has_no_successor_is_deaf_after_a_while(
     wait_for(lambda: guest.taken == 1 and not reader.is_deaf(), "it hears again")
     monkeypatch.setattr(threading.Thread, "start", start)
     guest.close()
+
+
+class Poll:
+    """An epoll object whose answer has no memory once."""
+
+    def __init__(self, real: select.epoll) -> None:
+        self._real = real
+        self.is_short = threading.Event()
+
+    def poll(self, timeout: float | None, events_max: int) -> list[tuple[int, int]]:
+        ready = self._real.poll(timeout, events_max)  # edge-triggered: these come no more
+        if ready and self.is_short.is_set():
+            self.is_short.clear()
+            raise MemoryError
+        return ready
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_one_that_an_error_ends_between_visits_is_replaced_and_nothing_is_lost(reader: Reader) -> None:
+    poll = Poll(reader._poll)
+    reader._poll = poll  # type: ignore[assignment]
+    guests = [Guest(reader) for _ in range(3)]
+    for round_ in range(1, 4):
+        poll.is_short.set()
+        for guest in guests:
+            guest.deliver()
+        wait_for(lambda round_=round_: all(guest.taken == round_ for guest in guests), f"{round_} each")
+        wait_for(lambda: not poll.is_short.is_set(), "its death")
+    assert not any(guest.handed_back.is_set() for guest in guests)
+    for guest in guests:
+        guest.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_one_whose_visit_ends_the_thread_is_handed_back(reader: Reader) -> None:
+    class Faulty(Guest):
+        def visit(self, again: bool) -> int | None:
+            if os.eventfd_read(self.fd):
+                raise RuntimeError("a bug")
+            return 0
+
+    faulty, sound = Faulty(reader), Guest(reader)
+    faulty.deliver()
+    assert faulty.handed_back.wait(60)
+    sound.deliver()
+    wait_for(lambda: sound.taken == 1, "a visit")
+    assert not sound.handed_back.is_set()
+    for guest in (faulty, sound):
+        guest.close()

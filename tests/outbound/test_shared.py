@@ -212,6 +212,30 @@ def test_a_leader_that_hangs_and_cannot_be_replaced_is_mute(
     wait_for(lambda: len(other.visits) > seen + 10, "visits")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_when_an_error_ends_the_thread_all_send_for_themselves_and_another_begins(
+    shared: SharedSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared._thread.step_max_seconds = 0.01
+    channels = [Ticking(0.001), Ticking(3600)]
+    for channel in channels:
+        shared.add(channel, 0.0)
+    wait_for(lambda: all(channel.visits for channel in channels), "visits")
+    served = shared._serve_due
+
+    def fail(now: float) -> None:
+        monkeypatch.setattr(shared, "_serve_due", served)
+        raise MemoryError
+
+    monkeypatch.setattr(shared, "_serve_due", fail)
+    for channel in channels:
+        assert channel.handed_back.wait(60)
+    seen = [len(channel.visits) for channel in channels]
+    for channel in channels:
+        shared.add(channel, 0.0)
+    wait_for(lambda: all(len(c.visits) > before for c, before in zip(channels, seen, strict=True)), "visits")
+
+
 def test_nobody_wakes_while_nothing_is_due(shared: SharedSender) -> None:
     shared.add(Ticking(1), clock.monotonic() + 3600)
     (leader,) = senders()
@@ -234,7 +258,7 @@ class Planning(Ticking):
         self.begins_at = clock.monotonic()
         self.sent: list[tuple[str, bytes]] = []
         self.sent_at: list[float] = []  # monotonic seconds, by the plans; of the last one after a visit
-        self.errors: dict[bytes, OSError] = {}
+        self.errors: dict[bytes, Exception] = {}
 
     def _send(self, data: bytes | memoryview) -> None:
         if error := self.errors.pop(bytes(data), None):
@@ -320,6 +344,18 @@ def test_an_error_ends_a_plan_with_a_visit(shared: SharedSender) -> None:
     assert channel.plans[0].bursts == 4
     assert channel.sent[:4] == [("sender", b"%d" % number) for number in range(4)]
     assert channel.sent[4:5] in ([], [("sender", b"0")]), "of the next plan"
+
+
+def test_want_of_memory_ends_a_plan_with_a_visit(shared: SharedSender) -> None:
+    channel = Planning(0.001, bursts=10)
+    channel.errors[b"4"] = MemoryError()
+    shared.add(channel, 0.0)
+    wait_for(channel.visited(2), "the visit")
+    shared.remove(channel)
+    error = channel.plans[0].error
+    assert error is not None
+    assert error.errno == errno.ENOMEM
+    assert channel.plans[0].bursts == 4
 
 
 def test_a_plan_of_long_ago_ends_with_a_visit(shared: SharedSender, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,22 @@ def test_a_look_that_hangs_costs_only_its_own_file_system(watching: Watcher) -> 
     assert sorted(told) == ["beside it", "hung"]  # the thread that hung has nothing to tell any more
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_look_that_ends_the_thread_costs_only_its_own_source(watching: Watcher) -> None:
+    looks: list[str] = []
+    told: list[str] = []
+
+    def fail() -> bool:
+        raise MemoryError
+
+    watching.watch("sound", lambda: bool(looks.append("sound")), lambda: told.append("sound"), 1)
+    watching.watch("faulty", fail, lambda: told.append("faulty"), 2)
+    wait_for(lambda: told, "its channel looks itself")
+    looks.clear()
+    wait_for(lambda: len(looks) > 2, "the other is looked after")
+    assert told == ["faulty"]
+
+
 def test_closing_does_not_wait_for_a_look_that_hangs(no_fd_leak: None) -> None:
     answer, hangs = threading.Event(), threading.Event()
 
