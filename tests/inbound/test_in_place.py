@@ -147,6 +147,20 @@ def test_the_link_takes_what_concerns_it(tmp_path: Path, make_run: Callable[...,
     assert run.worker.status().receive_buffer.asked == 3 << 20
 
 
+def test_an_overflow_of_the_old_receive_buffer_says_nothing_of_the_new_one(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    run = make_run(file_output(tmp_path / "a"), receive_buffer=1 << 20)
+    run.start().dropped_by_kernel = 5
+    run.worker.note_overflow(5)
+    assert run.worker.status().last_overflow_age is not None
+    change(run, file_output(tmp_path / "a"), receive_buffer=1 << 20, max_latency=0.002)
+    assert run.worker.status().last_overflow_age is not None
+    change(run, file_output(tmp_path / "a"), receive_buffer=3 << 20)
+    run.worker.note_overflow(5)  # as at the next look
+    assert (run.worker.status().last_overflow_age, run.worker.counters.overflow) == (None, 5)
+
+
 def go_over(run: Run, *output: dict[str, Any], **settings: Any) -> FakeReceiver:
     """Take another stream, as a reload does it. Returns the link of it."""
     links = len(run.links)

@@ -226,6 +226,27 @@ def test_a_nap_is_no_long_visit(reader: Reader, monkeypatch: pytest.MonkeyPatch)
     guest.close()
 
 
+@pytest.mark.parametrize("latencies", [(0.003, 0.001), (0.001, 0.004)], ids=str)
+def test_datagrams_gather_no_longer_than_the_strictest_allows(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch, latencies: tuple[float, ...]
+) -> None:
+    made: list[float] = []
+
+    class Noted(module.Gather):
+        def __init__(self, max_latency: float) -> None:
+            made.append(max_latency)
+            super().__init__(max_latency)
+
+    monkeypatch.setattr(module, "Gather", Noted)
+    reader._thread.step_max_seconds = 60
+    guests = [Guest(reader, latency) for latency in latencies]
+    guests[0].deliver()
+    wait_for(lambda: reader._gather is not None, "a visit")
+    assert made[-1] == 0.001
+    for guest in guests:
+        guest.close()
+
+
 class Asked:
     """An epoll object that counts how often it is asked."""
 

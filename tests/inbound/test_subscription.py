@@ -180,6 +180,18 @@ def test_signals(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     assert path.read_bytes() == b"2"
 
 
+def test_each_output_learns_of_a_change_of_the_network(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[FileSink] = []
+    monkeypatch.setattr(FileSink, "network_changed", lambda sink: told.append(sink))
+    run = make_run(file_output(tmp_path / "a"), file_output(tmp_path / "b"))
+    run.start()
+    run.context.send(Signal.NETWORK)
+    wait_for(lambda: len(told) == 2, "both outputs")
+    assert told == list(run.worker.sinks)
+
+
 def test_counters_outlive_a_lost_interface(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(file_output(tmp_path / "news.log"))
     first = run.start()

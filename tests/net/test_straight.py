@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import itertools
+import math
 import os
 import select
 import struct
@@ -440,3 +441,33 @@ def test_what_comes_waits_in_the_kernel_while_there_is_no_memory_for_an_arena(
         side.settle(3)
         wait_for(lambda side=side: not side.context.degraded, "all is well")
         assert side.worker.counters.received == 3
+
+
+def test_a_calm_visit_ends_the_row_of_busy_ones(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(turns_module, "SHARED_VISIT_SECONDS", 60.0)
+    pair = Pair(stack, monkeypatch, tmp_path, coalesce=False)
+    waiting = Waiting(pair, 1000)
+    for count in (*[BUSY_DATAGRAMS] * (BUSY_VISITS - 1), 1, BUSY_DATAGRAMS):
+        waiting.wait(count)
+        for side in pair.sides:
+            assert (side.visit(), side.has_ended) == (count, False)
+    pair.look_alike()
+
+
+@pytest.mark.parametrize("changed", ["deadline", "stale", "neither"])
+def test_a_visit_ends_if_the_worker_waits_for_a_later_alarm_than_it_has_to(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: str
+) -> None:
+    pair = Pair(stack, monkeypatch, tmp_path, expect_every=1000)
+    waiting = Waiting(pair, 1000)
+    waiting.wait(1)
+    for side in pair.sides:
+        turns = side.worker._turns
+        wait_for(lambda turns=turns: turns.alarm < math.inf, "its wait for the alarm")
+        side.sink.deadline = turns.alarm - (0.001 if changed == "deadline" else 0)
+        side.worker._condition.stale = changed == "stale"
+        assert (side.visit(), side.has_ended) == (1, changed != "neither")
+        side.sink.deadline = math.inf
+    pair.look_alike()
