@@ -75,7 +75,6 @@ class Supervisor:
         self._end(restarting, deadline - clock.monotonic())
         for name in changes.removed:
             self._threads.pop(name, None)
-            self._unstarted.discard(name)
         if changes.removed:
             self._changed()
         kept = {name: old for name, old in self._settings.items() if name not in changes.removed}

@@ -28,6 +28,7 @@ from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.framing import EVEN_CHUNKS, READ_BYTES
 from mcastd.outbound.outlet import BATCH_DATAGRAMS
+from mcastd.outbound.pacing import STALL_SECONDS
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import open_source
 from mcastd.worker import Context, Signal, Vitals
@@ -459,9 +460,9 @@ def test_it_stops_at_once(bench: Any, tmp_path: Path, state: str) -> None:
 def test_other_settings_of_the_way_and_the_pace_keep_the_place_in_the_source(bench: Any) -> None:
     """Nothing is sent twice, and nothing left out."""
     it = bench(rate=8 * len(LINES[0]), burst=1e-9)  # about a line a second
+    it.channel._outlet.schedule.late = 7  # as after some time at work
     with it.running() as context:
         it.wait_sent(1)
-        before = it.channel.counters.late
         for n, change in enumerate(({"ttl": 3}, {"dscp": 7}, {"loop": False}, {"interface": "lo"}), 2):
             config = it.config.model_copy(update=change)
             assert it.channel.update(config)
@@ -471,7 +472,7 @@ def test_other_settings_of_the_way_and_the_pace_keep_the_place_in_the_source(ben
         context.send(Signal.NETWORK)
         it.wait_sent(len(LINES))
     assert it.link.sent == LINES
-    assert it.channel.counters.late >= before
+    assert it.channel.counters.late >= 7
     for other in ({"port": 9191}, {"framing": "file"}, {"repeat": "forever"}, {"max_datagram": 99}):
         assert not it.channel.update(it.config.model_copy(update=other))
 
@@ -653,13 +654,14 @@ def test_what_a_followed_file_gets_after_a_rest_is_not_burst(
     it = bench(link=Timed(), interval=0.01, follow=True)
     context = Context().open()
     time = Time(context, monkeypatch)
-    time.at[1000.8] = lambda: path.write_bytes(b"first\n" + TEXT[:70])
+    # So that it is read less than STALL_SECONDS after the last deadline: it has begun anew otherwise
+    time.at[1000.6] = lambda: path.write_bytes(b"first\n" + TEXT[:70])
     time.at[1005.0] = lambda: context.send(Signal.STOP)
     it.channel.run(context)
     context.close()
     _, *rest = it.link.times
     assert len(rest) == 10
-    assert rest[0] > 1000.8
+    assert 1000.6 < rest[0] < 1000.01 + STALL_SECONDS
     assert min(later - earlier for earlier, later in pairwise(rest)) > 0.0098
 
 

@@ -105,9 +105,13 @@ class Stage:
         wait_for(lambda: not self.supervisor._threads[name].may_hang, f"{name} is idle")
 
 
-SETTINGS = Config.model_validate(
-    {"outbound": {"x": {"source": "/x", "group": "239.1.1.1", "port": 1}}}
-).outbound["x"]
+CONFIG = Config.model_validate(
+    {
+        "outbound": {"x": {"source": "/x", "group": "239.1.1.1", "port": 1}},
+        "inbound": {"y": {"output": "/y", "group": "239.1.1.1", "port": 1}},
+    }
+)
+SETTINGS, RECEIVING = CONFIG.outbound["x"], CONFIG.inbound["y"]
 
 
 @pytest.fixture
@@ -318,6 +322,31 @@ def test_apply_touches_only_what_differs_and_ends_the_old_before_it_starts_the_n
     views = stage.supervisor.views()
     assert [view.name for view in views] == ["inbound/a", "inbound/b", "inbound/d"]
     assert len({id(view.status["patience"]) for view in views}) == 1  # they do not wait for each by itself
+
+
+def test_senders_begin_when_receivers_have_joined(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that this host hears the first datagram of its own."""
+    monkeypatch.setattr(supervisor, "ATTEMPTS_SECONDS", DEADLINE_SECONDS)
+    order: list[str] = []
+    begun = threading.Event()
+
+    def join(puppet: Puppet, context: Context) -> None:
+        begun.wait(0.1)
+        order.append("joined")
+        work(puppet, context)
+
+    def send(puppet: Puppet, context: Context) -> None:
+        order.append("begun")
+        begun.set()
+        work(puppet, context)
+
+    stage.runs = {"outbound/a": send, "inbound/b": join}
+    added = tuple(stage.runs)
+    changes = Changes(added=added, removed=(), changed=(), unchanged=(), daemon_changed=())
+    wanted = {"outbound/a": SETTINGS, "inbound/b": RECEIVING}
+    stage.supervisor.apply(changes, wanted, timeout=DEADLINE_SECONDS)
+    wait_for(lambda: len(order) == 2)
+    assert order == ["joined", "begun"]
 
 
 def test_a_worker_that_fails_when_it_is_asked_costs_the_others_no_answer(
