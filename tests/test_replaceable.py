@@ -136,3 +136,24 @@ def test_one_that_has_died_and_has_no_successor_counts_as_stuck(monkeypatch: pyt
     assert mortal.begun.acquire(timeout=60)
     assert not mortal.thread.is_stuck()
     mortal.close()
+
+
+def test_each_step_that_hangs_without_another_thread_is_stuck_by_its_own_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    now = 1000.0
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    thread = ReplaceableThread("tested", lambda: None, lambda: None, step_max_seconds=60)
+    for thread.steps in (1, 2):
+        thread.at = "a step that hangs"
+        for passed, stuck in ((0.0, False), (STUCK_SECONDS - 1, False), (2.0, True)):
+            now += passed
+            with pytest.raises(RuntimeError, match="cannot start the thread"):
+                thread.replace()
+            assert thread.is_stuck() is stuck
+        thread.at = None
+        assert not thread.is_stuck()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mcastd.handover import ALONE_MAX_SECONDS, ALONE_SECONDS, Handover, Seclusion
-from mcastd.worker import Context
+from mcastd.worker import Context, Signal
 
 NOW = 1000.0
 
@@ -43,5 +43,21 @@ def test_a_worker_that_no_thread_can_visit_serves_itself() -> None:
         )
         assert (again, handover.lent_by, done) == (False, None, ["remove"])
         assert not handover.is_possible()
+    finally:
+        context.close()
+
+
+def test_a_visit_of_last_time_does_not_end_the_next_turn() -> None:
+    """As one that took long and was handed back after the turn had ended."""
+    handover, context, done = Handover(), Context().open(), []
+
+    def wait() -> None:
+        done.append("wait")
+        context.send(Signal.NETWORK)
+
+    context.send(Signal.HANDOVER)
+    try:
+        assert handover.lend(context, lambda: True, lambda: done.append("remove"), wait)
+        assert done == ["wait", "remove"]
     finally:
         context.close()

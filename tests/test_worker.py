@@ -66,6 +66,22 @@ def test_what_only_takes_long_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
         wait_for(lambda: context.unanswered(clock.monotonic()))
 
 
+@pytest.mark.parametrize("passed", [0.1, 100.0])
+@pytest.mark.parametrize(("share", "works"), [(0.9, False), (1.1, True)])
+def test_work_is_a_share_of_the_time_between_two_looks(
+    monkeypatch: pytest.MonkeyPatch, passed: float, share: float, works: bool
+) -> None:
+    processor = 5.0
+    monkeypatch.setattr(worker, "processor_seconds", lambda _: processor)
+    monkeypatch.setattr(worker, "is_ready", lambda _: False)
+    context = Context()
+    context.begin()
+    now = clock.monotonic() + 1
+    assert context.is_working(now), "the first look"
+    processor += share * worker.WORKING_SHARE * passed
+    assert context.is_working(now + passed) is works
+
+
 def test_a_wait_is_no_work() -> None:
     assert not Context().is_working(clock.monotonic())
 

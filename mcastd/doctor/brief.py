@@ -5,21 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mcastd.config import InboundSubscription
+from mcastd.doctor import interfaces, memberships, outputs, sequences, worker
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.examine import examine
+from mcastd.doctor.examine import examine, name_of
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
 from mcastd.inbound.keeper import Symptoms
 
 # What a status and the host tell at once, to any user.
-CHECKS = {"interface", "membership", "receive-buffer", "overflow", "network-loss", "outputs", "worker"}
+CHECKS = (
+    interfaces.interface,
+    memberships.membership,
+    memberships.receive_buffer,
+    memberships.overflow,
+    sequences.network_loss,
+    outputs.outputs,
+    worker.worker,
+)
 
 
 def in_brief(name: str, settings: InboundSubscription, symptoms: Symptoms) -> Sequence[str]:
     """The findings, worst first, each with its evidence and its fix."""
     trouble, now, before, seconds = symptoms
     subject = Subject(name, settings, "active", trouble, now, before)
-    report = examine([subject], Evidence([subject], Observation(seconds)), CHECKS)
+    report = examine([subject], Evidence([subject], Observation(seconds)), {name_of(check) for check in CHECKS})
     lines = [f"it is degraded: {trouble}"] if trouble else []
     for finding in report.findings:
         lines += [

@@ -22,6 +22,7 @@ from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.formats import Raw
 from mcastd.net.fake import FakeReceiver
+from mcastd.net.link import ListBatch
 from mcastd.worker import Context
 
 BEGAN = 1000.0
@@ -130,3 +131,35 @@ def test_an_overflow_of_another_receive_buffer_has_no_age(bench: Bench) -> None:
     assert bench.condition.overflow_age is None
     bench.condition.note_overflow(10)
     assert bench.condition.overflow_age is not None
+
+
+@pytest.mark.parametrize(("last", "stale"), [(None, False), (BEGAN + 0.5, False), (BEGAN + 8, True)])
+def test_what_waits_in_the_kernel_ends_no_silence_if_this_process_has_read_meanwhile(
+    bench: Bench, last: float | None, stale: bool
+) -> None:
+    """As datagrams that the protocol does not take: more of them wait at any time."""
+    bench.set(expect_every=10)
+    bench.intake.heard, bench.intake.last, bench.link.filled = BEGAN, last, 0.1
+    bench.alarms.note_silence(BEGAN + 11, 10)
+    assert bench.condition.stale is stale
+
+
+def test_who_waited_for_a_reader_at_the_end_of_a_run_does_not_in_the_next(bench: Bench) -> None:
+    bench.set()
+    bench.condition._blocked_since = clock.monotonic()
+    assert bench.condition.blocked
+    bench.condition.end_run()
+    assert not bench.condition.blocked
+    assert bench.alarms.deadline == math.inf
+
+
+def test_a_silence_lasts_while_a_protocol_drops_all_that_comes(bench: Bench) -> None:
+    protocol = Tardy(TardySettings(), Counter())
+    bench.intake.change_protocol(protocol)
+    bench.intake.begin(Context())
+    heard = []
+    for payloads in ([b"given", b"held"], [b""], [b"given"], [b""], [b"held"]):
+        bench.intake.heard = BEGAN
+        bench.intake.accept(ListBatch(payloads))
+        heard.append(bench.intake.heard != BEGAN)
+    assert (heard, protocol.held) == ([True, False, True, False, True], 2)

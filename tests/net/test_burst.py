@@ -321,13 +321,16 @@ def test_a_refusal_of_what_was_prepared_is_learned_from(
 ) -> None:
     with ExitStack() as stack:
         link = Link(stack, monkeypatch, "gso")
+        for error in (errno.EINVAL, errno.EIO, errno.EMSGSIZE):
+            assert link.sender.prepare(1000, 1)
+            link.sender.note_refusal(OSError(error, "not about segments"), 1000, 1)
+            assert link.sender.prepare(1000, 65)
         for error in (errno.EINVAL, errno.EIO):
             assert link.sender.prepare(1000, 2)
             link.sender.note_refusal(OSError(error, "an interface that cannot do it"), 1000, 65)
             assert link.sender.prepare(1000, 65) is None, "at most 64 then, or none"
         assert link.sender.prepare(1000, 2) is None
         assert link.sender.prepare(1000, 1)
-        link.sender.note_refusal(OSError(errno.EINVAL, "not about segments"), 1000, 1)
         link.sender.network_changed()
         link.sender.note_refusal(OSError(errno.EMSGSIZE, "too long for a segment"), 1000, 2)
         assert link.sender.prepare(1000, 2) is None

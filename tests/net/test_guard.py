@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import select
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -198,3 +199,10 @@ def test_hundreds_of_sources_fit(stack: ExitStack, wire: Wire) -> None:
     with socket.socket(_abi.family_of(wire.group), socket.SOCK_DGRAM) as sock:
         bpf.attach(sock, program(SourceFilter(True, sources)))
         bpf.detach(sock)
+
+
+def test_of_an_option_there_is_what_the_kernel_fills() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        found = getsockopt(sock.fileno(), socket.SOL_SOCKET, socket.SO_RCVBUF, b"\xff" * 16)
+    assert found == size.to_bytes(4, sys.byteorder)

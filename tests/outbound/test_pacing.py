@@ -313,6 +313,15 @@ def test_some_gather_if_none_goes_much_too_early(rate: int, burst: float | None,
     assert timetable.rest * CATCH_UP_FACTOR == pytest.approx(gathered * 1e4 / rate)
 
 
+def test_a_burst_is_as_long_as_it_is_set_whatever_floats_make_of_it() -> None:
+    """0.043 * 10,000,000 is 429,999.99999999994."""
+    pacer = Pacer(None, 10_000_000, 0.043)
+    pacer.sent(START, [1250])
+    timetable = pacer.timetable(START, [1250] * 100, gather=False)
+    assert timetable is not None
+    assert timetable.burst == 43
+
+
 def test_the_last_burst_of_a_timetable_may_be_shorter() -> None:
     pacer = Pacer(None, 8_000_000)
     pacer.sent(START, [1000])

@@ -178,6 +178,22 @@ def test_many_on_a_file_system_that_hangs_hold_up_the_others_twice_and_not_each(
     assert not beside.handed_back.is_set()
 
 
+@pytest.mark.parametrize("device", [0, 7])
+def test_only_what_is_known_to_be_on_one_file_system_hangs_with_it(
+    shared: SharedSender, monkeypatch: pytest.MonkeyPatch, device: int
+) -> None:
+    first, second, beside = channels = [Ticking(1, device=device) for _ in range(3)]
+    for channel in channels:
+        shared.add(channel, clock.monotonic() + 3600)
+    monkeypatch.setattr(shared._thread, "replace", lambda: None)
+    with shared._lock:
+        for shared._thread.at in (first, second):
+            shared._hand_back()
+        shared._thread.at = None
+    assert [channel.handed_back.is_set() for channel in channels] == [True, True, bool(device)]
+    assert set(shared._entries) == (set() if device else {beside})
+
+
 def test_without_a_thread_a_channel_sends_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = SharedSender()
 

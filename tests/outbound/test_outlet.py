@@ -1,0 +1,102 @@
+"""The outlet, visit by visit, where time stands still in between."""
+
+from __future__ import annotations
+
+import errno
+import math
+from unittest import mock
+
+import pytest
+
+from mcastd import clock, log
+from mcastd.handover import BUSY_VISITS
+from mcastd.net.fake import FakeSender
+from mcastd.net.payloads import ListPayloads
+from mcastd.outbound.outlet import BUSY_DATAGRAMS, Outlet
+from mcastd.outbound.pacing import Pacer
+from mcastd.outbound.plan import BurstPlan
+from mcastd.outbound.sources.source import Source
+from mcastd.worker import Context
+
+BUSY, CALM = [b"x"] * BUSY_DATAGRAMS, [b"x"] * (BUSY_DATAGRAMS - 1)
+
+
+class Noting(FakeSender):
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[tuple[OSError, int, int]] = []
+
+    def note_refusal(self, error: OSError, size: int, count: int) -> None:
+        self.noted.append((error, size, count))
+
+
+class Bench:
+    """An outlet whose source gives one list of datagrams at a time."""
+
+    def __init__(self) -> None:
+        self.given: list[list[bytes]] = []
+        self.now = 1000.0
+        self.link, self.context = Noting(), Context()
+        source = mock.Mock(Source, may_wait=False)
+        source.read = lambda: ListPayloads(self.given.pop(0) if self.given else [])
+        self.outlet = Outlet(source, "/a", Pacer(0, None), log.get_logger())
+
+    def is_busy_after(self, datagrams: list[bytes]) -> bool:
+        """Send them at once."""
+        self.given.append(datagrams)
+        assert self.outlet.send_due(self.context, self.link) == -math.inf
+        return self.outlet.is_busy
+
+    def plan(self, datagrams: list[bytes]) -> BurstPlan:
+        """Have a plan made, by which they go one by one."""
+        self.given.append(datagrams)
+        self.outlet.schedule = Pacer(0.01, None)
+        self.outlet.schedule.sent(self.now, [1])  # it has begun
+        plan = self.outlet.visit(self.context, self.link, False)
+        assert isinstance(plan, BurstPlan)
+        return plan
+
+    def follow(self, plan: BurstPlan, bursts: int) -> None:
+        """Send so many of its bursts, each when it is due."""
+        steps = iter(plan)
+        for deadline in plan.timetable.deadlines[:bursts]:
+            self.now = deadline
+            next(steps)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    bench = Bench()
+    monkeypatch.setattr(clock, "monotonic", lambda: bench.now)
+    return bench
+
+
+def test_it_is_busy_after_as_many_busy_visits_in_a_row_and_until_as_many_calm_ones(bench: Bench) -> None:
+    few = BUSY_VISITS - 1
+    assert [bench.is_busy_after(datagrams) for datagrams in (*[BUSY] * few, CALM, *[BUSY] * few)] == (
+        [False] * (2 * few + 1)
+    )
+    assert bench.is_busy_after(BUSY)
+    assert [bench.is_busy_after(datagrams) for datagrams in (*[CALM] * few, BUSY, *[CALM] * few)] == (
+        [True] * (2 * few + 1)
+    )
+    assert not bench.is_busy_after(CALM)
+
+
+def test_a_plan_ends_a_row_of_busy_visits(bench: Bench) -> None:
+    for _ in range(BUSY_VISITS - 1):
+        assert not bench.is_busy_after(BUSY)
+    bench.follow(bench.plan([b"planned"]), 1)
+    assert bench.outlet.settle(bench.link)
+    bench.outlet.schedule = Pacer(0, None)
+    assert not bench.is_busy_after(BUSY)
+
+
+def test_what_a_plan_met_is_told_with_the_size_of_what_was_refused(bench: Bench) -> None:
+    plan = bench.plan([b"1", b"22", b"333", b"4444"])
+    bench.follow(plan, 2)
+    plan.error = OSError(errno.EINVAL, "not like this")
+    assert bench.outlet.settle(bench.link)
+    assert bench.link.noted == [(plan.error, 3, 1)]
+    assert bench.link.sent == [b"1", b"22"]
+    assert bench.outlet.counters.sent == 2
