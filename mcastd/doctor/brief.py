@@ -13,14 +13,12 @@ from mcastd.doctor.watch import Observation
 from mcastd.inbound.keeper import Symptoms
 
 # What a status and the host tell at once, to any user.
-CHECKS = (
-    interfaces.interface,
-    memberships.membership,
-    memberships.receive_buffer,
-    memberships.overflow,
-    sequences.network_loss,
-    outputs.outputs,
-    worker.worker,
+CHECKS = frozenset(
+    name_of(check)
+    for check in (
+        *(interfaces.interface, memberships.membership, memberships.receive_buffer, memberships.overflow),
+        *(sequences.network_loss, outputs.outputs, worker.worker),
+    )
 )
 
 
@@ -28,7 +26,7 @@ def in_brief(name: str, settings: InboundSubscription, symptoms: Symptoms) -> Se
     """The findings, worst first, each with its evidence and its fix."""
     trouble, now, before, seconds = symptoms
     subject = Subject(name, settings, "active", trouble, now, before)
-    report = examine([subject], Evidence([subject], Observation(seconds)), {name_of(check) for check in CHECKS})
+    report = examine([subject], Evidence([subject], Observation(seconds)), CHECKS)
     lines = [f"it is degraded: {trouble}"] if trouble else []
     for finding in report.findings:
         lines += [

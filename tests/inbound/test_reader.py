@@ -226,6 +226,26 @@ def test_a_nap_is_no_long_visit(reader: Reader, monkeypatch: pytest.MonkeyPatch)
     guest.close()
 
 
+def test_when_all_have_left_it_waits_for_the_next(reader: Reader) -> None:
+    class Leaving(Guest):
+        def visit(self, again: bool) -> int | None:
+            self.reader.remove(self.fd, self)
+            return super().visit(again)
+
+    reader._thread.step_max_seconds = 60
+    leaving, thread = Leaving(reader), reader._thread.current
+    leaving.deliver()
+    wait_for(lambda: leaving.taken, "a visit")
+    assert thread is not None
+    wait_for(lambda: not (reader._thread.busy.is_set() and thread.is_alive()), "rest")
+    leaving.close()
+    assert thread.is_alive()
+    other = Guest(reader)
+    other.deliver()
+    wait_for(lambda: other.taken, "the next one's visit")
+    other.close()
+
+
 @pytest.mark.parametrize("latencies", [(0.003, 0.001), (0.001, 0.004)], ids=str)
 def test_datagrams_gather_no_longer_than_the_strictest_allows(
     reader: Reader, monkeypatch: pytest.MonkeyPatch, latencies: tuple[float, ...]

@@ -184,7 +184,11 @@ def test_each_output_learns_of_a_change_of_the_network(
     tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[FileSink] = []
-    monkeypatch.setattr(FileSink, "network_changed", lambda sink: told.append(sink))
+
+    def note(sink: FileSink) -> None:
+        told.append(sink)
+
+    monkeypatch.setattr(FileSink, "network_changed", note)
     run = make_run(file_output(tmp_path / "a"), file_output(tmp_path / "b"))
     run.start()
     run.context.send(Signal.NETWORK)
