@@ -460,6 +460,7 @@ def test_a_calm_visit_ends_the_row_of_busy_ones(
 def test_a_visit_ends_if_the_worker_waits_for_a_later_alarm_than_it_has_to(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: str
 ) -> None:
+    monkeypatch.setattr(turns_module, "CALM_SECONDS", 60.0)  # it is not lent again at once
     pair = Pair(stack, monkeypatch, tmp_path, expect_every=1000)
     waiting = Waiting(pair, 1000)
     waiting.wait(1)

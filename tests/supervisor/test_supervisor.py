@@ -709,6 +709,19 @@ def test_what_cannot_be_started_is_tried_again_and_logged_once(
     wait_for(lambda: stage.state("inbound/b") == "active")
 
 
+def test_what_could_not_be_started_and_has_left_is_not_tried_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.runs = {"inbound/a": work}
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", mock.Mock(side_effect=RuntimeError("no thread")))
+        stage.apply(added=("inbound/a",))
+        assert stage.supervisor.begin_unstarted()
+    stage.apply(removed=("inbound/a",))
+    assert not stage.supervisor.begin_unstarted()
+    assert stage.supervisor.headlines() == []
+
+
 def test_a_reload_is_over_when_the_settings_are_taken_over(stage: Stage) -> None:
     """And not when the worker has something else to say of itself."""
     over = threading.Event()
