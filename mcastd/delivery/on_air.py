@@ -139,8 +139,9 @@ class BlockOnAir:
         filled = self.file.oti.scheme == fec.RAPTORQ
         size = self.file.blocks.size(self.sbn)
         if self.sealer is None:
-            self.data = place = room.block(self.place, size)
+            place = room.block(self.place, size)
             catalog.read_into(place, self.file, self.sbn)
+            self.data = place  # only now: of what was read if the file has changed no repair symbol is made
         else:
             self.data = hashed = catalog.read(self.file, self.sbn, room.blocks)
             count = self.source_count

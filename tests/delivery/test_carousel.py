@@ -21,7 +21,10 @@ from mcastd.delivery.catalog import Catalog
 from mcastd.delivery.division import cut
 from mcastd.delivery.protection import repair_symbols
 from mcastd.delivery.scan import SourceFile
+from mcastd.keytext import GroupKey
 from mcastd.protocols import alc, fec, lct, raptorq
+from mcastd.protocols.manifest import Part
+from mcastd.protocols.seal import SealingSession
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 needs_library = pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
@@ -318,6 +321,42 @@ class TestChange:
         receiver.take(pass_of(carousel, 1))
         assert receiver.files()["000"] == bytes(3 * 480 * 1024)
         assert carousel.changed == []
+
+    @pytest.mark.parametrize("sealed", [False, pytest.param(True, marks=needs_library)])
+    def test_of_a_block_that_has_changed_no_repair_symbol_is_sent(self, tmp_path: Path, sealed: bool) -> None:
+        """A receiver that misses one of its symbols would make another block of it."""
+        if sealed:
+            pytest.importorskip("cryptography")
+        write(tmp_path / "tree", 40 * 480, 30 * 480)
+        catalog = Catalog(tmp_path / "tree", 480, protected=True)
+        while not catalog.scan():
+            pass
+        (tmp_path / "tree" / "000").write_bytes(bytes(40 * 480))
+        carousel = Carousel(
+            catalog,
+            session=1,
+            max_datagram=500,
+            loss=0.1,
+            interleave=8,
+            make_repair=lambda _data, size, count, _skip: [bytes(size)] * count,
+        )
+        session = SealingSession(GroupKey(bytes(range(32))))
+        carousel.describe(LIFE)
+        carousel.begin(
+            0,
+            (lambda file: session.sealer(1, Part(file.toi, file.length, file.oti, file.hashes)))
+            if sealed
+            else None,
+        )
+        tois = set()
+        while (datagrams := carousel.next(NOW)) is not None:
+            tois |= {located(datagram)[0] for datagram in flute.joined(datagrams)}
+        changed, other = catalog.files
+        assert changed.name == ("000",)
+        assert changed.toi not in tois
+        assert other.toi in tois
+        assert len(carousel.changed) == 1
+        assert carousel.progress.repair_sent == repair_symbols(30, 0.1)
 
     def test_a_file_that_has_gone_is_given_up(self, tmp_path: Path) -> None:
         files = write(tmp_path / "tree", 100, 200, 300)
