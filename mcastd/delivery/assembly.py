@@ -60,7 +60,8 @@ class Assembly:
         self.examined = 0  # those that were found in what was there before
         self.short = 0  # blocks that all repair of a pass did not complete: they wait for the next one
         self.blocks = blocks
-        self.trouble: OSError | None = None  # what kept symbols from the file when it was last written
+        # What kept symbols from the file when it was last written, or since then the file from its name
+        self.trouble: OSError | None = None
         self.repair = Repair(blocks, description.oti.scheme, decode, counts, allowance)
         self._counts = counts
         self._allowance = allowance

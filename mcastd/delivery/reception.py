@@ -305,6 +305,8 @@ class Reception:
             self._refuse(known, error, now)
         except OSError as error:
             known.finishing = None
+            if known.assembly is not None:
+                known.assembly.trouble = error  # stays when more symbols come: they write nothing
             self._open.note(known, error, now + RETRY_SECONDS)
         if not more and known.again <= now:
             self._queue.pop(known.description.toi, None)

@@ -629,6 +629,50 @@ def test_a_file_that_cannot_land_waits_for_room(output: Output, monkeypatch: pyt
     assert output.has(sent)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+@pytest.mark.parametrize("signed", [True, False])
+def test_what_keeps_a_file_from_landing_is_told_until_it_has_landed(
+    output: Output, monkeypatch: pytest.MonkeyPatch, number: int, signed: bool
+) -> None:
+    """Also while its symbols come again, which are surplus."""
+    sent = SentObject(256, signed=signed)
+    times: list[int] = []
+    monkeypatch.setattr(os, "rename", failing(number, times))
+    output.give_all(sent)
+    output.work()
+    for attempts in range(1, 4):
+        for _ in range(2):
+            assert output.reception.trouble is not None
+            assert output.reception.trouble.errno == number
+            assert len(times) == attempts
+            output.give_all(sent)
+        output.now += RETRY_SECONDS
+        output.work()
+    assert not output.file(sent).exists()
+    monkeypatch.undo()
+    output.now += RETRY_SECONDS
+    output.receive(sent)
+    assert output.has(sent)
+    assert output.reception.trouble is None
+
+
+def test_what_cannot_land_for_want_of_room_gets_that_of_others(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = SentObject(256), SentObject(400, seed=1)
+    monkeypatch.setattr(Landing, "land", failing(errno.ENOSPC, []))
+    output.give_all(small)
+    output.work()
+    output.give(large, 0)
+    output.give_all(small)
+    output.work()
+    assert output.states() == {ObjectState.VERIFIED: 1, ObjectState.WAITING: 1}
+    monkeypatch.undo()
+    output.now += RETRY_SECONDS
+    output.work()
+    assert output.has(small)
+
+
 def test_what_is_refused_again_is_no_longer_a_trouble_of_the_disk(
     output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
