@@ -273,6 +273,21 @@ def test_a_directory_in_which_no_tree_can_be_built_is_tried_again(
     assert receiver.sink.problem == ""
 
 
+@pytest.mark.parametrize("removed", [PARTIAL_DIRECTORY, TREES_DIRECTORY, f"{TREES_DIRECTORY}/building"])
+def test_a_directory_that_somebody_removes_while_files_come_is_made_anew(
+    place: Path, sender: Sender, receiver: Receiver, removed: str
+) -> None:
+    datagrams = sender.a_pass()
+    receiver.take(datagrams[: len(datagrams) // 2])
+    shutil.rmtree(receiver.path / removed)
+    receiver.take(datagrams[len(datagrams) // 2 :])
+    receiver.sink._expire_at = 0.0  # as if some seconds had passed
+    receiver.take(sender.a_pass())
+    receiver.take(sender.a_pass())
+    assert content(current(receiver)) == content(place / "source")
+    assert receiver.sink.problem == ""
+
+
 def test_another_listing_goes_on_with_what_was_built(place: Path, sender: Sender, receiver: Receiver) -> None:
     datagrams = sender.a_pass()
     receiver.take(datagrams[:-3])  # of the large file the last blocks are missing

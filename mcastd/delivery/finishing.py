@@ -7,7 +7,7 @@ from enum import Enum, auto
 
 from mcastd.delivery import content
 from mcastd.delivery.assembly import Assembly
-from mcastd.delivery.landing import Landing, Partial
+from mcastd.delivery.landing import Landing, LostError, Partial
 from mcastd.delivery.settling import prepare, settle
 
 
@@ -18,10 +18,6 @@ class Ending(Enum):
     ADDED = auto()  # and no file had the name
     UNCHANGED = auto()  # the file that has the name was the object already
     INCOMPLETE = auto()  # that file changed while a part of it was copied: something is to be received again
-
-
-class NotSettledError(OSError):
-    """A file is not on the disk for certain: what is read of it from now on may not be what is there."""
 
 
 def finish(
@@ -36,7 +32,7 @@ def finish(
     """Make a complete object a file, a step with each item.
 
     It gets the permission bits ``mode``, and has at most ``size_max`` bytes. Raises
-    RefusedError, NotSettledError, other OSErrors.
+    RefusedError, LostError, other OSErrors.
     """
     description = assembly.description
     current = assembly.current
@@ -63,8 +59,8 @@ def finish(
         yield
         try:
             settle(whole.fd, mode, description.mtime_ns)
-        except OSError as error:
-            raise NotSettledError(error.errno, error.strerror) from error
+        except OSError as error:  # what is read of it from now on may not be what is on the disk
+            raise LostError(error.errno, error.strerror) from error
         is_new = landing.land(whole, description.name, mode)
     finally:
         if decoded is not None and decoded.fd >= 0:

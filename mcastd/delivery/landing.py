@@ -53,6 +53,10 @@ GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
 _ONCE = "once-"
 
 
+class LostError(OSError):
+    """What has come of a file is not there any more, or not for certain: it has to begin anew."""
+
+
 @dataclass(slots=True)
 class Partial:
     """A file that is being received, open for reading and writing."""
@@ -186,7 +190,7 @@ class Landing:
         :func:`settle` it before, and :meth:`settle_names` after it and some others.
 
         Who may read it by its ``mode`` may enter the directories that are made for it. The partial file is
-        closed, unless this raises: also RefusedError.
+        closed, unless this raises: also RefusedError, LostError.
         """
         require_safe(name)
         with self._parent_of(name, make=mode) as parent:
@@ -194,6 +198,7 @@ class Landing:
             is_new = self._require_ours(parent, name)
             if not partial.name:
                 self._link(partial)
+            self._require_there(partial)
             try:
                 os.rename(partial.name, name[-1], src_dir_fd=self._partials, dst_dir_fd=parent)
             except OSError as error:
@@ -293,6 +298,14 @@ class Landing:
         os.link(f"/proc/self/fd/{partial.fd}", name, dst_dir_fd=self._partials, follow_symlinks=True)
         partial.name = name
         self._names.add(name)
+
+    def _require_there(self, partial: Partial) -> None:
+        """Raises LostError if a partial file was removed, or another one has its name."""
+        with suppress(FileNotFoundError):
+            found = os.stat(partial.name, dir_fd=self._partials, follow_symlinks=False)
+            if identity(found) == identity(os.fstat(partial.fd)):
+                return
+        raise LostError(errno.ENOENT, f"a file was removed from {PARTIAL_DIRECTORY} before it had its name")
 
     def _open_ours(self, root: int, name: Sequence[str]) -> int | None:
         """Open the file of ours that has a name below a directory, for reading; None if there is none."""

@@ -16,8 +16,8 @@ from mcastd.delivery.assembly import Assembly
 from mcastd.delivery.block import Decode
 from mcastd.delivery.description import ObjectDescription, Run
 from mcastd.delivery.file_limit import FileLimit, too_many
-from mcastd.delivery.finishing import Ending, NotSettledError, finish
-from mcastd.delivery.landing import Landing
+from mcastd.delivery.finishing import Ending, finish
+from mcastd.delivery.landing import Landing, LostError
 from mcastd.delivery.open_objects import OpenObjects
 from mcastd.delivery.received import ObjectState, Outcome, Received
 from mcastd.delivery.refused import TOO_MANY, WRONG_DIGEST, RefusedError
@@ -342,7 +342,7 @@ class Reception:
             ending: Ending = end.value
         except (RefusedError, OSError) as error:
             known.finishing = None
-            if isinstance(error, NotSettledError):
+            if isinstance(error, LostError):
                 self._open.discard(known)
                 self._set(known, ObjectState.WAITING)
             raise

@@ -89,9 +89,14 @@ class TreeLanding(Landing):
             return True
         try:
             trees = os.stat(TREES_DIRECTORY, dir_fd=self._root, follow_symlinks=False)
+            if identity(trees) != identity(os.fstat(self._trees)):
+                return True
+            if self._building < 0:
+                return False
+            building = os.stat(_BUILDING, dir_fd=self._trees, follow_symlinks=False)
+            return identity(building) != identity(os.fstat(self._building))
         except OSError as error:
             return error.errno in GONE
-        return identity(trees) != identity(os.fstat(self._trees))
 
     # -- trees
 

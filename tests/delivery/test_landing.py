@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.mounts import tmpfs
 
-from mcastd.delivery.landing import IN_USE, LEFTOVER_SECONDS, Landing, Partial
+from mcastd.delivery.landing import IN_USE, LEFTOVER_SECONDS, Landing, LostError, Partial
 from mcastd.delivery.names import PARTIAL_DIRECTORY, UnsafeNameError
 from mcastd.delivery.refused import IN_THE_WAY, OTHER_FILE_SYSTEM, RefusedError
 from mcastd.delivery.settling import UNSETTLED_MAX, UnsettledNames, settle
@@ -225,6 +225,25 @@ def test_a_rename_that_leaves_the_file_system_is_refused(
         put(landing, b"x")
     assert refused.value.reason == OTHER_FILE_SYSTEM
     assert partials(out) == []
+
+
+@pytest.mark.parametrize("other", [None, b"another one"])
+def test_a_partial_file_that_was_removed_does_not_land(
+    landing: Landing, out: Path, other: bytes | None
+) -> None:
+    """Nor does what has its name now."""
+    partial = landing.begin(NAME, resumable=True)
+    os.write(partial.fd, b"whole")
+    there = out / PARTIAL_DIRECTORY / partial.name
+    there.unlink()
+    if other is not None:
+        there.write_bytes(other)
+    with pytest.raises(LostError, match="removed"):
+        landing.land(partial, NAME, 0o644)
+    assert not out.joinpath(*NAME).exists()
+    landing.discard(partial)
+    put(landing, b"whole", resumable=True)
+    assert out.joinpath(*NAME).read_bytes() == b"whole"
 
 
 # -- what is left of earlier runs

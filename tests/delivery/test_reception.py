@@ -707,6 +707,26 @@ def test_a_file_that_the_disk_has_lost_begins_anew(output: Output, monkeypatch: 
     assert output.reception.counts.source == 2 * sent.blocks.total
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_file_that_somebody_has_removed_begins_anew(output: Output, is_replaced: bool) -> None:
+    sent = SentObject(256)
+    output.give(sent, 0)
+    (name,) = output.partials
+    (output.path / PARTIAL_DIRECTORY / name).unlink()
+    if is_replaced:
+        (output.path / PARTIAL_DIRECTORY / name).write_bytes(b"of somebody else")
+    output.give(sent, 1)
+    output.work()
+    assert output.reception.trouble is not None
+    assert "removed" in str(output.reception.trouble)
+    assert output.states() == {ObjectState.WAITING: 1}
+    assert not output.file(sent).exists()
+    output.now += RETRY_SECONDS
+    output.receive(sent)
+    assert output.has(sent)
+    assert output.reception.trouble is None
+
+
 def test_what_waits_for_room_is_not_decoded_again_with_each_symbol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
