@@ -560,6 +560,22 @@ def test_a_full_disk_makes_an_object_wait(
     receiving.require_whole()
 
 
+def test_what_had_no_room_is_not_verified_for_what_comes_in_its_place(
+    receive: Callable[..., Receiving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hash of a block is that of what is in the file."""
+    sent = SentObject(128)
+    receiving = receive(sent)
+    room = Room(monkeypatch, 40)
+    assert receiving.give(0, 0, sent.run(0)) == 6
+    room.left = PLENTY
+    receiving.give(0, 2, [bytes(16)] * 6)
+    assert receiving.counts.wrong_blocks == 1
+    assert not receiving.assembly.complete
+    receiving.give_block(0)
+    receiving.require_whole()
+
+
 def test_a_block_that_is_decoded_waits_for_room(
     receive: Callable[..., Receiving], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,3 +110,6 @@ def test_a_block_without_repair_is_let_go_once_it_is_sealed(tmp_path: Path, loss
     while carousel.next(0.0) is not None:
         pass
     assert len(carousel._room.blocks._free) == held
+    carousel.close()
+    assert not carousel._room.blocks._free
+    assert not carousel._room.bodies

@@ -418,6 +418,28 @@ def test_numbers_that_no_packet_has_are_refused() -> None:
     assert opens(SEALED[PLACE], ((1 << 16) - 1, (1 << 16) - 1)) is None
 
 
+@pytest.mark.parametrize(("oti", "esis"), [(NO_CODE, 1 << 16), (CODED, 1 << 24)])
+def test_a_run_does_not_go_on_in_the_next_block(oti: fec.Oti, esis: int) -> None:
+    """The nonces of that belong to its own symbols."""
+    part = described(DATA, oti)
+    opener = ObjectOpener(KEY, SALT, TSI, part)
+    assert opener.open(0, esis - 2, [b"x" * 30] * 2) == [None, None]
+    for count in (2, 3):
+        with pytest.raises(ValueError, match="no symbol"):
+            opener.open(0, esis - 1, [b"x" * 30] * count)
+
+
+def test_nor_do_repair_symbols() -> None:
+    part = described(DATA, CODED)
+    sealer = ObjectSealer(
+        KEY, SALT, TSI, part, lambda _data, size, count, _skip: [bytes(size) for _ in range(count)]
+    )
+    left = (1 << 24) - fec.Blocks(CODED, len(DATA)).symbols(0)
+    assert len(sealer.repair(0, block(part, 0), 2, left - 2)) == 2
+    with pytest.raises(ValueError, match="no symbol"):
+        sealer.repair(0, block(part, 0), 2, left - 1)
+
+
 # -- announcements
 
 FDT_HEADER = lct.build(TSI, 0, 0, fec.build_fti(NO_CODE, 300))
