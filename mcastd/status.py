@@ -530,6 +530,7 @@ class QuerierStatus:
     querier: str  # the address that asks; "": this host, which has none there
     groups: int  # that members want
     refused: int  # groups and sources that were not taken, since there are too many
+    crowded: bool  # some were refused lately
     without_source: int  # reports that want a group of source-specific multicast from anybody
     older: int  # queries of older versions that others have sent
     disbelieved: int  # messages that no host of the network seems to have sent
@@ -684,6 +685,7 @@ class LinkStatus(Status):
     ignored_since_up: tuple[str, ...]  # reasons for which messages were ignored since it was up last
     troubles: tuple[str, ...]  # what of the network here cannot be had
     joins: tuple[JoinStatus, ...]  # what is joined on it for peers
+    queriers: tuple[QuerierStatus, ...]  # who asks there, if members are asked what they want
     taken: tuple[str, ...]  # some of what is taken of it for peers by now, in the words of peer_wants
     untaken: dict[str, int]  # packets that came there for all its links, and were not taken, by reason
     counters: LinkCounters

@@ -36,7 +36,7 @@ def list_of(name: str, families: Iterable[FamilyRoutes], now: float) -> BridgeLi
     return BridgeListing(
         tuple(sorted(silent)),
         tuple(_route(route, family, now) for route, family in last),
-        tuple(one for family in families for one in _queriers(name, family)),
+        tuple(one for family in families for one in _queriers(name, family, now)),
         tuple(islice((one for family in families for one in _members(name, family)), LISTED_MAX)),
         tuple(islice((one for family in families for one in _joins(name, family)), LISTED_MAX)),
     )
@@ -56,22 +56,11 @@ def _route(route: BridgedRoute, family: FamilyRoutes, now: float) -> RouteStatus
     )
 
 
-def _queriers(name: str, family: FamilyRoutes) -> Iterable[QuerierStatus]:
+def _queriers(name: str, family: FamilyRoutes, now: float) -> Iterable[QuerierStatus]:
     rule = family.rules[name]
     for ifindex, network in family.members.networks.items():
         if rule.joined and ifindex in rule.to:
-            querier = network.querier
-            yield QuerierStatus(
-                interface=network.interface.name,
-                version=family.version,
-                asks=querier.other is None,
-                querier=str(querier.other or network.address or ""),
-                groups=len(querier.listeners),
-                refused=querier.listeners.refused,
-                without_source=querier.listeners.without_source,
-                older=querier.older_heard,
-                disbelieved=querier.disbelieved,
-            )
+            yield network.querier.status(network.interface.name, family.version, now)
 
 
 def _members(name: str, family: FamilyRoutes) -> Iterable[BridgedGroupStatus]:

@@ -11,7 +11,7 @@ from mcastd.errors import LinkError
 from mcastd.ip import Address, Prefix, SourceFilter, stays_on_link
 from mcastd.net.interfaces import Interface
 from mcastd.net.mroute import Heard
-from mcastd.net.query_sender import SendsQueries, asking_address
+from mcastd.net.query_sender import SendsQueries, asking_address, is_back
 from mcastd.net.routing import MulticastRouting
 from mcastd.protocols import igmp, mld
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, MembershipReport, RecordKind
@@ -41,8 +41,7 @@ class MemberNetwork:
         return self.querier.other is None
 
     def is_crowded(self, now: float) -> bool:
-        """Return True if members want more than is kept of them, as far as they were heard lately."""
-        return now < self.querier.listeners.refused_until
+        return self.querier.listeners.is_crowded(now)
 
     def has_group_of(self, record: GroupRecord) -> bool:
         group = record.group
@@ -81,7 +80,7 @@ class Members:
             if (network := self.networks.get(ifindex)) is None:
                 network = MemberNetwork(interface, groups[ifindex], address, Querier(TIMING, address, now))
                 self.networks[ifindex] = network
-            elif groups[ifindex] - network.groups or _is_back(interface, network.interface):
+            elif groups[ifindex] - network.groups or is_back(interface, network.interface):
                 network.querier.begin_anew(now)  # what members have said meanwhile was not heard
             forwarded = network.forwards
             network.interface, network.groups, network.address = interface, groups[ifindex], address
@@ -156,7 +155,7 @@ class Members:
             wanted, queries = network.querier.tick(now)
             changed |= wanted if network.forwards == forwarded else _groups(network)
             for query in queries:
-                self._ask(ifindex, network, query)
+                self._ask(ifindex, network, query, now)
         return changed
 
     def wanted(self, ifindex: int, group: Address) -> SourceFilter | None:
@@ -175,7 +174,7 @@ class Members:
     def close(self) -> None:
         self._sender.close()
 
-    def _ask(self, ifindex: int, network: MemberNetwork, query: MembershipQuery) -> None:
+    def _ask(self, ifindex: int, network: MemberNetwork, query: MembershipQuery, now: float) -> None:
         source = network.address
         if source is None:
             return
@@ -189,13 +188,7 @@ class Members:
             network.failure = ""
         except LinkError as error:
             network.failure = f"{network.interface.name}: {error}"
-
-
-def _is_back(interface: Interface, before: Interface) -> bool:
-    """Return True if there was no carrier meanwhile: what was sent then was lost, and a switch may have begun
-    anew, which knows of no member."""
-    is_same = before.carrier and interface.carrier_changes == before.carrier_changes
-    return interface.carrier and not is_same
+            network.querier.retry(now)
 
 
 def _groups(network: MemberNetwork) -> set[Address]:

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from itertools import groupby, islice, pairwise
 
 from mcastd.config import Bridge
+from mcastd.doctor.crowded_members import crowded_members
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.local_senders import local_senders
@@ -116,6 +117,7 @@ def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
                 f'if it forwards nothing, as a switch, set querier = "always" in {subject.table}, have it ask'
                 f" no more, or give this host a lower address on {querier.interface}",
             )
+    yield from crowded_members(status.queriers)
     if status.route_count > len(status.routes):
         return  # not all of them are known here
     come = {route.group for route in status.routes}

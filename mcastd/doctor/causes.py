@@ -107,6 +107,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("bridge-ttl"),
     _cause("bridge-yields"),
     _cause("bridge-dry"),
+    _cause("members-crowded"),
     _cause("amt-unheard"),
     _cause("amt-ttl"),
     _cause("amt-too-big"),

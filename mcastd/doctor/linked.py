@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mcastd.config import LinkSettings
+from mcastd.doctor.crowded_members import crowded_members
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.local_senders import local_senders
@@ -191,6 +192,7 @@ def _carrying(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]
             (f"refused_wants: {named}; send: {', '.join(now.send) or 'nothing'} (status)",),
             f"if it is to have it, add it to send in {subject.table}",
         )
+    yield from crowded_members(now.queriers)
     if now.wants_left_out or now.wants_widened:
         yield _without_room(subject, now)
 

@@ -64,6 +64,7 @@ def status_of(
         ignored_since_up=(),
         troubles=() if network is None else tuple(network.troubles),
         joins=() if network is None else _joins(interface, network),
+        queriers=() if network is None else tuple(network.queriers()),
         taken=() if network is None else _words(network.taken()),
         untaken=dict(counts.dropped),
         counters=copy_of(counters),

@@ -23,6 +23,15 @@ def asking_address(interface: Interface, version: int) -> Address | None:
     return None
 
 
+def is_back(interface: Interface, before: Interface) -> bool:
+    """Return True if there was no carrier since ``before``, and there is one: members are to be asked anew.
+
+    What was sent meanwhile was lost, and a switch may have begun anew, which knows of no member.
+    """
+    is_same = before.carrier and interface.carrier_changes == before.carrier_changes
+    return interface.carrier and not is_same
+
+
 class SendsQueries(Protocol):
     """QuerySender, or its twin in memory (fake.py)."""
 

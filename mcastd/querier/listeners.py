@@ -123,6 +123,10 @@ class Listeners:
     def __len__(self) -> int:
         return len(self._groups)
 
+    def is_crowded(self, now: float) -> bool:
+        """Return True if members want more than is kept of them, as far as they were heard lately."""
+        return now < self.refused_until
+
     def filter(self, group: Address) -> SourceFilter | None:
         """Return which sources of ``group`` are wanted; None: none is."""
         found = self._groups.get(group)

@@ -26,12 +26,15 @@ from mcastd.protocols.membership import (
 from mcastd.protocols.membership_packets import is_of_network, read_message
 from mcastd.querier.listeners import Listeners
 from mcastd.querier.timing import Timing
+from mcastd.status import QuerierStatus
 
 # One that has just begun knows of no member, and until it does none has anything: so the answers to its first
 # query are to come within this, and not within the time that spares a network a burst of them.
 FIRST_RESPONSE_SECONDS = 2.0
 # Another router's interval is believed up to this: or one forged query would end all forwarding for days.
 INTERVAL_MAX_SECONDS = 1024.0
+# After a query that could not be sent, as without a descriptor.
+RETRY_SECONDS = 5.0
 
 
 class Querier:
@@ -82,6 +85,21 @@ class Querier:
             self._hear_query(source, message, now)
         return set()
 
+    def status(self, interface: str, version: int, now: float) -> QuerierStatus:
+        """For any thread. The name of the interface and its IP version are not known here."""
+        return QuerierStatus(
+            interface=interface,
+            version=version,
+            asks=self.other is None,
+            querier=str(self.other or self._address or ""),
+            groups=len(self.listeners),
+            refused=self.listeners.refused,
+            crowded=self.listeners.is_crowded(now),
+            without_source=self.listeners.without_source,
+            older=self.older_heard,
+            disbelieved=self.disbelieved,
+        )
+
     def move(self, address: Address | None, now: float) -> None:
         """Ask from another address. Who has the lowest one is seen anew."""
         if address != self._address:
@@ -93,6 +111,12 @@ class Querier:
         self._startup_left = self._timing.robustness
         self._next_response = min(FIRST_RESPONSE_SECONDS, self._timing.response)  # for the answers
         self._ask_at = max(now, self._asked_at + self._timing.last_member_interval)
+
+    def retry(self, now: float) -> None:
+        """A query of :meth:`tick` could not be sent: ask anew in RETRY_SECONDS, or before if that is due."""
+        ask_at = self._ask_at
+        self.begin_anew(now + RETRY_SECONDS)
+        self._ask_at = min(ask_at, self._ask_at)
 
     def insist(self, insists: bool, now: float) -> None:
         """Ask from now on although a router with a lower address does; or let it."""

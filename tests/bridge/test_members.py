@@ -278,3 +278,25 @@ def test_what_keeps_members_from_being_asked_or_heard(lab: Lab, monkeypatch: pyt
     lab.members.tick(1011.0)
     assert (lab.table.listening, networks[RIGHT].deafness) == ({RIGHT, DOWN}, "")
     assert {sent[0] for sent in lab.sender.sent} == {RIGHT, DOWN}, "what they said meanwhile was not heard"
+
+
+def test_a_query_that_cannot_be_sent_is_sent_again_soon(lab: Lab) -> None:
+    """Also one of a group, by which a member that stays was to be found."""
+    group = GROUPS[lab.version]
+    lab.sender.refusal = LinkError("cannot ask for members", "network is down")
+    lab.members.tick(100.0)
+    assert lab.members.deadline == 105.0
+    lab.sender.refusal = None
+    lab.members.tick(105.0)
+    assert [sent[0] for sent in lab.sender.sent] == [RIGHT, DOWN]
+    lab.members.hear(lab.report(RecordKind.TO_EXCLUDE), 110.0)
+    lab.members.hear(lab.report(RecordKind.TO_INCLUDE), 110.0)
+    lab.sender.refusal = LinkError("cannot ask for members", "network is down")
+    lab.members.tick(110.0)
+    lab.sender.refusal = None
+    lab.sender.sent.clear()
+    assert lab.members.tick(112.0) == {group}
+    lab.members.tick(115.0)
+    assert [sent[:3] for sent in lab.sender.sent if sent[2] != group] == [
+        (RIGHT, ASKING[lab.version], igmp.ALL_SYSTEMS if lab.version == 4 else mld.ALL_NODES)
+    ]

@@ -156,3 +156,10 @@ def test_what_the_reverse_path_filter_drops(tmp_path: Path) -> None:
 def test_a_bridge_that_does_not_run() -> None:
     subject = Subject("bridge/tv", SETTINGS, "auto-restart")
     assert list(bridges.forwarding(subject, Evidence())) == []
+
+
+def test_members_that_want_more_than_is_kept() -> None:
+    querier = {"interface": "eth2", "version": 4, "asks": True, "groups": 4096, "refused": 7, "crowded": True}
+    (one,) = found(routes=[ROUTE], route_count=1, queriers=[querier])
+    assert (one.cause, one.severity) == ("members-crowded", "warning")
+    assert one.fix.endswith("tcpdump -ni eth2 igmp")

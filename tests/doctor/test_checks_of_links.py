@@ -137,3 +137,20 @@ def test_what_a_link_has_no_room_to_ask_for() -> None:
 def test_what_is_in_clear_is_said() -> None:
     (one,) = found(up=True, security="none", peer="192.0.2.9:9466")
     assert (one.cause, one.severity) == ("link-in-clear", "hint")
+
+
+def test_members_that_want_more_than_is_kept() -> None:
+    querier = {
+        "interface": "eth 1",
+        "version": 6,
+        "asks": True,
+        "groups": 4096,
+        "refused": 7,
+        "crowded": True,
+    }
+    (one,) = found(up=True, queriers=[{**querier, "version": 4, "crowded": False}, querier])
+    assert (one.cause, one.severity) == ("members-crowded", "warning")
+    assert one.evidence == (
+        "querier of IPv6 on eth 1: 4096 groups kept, 7 groups or sources refused (status)",
+    )
+    assert one.fix.endswith("tcpdump -ni 'eth 1' icmp6")

@@ -215,3 +215,13 @@ def test_of_several_others_the_lowest_is_believed_and_then_forgotten() -> None:
     assert querier.other is None
     querier.hear(LOW, JOINED, 200.0)
     assert querier.listeners.deadline == 200.0 + 3 * 20 + 4, "by the times that are set"
+
+
+def test_after_a_query_that_could_not_be_sent_it_asks_anew_soon() -> None:
+    querier = Querier(TIMING, MIDDLE, 0.0)
+    querier.tick(0.0)
+    querier.retry(0.0)
+    asked = [(at, query.response_seconds) for at, query in run(querier, 40.0)]
+    assert asked == [(5.0, 2.0), (10.0, 4.0), (15.0, 4.0), (35.0, 4.0)], "as at the start"
+    querier.retry(51.0)
+    assert querier.deadline == 55.0, "which is sooner"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcastd import clock
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
+from mcastd.net import _abi
 from mcastd.net.interfaces import Interface
 from mcastd.protocols import igmp, mld
 from mcastd.protocols.internet import (
@@ -23,6 +26,8 @@ from mcastd.protocols.internet import (
 )
 from mcastd.protocols.link_control import GroupWant
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
+from mcastd.querier.querier import RETRY_SECONDS
+from mcastd.querier.timing import Timing
 from mcastd.tunnel.link.members import InterfaceMembers, is_about_members
 
 HERE, HERE_6 = ip_address("10.1.0.5"), ip_address("fe80::5")
@@ -144,6 +149,75 @@ def test_why_nobody_is_asked_is_told() -> None:
         "lan2 has no IPv4 address to ask members from",
         "lan2 has no IPv6 address to ask members from",
     )
+
+
+def asked_since(asked: Asked, members: InterfaceMembers, now: float) -> set[Address | None]:
+    """Let what is due be done. Returns who asks by a general query since the last call."""
+    asked.queries.clear()
+    members.tick(now)
+    return {source for source, _, query in asked.queries if query.group is None}
+
+
+def test_members_are_asked_again_when_a_carrier_is_back() -> None:
+    """What they have said meanwhile was lost, and a switch may have forgotten who wants what."""
+    asked = Asked()
+    up = replace(LAN, carrier_changes=3)
+    down = replace(LAN, flags=LAN.flags & ~_abi.IFF_RUNNING, carrier_changes=4)
+    again, unseen = (replace(LAN, carrier_changes=changes) for changes in (5, 7))
+    members, now = InterfaceMembers(up, 100.0, asked), 100.0
+    assert asked_since(asked, members, now) == {HERE, HERE_6}
+    for interface, is_asked in ((up, False), (down, False), (again, True), (again, False), (unseen, True)):
+        now += 5
+        members.move(interface, now)
+        assert asked_since(asked, members, now) == ({HERE, HERE_6} if is_asked else set())
+
+
+def test_a_query_that_cannot_be_sent_is_sent_again_soon() -> None:
+    """Not only when the next one is due, which is half a minute later, or two minutes."""
+    asked = Asked()
+    asked.refuses = True
+    members = InterfaceMembers(LAN, 100.0, asked)
+    members.tick(100.0)
+    assert members.deadline == 100.0 + RETRY_SECONDS
+    assert asked_since(asked, members, 105.0) == set()
+    asked.refuses = False
+    assert asked_since(asked, members, 109.9) == set()
+    assert len(members.troubles) == 2
+    assert asked_since(asked, members, 110.0) == {HERE, HERE_6}
+    assert {query.response_seconds for _, _, query in asked.queries} == {2.0}, "as at the start"
+    assert members.troubles == ()
+    # One of a group, by which a member that stays was to be found
+    members.hear(report(RecordKind.TO_EXCLUDE, GROUPS[4]), 120.0)
+    members.hear(report(RecordKind.TO_INCLUDE, GROUPS[4]), 120.0)
+    asked.refuses = True
+    members.tick(120.0)
+    asked.refuses = False
+    assert asked_since(asked, members, 124.9) == set()
+    assert asked_since(asked, members, 125.0) == {HERE}
+
+
+def test_groups_of_the_link_take_no_room_and_that_there_is_none_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    members = InterfaceMembers(LAN, 100.0, Asked())
+    monkeypatch.setattr(clock, "monotonic", lambda: 102.0)
+    for querier in members._queriers.values():
+        querier.listeners._groups_max = 1
+    for group in (ip_address("224.0.0.251"), ip_address("ff02::1:ff00:9")):
+        assert not members.hear(report(RecordKind.TO_EXCLUDE, group), 101.0)
+    for group in GROUPS.values():
+        assert members.hear(report(RecordKind.TO_EXCLUDE, group), 101.0)
+    assert members.troubles == ()
+    for _ in range(2):
+        assert not members.hear(report(RecordKind.TO_EXCLUDE, ip_address("239.1.2.4")), 101.0)
+    members.hear(report(RecordKind.TO_EXCLUDE, ip_address("232.1.2.3")), 101.0)
+    assert members.troubles == ("members on lan want more groups or sources than are kept",)
+    four, six = members.statuses()
+    assert (four.interface, four.version, four.asks, four.querier) == ("lan", 4, True, "10.1.0.5")
+    assert (four.groups, four.refused, four.crowded, four.without_source) == (1, 2, True, 1)
+    assert (six.version, six.querier, six.groups, six.refused, six.crowded) == (6, "fe80::5", 1, 0, False)
+    monkeypatch.setattr(clock, "monotonic", lambda: 101.0 + Timing().membership)
+    assert members.troubles == (), "nobody has said it lately"
 
 
 @settings(max_examples=300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -11,7 +12,7 @@ import pytest
 
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE
-from mcastd.net.fake import FakeJoins
+from mcastd.net.fake import FakeJoins, FakeQuerySender
 from mcastd.net.interfaces import Host, Interface
 from mcastd.protocols import igmp
 from mcastd.protocols.internet import IGMP, MEMBERSHIP_TTL, IpPacket, build_ip
@@ -21,6 +22,7 @@ from mcastd.protocols.packet_rows import PacketRows, rows_of
 from mcastd.rows import RowMemory
 from mcastd.tunnel.link import interface_network
 from mcastd.tunnel.link.interface_network import JOINED_MAX, InterfaceNetwork
+from mcastd.tunnel.link.members import InterfaceMembers
 
 LAN = Interface(7, "lan", 0x1043, 0, (ip_address("10.1.0.5"),))
 
@@ -118,6 +120,44 @@ def test_an_interface_by_which_nothing_comes_is_trouble(monkeypatch: pytest.Monk
         there[7] = lan
         network.network_changed(1.0)
         assert network.troubles == trouble
+
+
+def test_members_that_could_not_be_heard_are_asked_anew_once_they_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their answers to the first query are lost."""
+    opens = False
+
+    class Tap(NoTap):
+        def __init__(self, *_: object, **__: object) -> None:
+            super().__init__()
+            if not opens:
+                raise LinkError("cannot take packets on lan", "too many open files")
+
+    queries: list[tuple[int, float]] = []
+
+    class Sender(FakeQuerySender):
+        def __init__(self, version: int) -> None:
+            super().__init__()
+            self.version = version
+
+        def send(self, *_: object) -> None:
+            queries.append((self.version, now))
+
+    monkeypatch.setattr(interface_network, "PacketTap", Tap)
+    members = functools.partial(InterfaceMembers, open_sender=Sender)
+    monkeypatch.setattr(interface_network, "InterfaceMembers", members)
+    network = InterfaceNetwork("lan", FakeJoins(), lambda: Host({7: LAN}, 0.0))
+    now = 100.0
+    network.ask_members(True, now)
+    assert [(one.interface, one.version) for one in network.queriers()] == [("lan", 4), ("lan", 6)]
+    for now in (100.0, 105.0, 110.0, 115.0):
+        opens = now >= 110.0
+        network.tick(now)
+    assert queries == [(4, 100.0), (4, 110.0)], "IPv6 has no address here"
+    network.ask_members(False, now)
+    assert network.queriers() == ()
+    network.close()
 
 
 def test_a_report_that_is_not_believed_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from mcastd.net.packet_memory import PacketMemory
 from mcastd.net.packet_tap import PacketTap, obstacles
 from mcastd.protocols.link_control import GroupWant
 from mcastd.protocols.packet_rows import ROOM_BYTES, PacketRows
+from mcastd.status import QuerierStatus
 from mcastd.tunnel.alike import packets_alike
 from mcastd.tunnel.inner import InnerDatagrams, TunnelledDatagram
 from mcastd.tunnel.link.local import (
@@ -94,6 +95,7 @@ class InterfaceNetwork:
         self._joined: dict[Address, SourceFilter] = {}
         self._memory: PacketMemory | None = None
         self._taps: dict[int, PacketTap] = {}  # by IP version
+        self._deaf: set[int] = set()  # IP versions of which what is wanted cannot be had
         self._overflow: dict[int, int] = {}  # packets by IP version, as far as they are counted
         self._inner = InnerDatagrams(self.counts.dropped)
         self._asks = False  # whether members are to be asked
@@ -144,6 +146,10 @@ class InterfaceNetwork:
 
     def taken(self) -> Sequence[GroupWant]:
         return self._taken
+
+    def queriers(self) -> Sequence[QuerierStatus]:
+        members = self._members
+        return () if members is None else members.statuses()
 
     def network_changed(self, now: float) -> None:
         self._settle(now)
@@ -247,7 +253,7 @@ class InterfaceNetwork:
             self._members.move(found, now)
         elif self._asks:
             self._members = InterfaceMembers(found, now)
-        troubles = [*obstacles(host, [found]), *self._join(found), *self._tap(found)]
+        troubles = [*obstacles(host, [found]), *self._join(found), *self._tap(found, now)]
         self._troubles = ()
         if troubles:
             self._again(now, *troubles)
@@ -303,7 +309,7 @@ class InterfaceNetwork:
                 refused.append(error.trouble)
         yield from first_told(refused, "groups")
 
-    def _tap(self, interface: Interface) -> Iterator[str]:
+    def _tap(self, interface: Interface, now: float) -> Iterator[str]:
         """Have the packets that are wanted. Yields what cannot be had, and why."""
         wants, taken = self._wanted.wants, list[GroupWant]()
         versions: set[int] = {want.groups.version for want in wants}
@@ -329,7 +335,13 @@ class InterfaceNetwork:
                 self._taps[version] = tap
                 taken += of_version
             except LinkError as error:
+                self._deaf.add(version)
                 yield error.trouble
+            else:
+                if version in self._deaf:
+                    self._deaf.remove(version)
+                    if self._members is not None:
+                        self._members.begin_anew(version, now)
         self._taken = tuple(taken)
 
     def _open_tap(self, interface: Interface, version: int) -> PacketTap:

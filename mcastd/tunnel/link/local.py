@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from mcastd.ip import Address, SourceFilter
 from mcastd.protocols.link_control import GroupWant
+from mcastd.status import QuerierStatus
 from mcastd.tunnel.link.step import CarriedRun
 
 # Reasons for which the network here does not take a datagram.
@@ -58,6 +59,9 @@ class LocalNetwork(Protocol):
 
     def taken(self) -> Sequence[GroupWant]:
         """What is taken for peers by now, of what :meth:`follow` says. For any thread."""
+
+    def queriers(self) -> Sequence[QuerierStatus]:
+        """Who asks the members here, if they are asked. For any thread."""
 
     def filenos(self) -> list[int]:
         """To wait on: readable when there is something for :meth:`take`."""

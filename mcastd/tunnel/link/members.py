@@ -5,19 +5,22 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Literal
 
+from mcastd import clock
 from mcastd.errors import LinkError
 from mcastd.ip import Address, stays_on_link
 from mcastd.net.interfaces import Interface
-from mcastd.net.query_sender import QuerySender, SendsQueries, asking_address
+from mcastd.net.query_sender import QuerySender, SendsQueries, asking_address, is_back
 from mcastd.protocols import igmp, mld
 from mcastd.protocols.internet import IGMP, read_ip
 from mcastd.protocols.link_control import GroupWant
-from mcastd.protocols.membership import MembershipQuery
+from mcastd.protocols.membership import MembershipQuery, MembershipReport
 from mcastd.querier.querier import Querier
 from mcastd.querier.timing import Timing
+from mcastd.status import QuerierStatus
 
 OpenQuerySender = Callable[[Literal[4, 6]], SendsQueries]
 _VERSIONS: tuple[Literal[4, 6], ...] = (4, 6)
@@ -51,8 +54,16 @@ class InterfaceMembers:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """Why members are not asked, in words."""
-        return tuple(self._troubles.values())
+        """Why members are not asked, or not all that they want is known, in words. For any thread."""
+        now, troubles = clock.monotonic(), [*self._troubles.copy().values()]
+        if any(querier.listeners.is_crowded(now) for querier in self._queriers.values()):
+            troubles.append(f"members on {self._interface.name} want more groups or sources than are kept")
+        return tuple(troubles)
+
+    def statuses(self) -> list[QuerierStatus]:
+        """Who asks, and what members want in all. For any thread."""
+        name, now = self._interface.name, clock.monotonic()
+        return [querier.status(name, version, now) for version, querier in self._queriers.items()]
 
     @property
     def disbelieved(self) -> int:
@@ -65,27 +76,36 @@ class InterfaceMembers:
         return min((querier.deadline for querier in self._queriers.values()), default=math.inf)
 
     def move(self, interface: Interface, now: float) -> None:
-        """The interface has changed, as by another address."""
-        self._interface = interface
+        """The interface may have changed, as by another address, or by a carrier that is back."""
+        before, self._interface = self._interface, interface
         for version, querier in self._queriers.items():
             querier.move(asking_address(interface, version), now)
+            if is_back(interface, before):
+                querier.begin_anew(now)
+
+    def begin_anew(self, version: int, now: float) -> None:
+        """Ask as at the start: what members said until now was not heard."""
+        self._queriers[version].begin_anew(now)
 
     def wanted(self) -> Iterator[GroupWant]:
         for querier in self._queriers.values():
             for group, sources in querier.listeners.filters():
-                if not stays_on_link(group):
-                    yield GroupWant(ipaddress.ip_network(group), sources, 0)
+                yield GroupWant(ipaddress.ip_network(group), sources, 0)
 
     def hear(self, packet: bytes, now: float) -> bool:
         """Take a packet of the network. Returns True if something else is wanted now.
 
-        What this host says itself is left out: it joins what is wanted far away.
+        What this host says itself is left out: it joins what is wanted far away. So are groups of the link,
+        of which each IPv6 host has some: they go nowhere, and would take the room of others.
         """
         found = read_ip(packet)
         if found is None or found.source in self._interface.addresses:
             return False
         querier = self._queriers[found.version]
         message = querier.read(found, self._interface.networks(found.version))
+        if isinstance(message, MembershipReport):
+            records = (record for record in message.records if not stays_on_link(record.group))
+            message = replace(message, records=tuple(records))
         return message is not None and bool(querier.hear(found.source, message, now))
 
     def tick(self, now: float) -> bool:
@@ -97,7 +117,7 @@ class InterfaceMembers:
                 changed, queries = querier.tick(now)
                 is_changed |= bool(changed)
                 for query in queries:
-                    self._ask(version, query)
+                    self._ask(version, query, now)
         return is_changed
 
     def close(self) -> None:
@@ -105,7 +125,7 @@ class InterfaceMembers:
             sender.close()
         self._senders = {}
 
-    def _ask(self, version: Literal[4, 6], query: MembershipQuery) -> None:
+    def _ask(self, version: Literal[4, 6], query: MembershipQuery, now: float) -> None:
         name, source = self._interface.name, asking_address(self._interface, version)
         self._troubles.pop(version, None)
         if source is None:
@@ -119,6 +139,7 @@ class InterfaceMembers:
             self._senders[version].send(self._interface.index, source, to, message)
         except LinkError as error:
             self._troubles[version] = f"{name}: {error.trouble}"
+            self._queriers[version].retry(now)
 
 
 def _message(query: MembershipQuery, source: Address) -> tuple[Address, bytes]:

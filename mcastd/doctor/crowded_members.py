@@ -1,0 +1,26 @@
+"""Members of a network who want more than a bridge or a link keeps of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from mcastd.doctor.finding import Finding, Severity
+from mcastd.doctor.quoting import command
+from mcastd.status import QuerierStatus
+
+
+def crowded_members(queriers: Iterable[QuerierStatus]) -> Iterator[Finding]:
+    for one in queriers:
+        if one.crowded:
+            look = command("tcpdump", "-ni", one.interface, "igmp" if one.version == 4 else "icmp6")
+            yield Finding(
+                "members-crowded",
+                Severity.WARNING,
+                f"members on {one.interface} want more groups or sources of IPv{one.version} than are kept:"
+                " what came last is not forwarded",
+                (
+                    f"querier of IPv{one.version} on {one.interface}: {one.groups} groups kept,"
+                    f" {one.refused} groups or sources refused (status)",
+                ),
+                f"find the host that has joined so many, and have it join fewer: {look}",
+            )
