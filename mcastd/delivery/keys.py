@@ -35,6 +35,8 @@ from mcastd.protocols.crypto import verifying_key
 KEY_FILE_MAX_BYTES = 4096
 # Nor one with another secret: the credentials of a user of NATS are some 2,000 bytes.
 SECRET_MAX_BYTES = 65_536
+# A key that could not be read, as without a descriptor, is read again after so long.
+REREAD_SECONDS = 5.0
 # Where systemd puts a service's credentials (systemd.exec(5)).
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 SECRET_MODE = 0o600

@@ -20,7 +20,7 @@ from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.config import GatewaySettings, label_of
 from mcastd.counters import GatewayCounters, copy_of
-from mcastd.delivery.keys import KeyFileError, read_key
+from mcastd.delivery.keys import REREAD_SECONDS, KeyFileError, read_key
 from mcastd.gateway.entrances import Entrances
 from mcastd.gateway.interest import Interest
 from mcastd.gateway.overview import Overlooked, Overview
@@ -53,6 +53,7 @@ class GatewayWorker:
         self._subscriptions = subscriptions
         self._token: AccessToken | None = None
         self._token_trouble = ""  # why another token could not be read; the one before holds
+        self._reread_at = math.inf  # monotonic seconds
         self._read_for: GatewaySettings | None = None  # the settings for which the token was read
         self._interest = Interest()
         self._entrances = Entrances(name, self._interest, self.counters.refused)
@@ -84,7 +85,7 @@ class GatewayWorker:
             self._streams.close()
             context.unwatch(ready)
             self._interest.close()
-            self._token, self._token_trouble = None, ""
+            self._token, self._token_trouble, self._reread_at = None, "", math.inf
 
     def update(self, settings: object) -> bool:
         if not isinstance(settings, GatewaySettings):
@@ -140,12 +141,14 @@ class GatewayWorker:
     def _due(self) -> float:
         """When :meth:`_tick` has something to do, in monotonic seconds; inf: never."""
         shown = math.inf if self._overview is None else self._overview.deadline
-        return min(self._entrances.deadline, self._players.deadline, self._streams.deadline, shown)
+        return min(
+            self._entrances.deadline, self._players.deadline, self._streams.deadline, shown, self._reread_at
+        )
 
     def _follow(self, context: Context) -> None:
         """Listen and receive as the settings have it and the network is now. Raises what :meth:`run` does."""
         config, now = self._config, clock.monotonic()
-        if config is not self._read_for:
+        if config is not self._read_for or self._token_trouble:
             self._read_token(config, context)
             self._read_for = config
         self._players.follow(self._rules_of(config), now)
@@ -161,7 +164,8 @@ class GatewayWorker:
         return PlayerRules(title, config, self._subscriptions, self._token, shown)
 
     def _read_token(self, config: GatewaySettings, context: Context) -> None:
-        """Read the token. If there is one in use, it holds where another one cannot be had."""
+        """Read the token. If there is one in use, it holds until another one can be had."""
+        self._reread_at = math.inf
         if config.token is None:
             self._token, self._token_trouble = None, ""
             return
@@ -171,8 +175,11 @@ class GatewayWorker:
         except KeyFileError as error:
             if self._token is None:
                 raise
-            self._token_trouble = f"{error.trouble}; the token before holds"
-            self._log.warning("token.refused", reason=self._token_trouble)
+            trouble = f"{error.trouble}; the token before holds"
+            if trouble != self._token_trouble:
+                self._log.warning("token.refused", reason=trouble)
+            self._token_trouble = trouble
+            self._reread_at = clock.monotonic() + REREAD_SECONDS
         finally:
             context.waits_for = ""
 
@@ -190,6 +197,8 @@ class GatewayWorker:
 
     def _tick(self, context: Context) -> None:
         now = clock.monotonic()
+        if now >= self._reread_at:
+            self._follow(context)
         for piece in self._streams.taken(now):
             self._players.give(piece, now)
         self._players.tick(now)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import ip_network
 
-from mcastd import log
+from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.config import LinkSettings, label_of
 from mcastd.config.addresses import end_of
 from mcastd.counters import LinkCounters, losses
-from mcastd.delivery.keys import KeyFileError, read_key
-from mcastd.errors import CannotAskError
+from mcastd.delivery.keys import REREAD_SECONDS, KeyFileError, read_key
+from mcastd.errors import SHORTAGES, CannotAskError, LinkError
 from mcastd.ip import Address, SourceFilter
 from mcastd.keytext import GroupKey
 from mcastd.link.listing import status_of
@@ -57,6 +58,7 @@ class LinkWorker:
         self._look = look
         self._key: bytes | None = None
         self._key_trouble = ""  # why another key could not be read; the one before is in use
+        self._reread_at = math.inf  # monotonic seconds
         self._is_to_read = True  # the key, and what this process may do
         self._network = NetworkCounts()  # of the network here, of the last run if there is none now
         self._carried_at: float | None = None  # monotonic seconds of the last datagram in the runs before
@@ -78,14 +80,16 @@ class LinkWorker:
                 if context.take(Signal.NETWORK | Signal.RETRY):
                     self._follow(context)
                     self._links.network_changed()
+                elif clock.monotonic() >= self._reread_at:
+                    self._follow(context)
                 if context.take(Signal.NEWS):
                     self._tell(context)
                 context.take(NOT_FOR_US)
-                context.wait()
+                context.wait(self._reread_at - clock.monotonic())
         finally:
             self._note()
             self._links.dismiss(self.name)
-            self._key, self._key_trouble = None, ""
+            self._key, self._key_trouble, self._reread_at = None, "", math.inf
             self._told, self._was_up = ("", False), False
 
     def update(self, settings: object) -> bool:
@@ -152,12 +156,11 @@ class LinkWorker:
     def _follow(self, context: Context) -> None:
         """Have the link as the settings want it now. Raises what :meth:`run` does."""
         config = self._config
-        if self._is_to_read:
+        is_new = self._is_to_read
+        if is_new:
             self._is_to_read = False
-            check_library()
-            if config.interface is not None:
-                packet_tap.check_privilege(drop_in="links")
-                foreign_senders.check_privilege()
+            self._check(config)
+        if is_new or self._key_trouble:
             self._read_key(config, context)
         assert self._key is not None
         plan = self._plan(config, self._key)
@@ -167,8 +170,22 @@ class LinkWorker:
         self._tell(context)
         context.taken_over()
 
+    def _check(self, config: LinkSettings) -> None:
+        """Raise MissingLibraryError, or LinkError if this process may not take or send packets."""
+        check_library()
+        if config.interface is None:
+            return
+        try:
+            packet_tap.check_privilege(drop_in="links")
+            foreign_senders.check_privilege()
+        except LinkError as error:
+            # A lack of descriptors does not end a link that is at work
+            if self._key is None or error.errno not in SHORTAGES:
+                raise
+
     def _read_key(self, config: LinkSettings, context: Context) -> None:
-        """Read the key. If there is one in use, it is kept where another one cannot be had."""
+        """Read the key. If there is one in use, it is kept until another one can be had."""
+        self._reread_at = math.inf
         if config.key is None:  # security = "none"
             self._key, self._key_trouble = PLAIN_KEY, ""
             return
@@ -178,8 +195,11 @@ class LinkWorker:
         except KeyFileError as error:
             if self._key in (None, PLAIN_KEY):
                 raise
-            self._key_trouble = f"{error.trouble}; the key before is in use"
-            self._log.warning("key.refused", reason=self._key_trouble)
+            trouble = f"{error.trouble}; the key before is in use"
+            if trouble != self._key_trouble:
+                self._log.warning("key.refused", reason=trouble)
+            self._key_trouble = trouble
+            self._reread_at = clock.monotonic() + REREAD_SECONDS
         finally:
             context.waits_for = ""
 
