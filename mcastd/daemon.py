@@ -328,7 +328,7 @@ class Daemon:
                 *taken_over(changes),
                 *troubles_of(changes, before, supervisor.not_attempted(), supervisor.headlines()),
                 *self._notes(),
-                *self._last_changes.note(changes, clock.monotonic()),
+                *self._last_changes.note(changes, clock.monotonic(), rereads=bool(before)),
                 *filter(None, [self._metrics.problem]),
             ]
             view = ReloadView(changes.added, changes.removed, changes.changed, changes.unchanged, notes)

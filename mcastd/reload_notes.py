@@ -53,8 +53,8 @@ class LastChanges:
     def __init__(self) -> None:
         self._last: tuple[float, Changes] | None = None
 
-    def note(self, changes: Changes, now: float) -> list[str]:
-        """Take what a reload has changed at monotonic time ``now``.
+    def note(self, changes: Changes, now: float, *, rereads: bool) -> list[str]:
+        """Take what a reload has changed at monotonic time ``now``. ``rereads``: workers read files again.
 
         Returns a note for one that changes nothing: what the one shortly before it changed.
         """
@@ -62,7 +62,10 @@ class LastChanges:
             self._last = now, changes
         elif self._last is not None and now - self._last[0] < PAIR_SECONDS:
             at, did = self._last
-            return [f"nothing is new since the reload {now - at:.1f} s ago: {_words(did)}"]
+            since = f"new since the reload {now - at:.1f} s ago: {_words(did)}"
+            if rereads:
+                return [f"no setting is {since}; keys and tokens were read from their files again"]
+            return [f"nothing is {since}"]
         return []
 
 

@@ -23,6 +23,7 @@ from mcastd.config import GatewaySettings
 from mcastd.console.status import playing
 from mcastd.delivery.keys import KeyFileError
 from mcastd.errors import LinkError
+from mcastd.gateway import worker as worker_module
 from mcastd.gateway.subscriptions import Unplayable
 from mcastd.gateway.worker import GatewayWorker
 from mcastd.net.fake import FakeReceiver
@@ -611,6 +612,25 @@ def test_a_token_is_needed_and_nowhere_told(gateway: Callable[..., Gateway], tmp
     assert tv.worker.status().counters.refused == {"token": 37}
 
 
+def test_a_token_that_could_not_be_read_is_read_again(
+    gateway: Callable[..., Gateway], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when no descriptor was left at the reload."""
+    monkeypatch.setattr(worker_module, "REREAD_SECONDS", 0.05)
+    file = tmp_path / "token"
+    file.write_text(TOKEN_WORD)
+    file.chmod(0o600)
+    tv = gateway(token=str(file))
+    file.rename(tmp_path / "away")
+    tv.reload()
+    assert "no such file" in tv.context.detail
+    (tmp_path / "away").write_text("another-horse-battery")
+    (tmp_path / "away").rename(file)
+    wait_for(lambda: "the token before holds" not in tv.context.detail, "that it is read")
+    assert not tv.context.degraded
+    assert tv.answer("/?token=another-horse-battery")[0] == 200
+
+
 def test_a_gateway_without_its_token_serves_nobody(tmp_path: Path) -> None:
     table = {"listen": f"127.0.0.1:{free_port()}", "allow_groups": ["239.1.0.0/16"]}
     config = GatewaySettings.model_validate(table | {"token": str(tmp_path / "missing")})
@@ -734,5 +754,7 @@ token = "{token}"
                     shown = daemon.ctl("status", "gateway/tv").stdout + daemon.ctl("status", "--json").stdout
                     assert "/udp/239.1.1.1:5004" in shown
                     assert TOKEN_WORD not in shown + daemon.log.read_text()
+                    (note,) = daemon.call("Reload")["notes"]
+                    assert "changed gateway/tv; keys and tokens were read from their files again" in note
                 finally:
                     player.terminate()
