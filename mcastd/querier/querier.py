@@ -103,8 +103,10 @@ class Querier:
     def move(self, address: Address | None, now: float) -> None:
         """Ask from another address. Who has the lowest one is seen anew."""
         if address != self._address:
-            self._address = address
+            before, self._address = self._address, address
             self._take_over(now)
+            if before is None:  # nothing could be asked until now
+                self.begin_anew(now)
 
     def begin_anew(self, now: float) -> None:
         """Ask as often as at the start: there may be members that were not heard."""

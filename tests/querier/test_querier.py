@@ -115,6 +115,18 @@ def test_a_router_that_gets_an_address_looks_anew() -> None:
     assert querier.other is None
 
 
+def test_what_could_not_be_asked_without_an_address_is_asked_as_at_the_start() -> None:
+    """As of IPv6, whose link-local address is not usable yet when the carrier comes."""
+    querier = Querier(TIMING, None, 100.0)
+    querier.tick(100.0)
+    querier.move(LOW, 102.0)
+    assert [(at, query.response_seconds) for at, query in run(querier, 113.0)] == [
+        (102.0, 2.0),
+        (107.0, 4.0),
+        (112.0, 4.0),
+    ]
+
+
 def test_three_routers_agree() -> None:
     """Each hears what the others send at once."""
     routers = {address: Querier(TIMING, address, 100.0) for address in (HIGH, LOW, MIDDLE)}
