@@ -17,6 +17,8 @@ KEYS_MAX = 16
 PLACE = "the absolute path of a key file, or the name of a systemd credential"
 VERIFYING = f'a verifying key like "{VerifyingKey.prefix}...", {PLACE}'
 
+# What the manual has the names of files with signing keys end in.
+SIGNING_SUFFIX = ".sign"
 # What the name of a credential ends in that is a token.
 TOKEN_CREDENTIAL = ".token"
 TOKEN_PLACE = f'the absolute path of a file, or a systemd credential whose name ends in "{TOKEN_CREDENTIAL}"'

@@ -86,6 +86,8 @@ def test_nothing_is_advised_of_a_worker_that_is_not_enabled() -> None:
         ({"protocol": {"kind": "flute", "key": "k"}, "rate": "1Mbit"}, {"protocol"}),
         ({"protocol": {"kind": "flute", "key": "k", "sign_key": "s"}, "rate": "1Mbit"}, set()),
         ({"protocol": {"kind": "flute", "sign_key": "s"}, "rate": "1Mbit"}, set()),
+        ({"protocol": {"kind": "flute", "key": "/k.key", "sign_key": "/s.sign"}, "rate": "1Mbit"}, set()),
+        ({"protocol": {"kind": "flute", "key": "/s.sign", "sign_key": "s"}, "rate": "1Mbit"}, {"protocol"}),
     ],
     ids=str,
 )
@@ -122,6 +124,9 @@ FILES: dict[str, object] = {"output": {"kind": "directory", "path": "/y"}}
         (FILES | {"protocol": {"kind": "flute", "keys": "k"}}, {"protocol"}),
         (FILES | {"protocol": {"kind": "flute", "keys": "k", "verify_keys": "v"}}, set()),
         (FILES | {"protocol": {"kind": "flute", "verify_keys": "v"}}, set()),
+        (FILES | {"protocol": {"kind": "flute", "verify_keys": "/v.sign.pub"}}, set()),
+        (FILES | {"protocol": {"kind": "flute", "verify_keys": ["/v.sign.pub", "/v.sign"]}}, {"protocol"}),
+        (FILES | {"protocol": {"kind": "flute", "verify_keys": "v", "keys": "/k.sign"}}, {"protocol"}),
     ],
     ids=str,
 )

@@ -8,11 +8,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from mcastd.config.addresses import split_end
 from mcastd.config.groups import LINK_CONTROL, is_bounded, is_public
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER
+from mcastd.config.keys import SIGNING_SUFFIX
 from mcastd.config.network_sources import IpSource
 from mcastd.config.numbers import format_duration, format_rate, format_size
 from mcastd.config.outbound import DEFAULT_BURST, ETHERNET_PAYLOAD, TIMED_FRAMINGS, OutboundChannel
 from mcastd.config.protocols import FluteOutbound, RtpOutbound
 from mcastd.config.types import Advice
+from mcastd.config.words import show
 from mcastd.ip import stays_on_link
 
 # A datagram left the site with this TTL in the MBone; 64 the region, 128 the continent (mrouted).
@@ -177,6 +179,16 @@ def _sealed_unsigned(channel: OutboundChannel) -> Advice:
         )
 
 
+def _seals_by_signing_key(channel: OutboundChannel) -> Advice:
+    key = channel.protocol.key if isinstance(channel.protocol, FluteOutbound) else None
+    if key is not None and key.endswith(SIGNING_SUFFIX):
+        yield (
+            "protocol",
+            f"{show(key)} in key is named as a key that signs, which goes into sign_key; files are sealed by"
+            " a group key (mcastd keygen makes one)",
+        )
+
+
 OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
     _reach,
     _reserved,
@@ -191,4 +203,5 @@ OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
     _copies,
     _crawls,
     _sealed_unsigned,
+    _seals_by_signing_key,
 )

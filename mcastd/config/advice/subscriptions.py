@@ -9,10 +9,12 @@ from mcastd.config.addresses import means_several, split_end
 from mcastd.config.description import legs_of
 from mcastd.config.gateway import GatewaySettings
 from mcastd.config.inbound import GATHERING_BUFFER_MIN_BYTES, InboundSubscription
+from mcastd.config.keys import SIGNING_SUFFIX
 from mcastd.config.network_outputs import TcpServerOutput
 from mcastd.config.numbers import format_duration, format_size
 from mcastd.config.protocols import FluteInbound, RtpInbound
 from mcastd.config.types import Advice
+from mcastd.config.words import show
 from mcastd.ip import is_source_specific
 
 SELDOM_ENOUGH_SECONDS = 10.0
@@ -57,6 +59,27 @@ def _takes_unsigned(subscription: InboundSubscription) -> Advice:
             "files are taken from everybody who has the key, which are all receivers; set verify_keys to the"
             " key that the sender signs with",
         )
+
+
+def _names_signing_keys(subscription: InboundSubscription) -> Advice:
+    """Files that are named as the secret half of a pair is, where another key belongs."""
+    protocol = subscription.protocol
+    if not isinstance(protocol, FluteInbound):
+        return
+    for place in protocol.verify_keys or ():
+        if place.endswith(SIGNING_SUFFIX):
+            yield (
+                "protocol",
+                f"{show(place)} in verify_keys is named as the half of a pair that signs, which the sender"
+                f" alone has; name the half that verifies: {show(place + '.pub')}",
+            )
+    for place in protocol.keys or ():
+        if place.endswith(SIGNING_SUFFIX):
+            yield (
+                "protocol",
+                f"{show(place)} in keys is named as a key that signs, and files are opened by a group key;"
+                " name that (mcastd keygen makes one)",
+            )
 
 
 def _legs_of_one_interface(subscription: InboundSubscription) -> Advice:
@@ -111,6 +134,7 @@ OF_A_SUBSCRIPTION: tuple[Callable[[InboundSubscription], Advice], ...] = (
     _shallow,
     restless,
     _takes_unsigned,
+    _names_signing_keys,
     _legs_of_one_interface,
     _named_otherwise,
     _one_way,
