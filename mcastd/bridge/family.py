@@ -77,6 +77,9 @@ class FamilyRoutes:
         self._active: dict[str, Rule] = {}  # the rules, as far as their interfaces take part
         self._networks: list[tuple[int, Prefix]] = []  # of interfaces that take part and have a carrier
         self._packets_out: dict[int, int] = {}  # by interface, at the last look
+        self._quiet: frozenset[int] = frozenset()  # interfaces by which nothing had gone out at that look
+        # Of messages of IGMP in this turn for which there was no route, each source and group
+        self._unrouted: set[tuple[Address, Address]] = set()
 
     def __repr__(self) -> str:
         return f"<FamilyRoutes IPv{self.version}, {self.forwarding!r}>"
@@ -134,13 +137,17 @@ class FamilyRoutes:
     def serve(self, now: float) -> None:
         """Take what the kernel and members have said, and do what is due."""
         changed: set[Address] = set()
+        before, self._unrouted = self._unrouted, set()
         for said in self.table.take():
             match said:
                 case NoRoute(ifindex, source, group):
-                    self._apply(self.forwarding.arrived(ifindex, source, group, now))
+                    key = source, group
+                    is_message = key in self._unrouted or key in before
+                    self._apply(self.forwarding.arrived(ifindex, *key, now, is_message=is_message))
                 case WrongInterface(ifindex, source, group):
                     self._apply(self.forwarding.came_elsewhere(ifindex, source, group, now))
                 case Heard():
+                    self._note_message(said)
                     changed |= self.members.hear(said, now)
             if clock.monotonic() - now > TURN_SECONDS:
                 break
@@ -172,9 +179,11 @@ class FamilyRoutes:
         leads_to: set[int] = set()
         routed: set[int] = set()
         for route in self.forwarding.routes():
-            leads_to.update(route.course.to)
-            if route.fresh:
+            if route.is_stream:
+                leads_to.update(route.course.to)
+            if route.streams:
                 routed.update(route.course.to)
+        quiet: set[int] = set()
         up = {ifindex for ifindex, one in self._host.interfaces.items() if one.up}
         silent = {*self.silent} & up
         # Asked for after the routes: so what has gone by them is in it
@@ -183,14 +192,18 @@ class FamilyRoutes:
                 continue
             if count.packets_out != self._packets_out.get(ifindex, 0):
                 silent.discard(ifindex)
-            elif ifindex in routed and ifindex in up:
-                silent.add(ifindex)
+            else:
+                quiet.add(ifindex)
             self._packets_out[ifindex] = count.packets_out
+        # What was routed came before the last look
+        silent |= routed & quiet & self._quiet & up
+        self._quiet = frozenset(quiet)
         self.silent = frozenset(silent & leads_to)
 
     def routes_of(self, name: str) -> Iterable[BridgedRoute]:
-        """The routes that a bridge has a part in."""
-        return (route for route in self.forwarding.routes() if name in route.course.bridges)
+        """The routes that a bridge has a part in, as far as a stream goes by them, or may."""
+        routes = self.forwarding.routes()
+        return (route for route in routes if name in route.course.bridges and route.is_stream)
 
     def silent_of(self, name: str) -> set[int]:
         """The interfaces by which nothing has gone out, though a bridge has something routed there."""
@@ -241,6 +254,16 @@ class FamilyRoutes:
         self._joins.close()
         self.members.close()
         self.table.close()
+
+    def _note_message(self, heard: Heard) -> None:
+        """Have the forwarding know a message that the kernel may route, as it does those of IGMP, not of MLD.
+
+        If it has no route for one, it says so next.
+        """
+        if self.version == 4:
+            key = heard.packet.source, heard.packet.destination
+            if not self.forwarding.heard(*key):
+                self._unrouted.add(key)
 
     def _may_come_by(self, ifindex: int, source: Address) -> bool:
         """Return False if the sender is on the network of another interface that takes part.

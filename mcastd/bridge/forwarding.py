@@ -59,7 +59,11 @@ class BridgedRoute:
     since: float  # monotonic seconds
     last: float  # the same, when datagrams of it were seen last
     count: RouteCount = field(default_factory=lambda: RouteCount(0, 0, 0))
-    fresh: int = 0  # packets between the last two looks
+    # Messages of IGMP among its packets, and those that were heard since the count was looked at last
+    messages: int = 0
+    heard: int = 0
+    fresh: int = 0  # packets between the last two looks, without messages
+    streams: bool = False  # there were some between the two looks before that, which were no messages
     alone: bool = False  # it comes by no other interface, though its sender seems to be on another network
     elsewhere: int = 0  # another interface by which some came, and when the kernel said so
     elsewhere_at: float = -math.inf
@@ -67,6 +71,16 @@ class BridgedRoute:
     doubled: int = 0
     doubled_by: int = 0
     doubled_at: float = -math.inf
+
+    @property
+    def packets(self) -> int:
+        """Those that are no messages of IGMP."""
+        return max(0, self.count.packets - self.messages)
+
+    @property
+    def is_stream(self) -> bool:
+        """Return False if nothing has gone by it but messages of IGMP."""
+        return self.packets > 0 or not self.messages + self.heard
 
 
 class Forwarding:
@@ -150,8 +164,21 @@ class Forwarding:
         found = (route for group in groups for route in self._of_group.get(group, {}).values())
         return self._renew(found, now)
 
-    def arrived(self, came_by: int, source: Address, group: Address, now: float) -> list[RouteChange]:
-        """A datagram came for which the kernel has no route."""
+    def heard(self, source: Address, group: Address) -> bool:
+        """A message of IGMP came. Returns False if there is no route that it may have gone by.
+
+        The kernel routes one to a group as a datagram of a stream, where this host is a member of the group.
+        One that it did not route takes the place of a datagram in what is counted: that is rare, and of one.
+        """
+        if (route := self._routes.get((source, group))) is None:
+            return False
+        route.heard += 1
+        return True
+
+    def arrived(
+        self, came_by: int, source: Address, group: Address, now: float, *, is_message: bool = False
+    ) -> list[RouteChange]:
+        """A datagram, or a message of IGMP, came for which the kernel has no route."""
         changes = []
         key = source, group
         if (before := self._routes.get(key)) is not None:
@@ -160,7 +187,7 @@ class Forwarding:
             self.evicted_at = now
             changes.append(self._remove(self._least_used(now), now))
         course = self._decide(came_by, source, group)
-        route = BridgedRoute(source, group, came_by, course, now, now)
+        route = BridgedRoute(source, group, came_by, course, now, now, heard=int(is_message))
         self._routes[key] = route
         self._of_group.setdefault(group, {})[key] = route
         return [*changes, RouteChange(source, group, came_by, course.to)]
@@ -200,16 +227,18 @@ class Forwarding:
         changes, used = [], []
         self.doubled = {key: one for key, one in self.doubled.items() if now - one.doubled_at <= TOLD_SECONDS}
         for route in list(self._routes.values()):
-            before = route.count
+            before, packets = route.count, route.count.packets - route.messages
             if not self._account(route, now):
                 self._forget(route)
                 continue
-            route.fresh = route.count.packets - before.packets
-            if route.fresh:
+            # A message may be heard after it was counted: then it is taken off now
+            fresh = route.count.packets - route.messages - packets
+            route.streams, route.fresh = route.fresh > max(0, -fresh), fresh
+            if route.fresh > 0:
                 used.append(route)
                 changes += self._take_alone(route, now)
             key = route.source, route.group
-            if route.fresh or self._lasting.get(key) == route.came_by:
+            if route.fresh > 0 or self._lasting.get(key) == route.came_by:
                 continue
             if route.count.wrong_interface != before.wrong_interface:
                 if now - route.last >= MOVED_SECONDS and key not in self._adopted:
@@ -264,9 +293,9 @@ class Forwarding:
         """One that had nothing but its first datagram since it was looked at, among those of long ago."""
         for _ in range(TRIED_MAX):
             oldest = next(iter(self._routes.values()))
-            before = oldest.count.packets
+            before = oldest.packets
             self._account(oldest, now)
-            if oldest.count.packets in (before, 1):
+            if oldest.packets <= max(before, 1):
                 return oldest
             self._to_the_end(oldest)
         return next(iter(self._routes.values()))
@@ -310,7 +339,12 @@ class Forwarding:
         packets = count.packets - route.count.packets
         size = count.bytes - route.count.bytes
         wrong = count.wrong_interface - route.count.wrong_interface
-        route.count = count
+        messages = min(route.heard, packets + max(0, route.fresh))
+        route.count, route.heard = count, 0
+        route.messages += messages
+        if messages:
+            size -= size * messages // (max(messages, packets) + wrong)
+            packets = max(0, packets - messages)
         if packets:
             route.last = now
         if not packets and not wrong:

@@ -48,7 +48,7 @@ def _route(route: BridgedRoute, family: FamilyRoutes, now: float) -> RouteStatus
         group=str(route.group),
         comes_by=family.name(route.came_by),
         goes_to=tuple(sorted(map(family.name, route.course.to))),
-        packets=route.count.packets,
+        packets=route.packets,
         bytes=route.count.bytes,
         wrong_interface=route.count.wrong_interface,
         age=now - route.since,

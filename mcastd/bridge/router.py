@@ -235,7 +235,8 @@ class MulticastRouter:
         routes = Counter[str]()
         for family in self._families.values():
             for route in family.forwarding.routes():
-                routes.update(route.course.bridges.keys())
+                if route.is_stream:
+                    routes.update(route.course.bridges.keys())
         seen = {name: self._seen_of(name, routes[name]) for name in self._bridges}
         for family in self._families.values():
             self._last |= family.forwarding.last

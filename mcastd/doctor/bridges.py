@@ -120,7 +120,7 @@ def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
     yield from crowded_members(status.queriers)
     if status.route_count > len(status.routes):
         return  # not all of them are known here
-    come = {route.group for route in status.routes}
+    come = {route.group for route in status.routes if route.packets}
     wanted = {member.group for member in status.members}
     if dry := sorted(wanted - come):
         joined = [f"{one.group} on {one.interface}" for one in status.joins if one.group in dry]

@@ -15,13 +15,16 @@ from mcastd.bridge.family import RETRY_SECONDS, FamilyRoutes, open_family
 from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.members import RETRY_SECONDS as LISTEN_SECONDS
 from mcastd.bridge.rules import SENDER_ELSEWHERE, Rule
+from mcastd.counters import BridgeCounters
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE, Address
 from mcastd.net import _abi
 from mcastd.net.fake import FakeJoins, FakeQuerySender, FakeRoutingTable
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.membership import Memberships
+from mcastd.net.mroute import Heard
 from mcastd.net.routing import INTERFACES_MAX, InterfaceCount, KeptTable
+from mcastd.protocols.internet import IGMP, IpPacket
 
 LEFT, RIGHT, DOWN, LATE = 3, 5, 8, 13
 SOURCE, NEWS, FILMS = ip_address("10.1.0.2"), ip_address("239.1.1.1"), ip_address("239.2.0.9")
@@ -180,6 +183,105 @@ def test_a_route_that_the_kernel_refuses_is_none(lab: Lab) -> None:
     table.send(LEFT, SOURCE, NEWS)
     family.serve(2.0)
     assert (len(family.forwarding), family.refusal) == (0, table.refusal)
+
+
+class Reports:
+    """A member where groups come from, which reports by IGMPv2, to the group itself: the kernel routes that."""
+
+    def __init__(self, lab: Lab, source: Address = SOURCE) -> None:
+        self.lab, self.now = lab, 1.0
+        self.message = Heard(LEFT, IpPacket(source, NEWS, IGMP, 1, bytes(8), router_alert=True))
+        lab.family.set_rules({"tv": lab.rule()}, lab.host(LEFT, RIGHT, DOWN), self.now)
+        lab.family.forwarding.counters = {"tv": BridgeCounters()}
+
+    def report(self, *, late: bool = False) -> None:
+        """As the kernel does: without a route it hands the message over first, and holds it until there is one.
+
+        ``late``: a look counts it before it is heard.
+        """
+        table, (source, group) = self.lab.table, (self.message.packet.source, NEWS)
+        if (source, group) in table.routes:
+            table.send(LEFT, source, group, ttl=1)
+            if late:
+                self.look()
+            table.say(self.message)
+            self.serve()
+            return
+        table.say(self.message)
+        table.send(LEFT, source, group, ttl=1)
+        self.serve()
+        table.send(LEFT, source, group, ttl=1)  # what was held goes by the route
+
+    def send(self, ttl: int = 8) -> None:
+        self.lab.table.send(LEFT, self.message.packet.source, NEWS, ttl=ttl)
+        self.serve()
+
+    def serve(self) -> None:
+        while self.lab.table.said:
+            self.lab.family.serve(self.now)
+
+    def look(self) -> None:
+        self.now += 1.0
+        self.lab.family.look(self.now)
+
+    @property
+    def seen(self) -> tuple[list[int], set[int], int, bool]:
+        """Packets of routes that a bridge has, where nothing leaves, packets received, and if some ever were."""
+        family = self.lab.family
+        packets = [route.packets for route in family.routes_of("tv")]
+        received = family.forwarding.counters["tv"].received
+        return packets, family.silent_of("tv"), received, "tv" in family.forwarding.last
+
+
+def test_reports_of_members_are_no_stream(lab: Lab) -> None:
+    """They have a TTL of 1: that nothing of a stream leaves would be told, and that it comes."""
+    reports = Reports(lab)
+    for _ in range(4):
+        reports.report()
+        reports.look()
+        assert reports.seen == ([], set(), 0, False)
+    for count in (1, 2, 3):
+        reports.send()
+        reports.report()
+        reports.look()
+        assert reports.seen == ([count], set(), count, True)
+    for _ in range(3):  # the stream ends
+        reports.report()
+        reports.look()
+        assert reports.seen == ([3], set(), 3, True)
+    reports.send(ttl=1)  # and comes again, and goes no further
+    reports.look()
+    assert reports.seen == ([4], set(), 4, True)
+    reports.look()
+    assert reports.seen == ([4], {RIGHT, DOWN}, 4, True)
+
+
+def test_a_report_that_is_heard_after_a_look_is_no_stream(lab: Lab) -> None:
+    reports = Reports(lab)
+    reports.report()
+    reports.look()
+    for _ in range(3):
+        reports.report(late=True)
+        reports.look()
+        assert reports.seen[:2] == ([], set())
+        reports.look()
+        assert reports.seen[:2] == ([], set())
+
+
+def test_a_report_that_goes_by_a_route_of_its_own_is_none_of_another_sender(lab: Lab) -> None:
+    neighbour = ip_address("10.1.0.9")
+    reports = Reports(lab, neighbour)
+    reports.report()
+    lab.table.send(LEFT, SOURCE, NEWS)
+    reports.serve()
+    for ttl in (8, 8):
+        lab.table.send(LEFT, SOURCE, NEWS, ttl)
+    reports.look()
+    assert reports.seen == ([2], set(), 2, True)
+    assert [(one.source, one.is_stream) for one in lab.family.forwarding.routes()] == [
+        (neighbour, False),
+        (SOURCE, True),
+    ]
 
 
 def test_a_sender_on_the_network_of_another_interface_is_heard_there(lab: Lab) -> None:

@@ -117,7 +117,8 @@ def test_senders_with_an_address_of_their_link() -> None:
 def test_what_is_wanted_and_does_not_come() -> None:
     members = [{"interface": "eth2", "group": group, "wanted": "any"} for group in ("239.1.1.1", "239.1.7.7")]
     joins = [{"interface": "eth1", "group": "239.1.7.7", "wanted": "any"}]
-    (one,) = found(routes=[ROUTE], route_count=1, members=members, joins=joins)
+    made_ahead = {**ROUTE, "group": "239.1.7.7", "packets": 0}
+    (one,) = found(routes=[ROUTE, made_ahead], route_count=2, members=members, joins=joins)
     assert (one.cause, one.severity) == ("bridge-dry", "hint")
     assert one.what == "members want 239.1.7.7, of which nothing comes"
     assert one.evidence == ("joined: 239.1.7.7 on eth1; no datagram came (status)",)

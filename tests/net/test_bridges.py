@@ -21,9 +21,11 @@ from support.programs import program
 from support.switch import Switch
 from support.wait import wait_accounted, wait_for
 
+from mcastd.net import tables
 from mcastd.net.routing import RoutingTable
+from mcastd.net.tables import MulticastRoute
 from mcastd.protocols import igmp, mld
-from mcastd.protocols.internet import ICMPV6, IGMP
+from mcastd.protocols.internet import ICMPV6, IGMP, internet_checksum
 from mcastd.protocols.membership import GroupRecord, RecordKind
 
 PORT = 9190
@@ -159,6 +161,38 @@ def test_a_ttl_of_1_is_told(lab: Lab, tmp_path: Path) -> None:
         assert detail.startswith(
             "from left to right; nothing of what comes goes out by right: its TTL does not"
         )
+
+
+def test_reports_to_a_group_are_no_stream(lab: Lab, tmp_path: Path) -> None:
+    """By IGMPv2 they go to the group itself, with a TTL of 1; the kernel routes them where it is a member."""
+    group = ip_address(GROUPS[4])
+    message = struct.pack("!BBH4s", 0x16, 0, 0, group.packed)
+    message = struct.pack("!BBH4s", 0x16, 0, internet_checksum(message), group.packed)
+    config = BRIDGE.replace('"239.255.0.0/16", "ff15::/16"', f'"{GROUPS[4]}", "{OTHERS[4]}"')
+    with (
+        RunningDaemon(tmp_path, config, enter=lab.router.enter([])) as daemon,
+        contextlib.ExitStack() as stack,
+    ):
+        with inside(lab.sender):
+            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_RAW, IGMP))
+        sock.bind((SENDERS[4], 0))
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, bytes([148, 4, 0, 0]))  # Router Alert
+
+        def status() -> dict[str, Any]:
+            found: dict[str, Any] = daemon.worker("bridge/tv")["status"]
+            return found
+
+        def reported() -> list[MulticastRoute]:
+            sock.sendto(message, (GROUPS[4], 0))
+            with inside(lab.router):
+                return [one for one in tables.multicast_routes(4) if one.group == group]
+
+        wait_for(reported, "a report that the kernel has routed")
+        lab.send(4, OTHERS[4], lambda: reported() and status()["counters"]["received"] > 9, "some looks")
+        counters = wait_accounted(lambda: status()["counters"])
+        (route,) = wait_for(lambda: status()["routes"], "the other group")
+        assert (route["group"], route["packets"]) == (OTHERS[4], counters["received"])
+        assert (status()["silent"], status()["troubles"], status()["route_count"]) == ([], [], 1)
 
 
 @pytest.mark.parametrize(("version", "engine"), [(4, "kernel"), (6, "kernel"), (4, "relay")])
