@@ -244,7 +244,7 @@ class AmtRelayWorker:
                     self._took_many = self._took_many or len(packets) > SLOTS // 2
             except LinkError as error:
                 self._log.warning("relay.deaf", interface=tap.interface.name, reason=error.trouble)
-                self._retry_at = now + RETRY_SECONDS
+                self._retry_at = min(self._retry_at, now + RETRY_SECONDS)
         self._took_at = clock.monotonic()
 
     def _settle(self, context: Context, now: float) -> None:

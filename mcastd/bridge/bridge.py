@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import math
 import select
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from mcastd import log
+from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.bridge.relay import REASONS as RELAY_REASONS
 from mcastd.bridge.relay import OpenRelayed, OpenRelaying, Relay
@@ -15,7 +16,7 @@ from mcastd.bridge.rules import REASONS, Rule
 from mcastd.config import Bridge, label_of
 from mcastd.config.addresses import format_prefix, interfaces_in
 from mcastd.counters import BridgeCounters, copy_of, losses
-from mcastd.errors import CannotAskError, LinkError
+from mcastd.errors import CannotAskError, LinkError, first_told
 from mcastd.ip import Interfaces, Prefix
 from mcastd.net.interfaces import Host, Interface, absence, named_in
 from mcastd.net.routing import Version
@@ -53,6 +54,7 @@ class BridgeWorker:
         self._engine = ""  # that forwards now: "kernel" or "relay"; "": none does
         self._reason = ""  # why engine = "auto" has taken the relay; ""
         self._unasked = False  # the kernel could not be asked for the interfaces that there are now
+        self._retry_at = math.inf  # monotonic seconds when what is refused is tried again
         self._watched: dict[int, object] = {}  # by descriptor, as Relay.filenos
         self._comes_by: tuple[str, ...] = ()
         self._goes_to: tuple[str, ...] = ()
@@ -70,13 +72,13 @@ class BridgeWorker:
                 if context.take(Signal.NEWS):
                     self._tell(context)
                 context.take(NOT_FOR_US)
-                refused = self._unasked or self._router.seen(self.name).refused or bool(self._relay.refused)
+                left = self._until_retry()
                 if pause := self._relay.pause:
                     context.nap(pause)
-                ready = context.wait(0.0 if pause else RETRY_SECONDS if refused else None)
+                ready = context.wait(0.0 if pause else left)
                 if ready or pause:
                     self._hand_on(ready, context)
-                elif refused and not context.signals:
+                if self._retry_at <= clock.monotonic() and not context.signals:
                     self._follow(context)
         finally:
             self._router.dismiss(self.name)
@@ -84,6 +86,7 @@ class BridgeWorker:
             self._relay.close()
             self._engine = ""
             self._comes_by = self._goes_to = ()
+            self._retry_at = math.inf
 
     def update(self, settings: object) -> bool:
         if not isinstance(settings, Bridge):
@@ -150,9 +153,19 @@ class BridgeWorker:
 
     # -- the worker's thread
 
+    def _until_retry(self) -> float | None:
+        """Seconds until what is refused is tried again, whatever comes meanwhile; None: nothing is."""
+        if not (self._unasked or self._router.seen(self.name).refused or self._relay.refused):
+            self._retry_at = math.inf
+            return None
+        now = clock.monotonic()
+        self._retry_at = min(self._retry_at, now + RETRY_SECONDS)
+        return max(0.0, self._retry_at - now)
+
     def _follow(self, context: Context) -> None:
         """Route among the interfaces that are meant now. Raises LinkError: see :meth:`run`."""
         config = self._config
+        self._retry_at = math.inf
         try:
             host = self._host()
         except CannotAskError:
@@ -244,8 +257,10 @@ class BridgeWorker:
         context.ready("; ".join(filter(None, (way, engine, *troubles))), degraded=bool(troubles))
 
     def _troubles(self) -> tuple[str, ...]:
-        relay = (*self._relay.refused, *self._relay.troubles.copy().values())
-        return (*self._problems, *self._router.seen(self.name).troubles, *relay)
+        relay = first_told(self._relay.refused, "groups and ports")
+        relay += first_told(self._relay.troubles.copy().values(), "interfaces")
+        problems = first_told(self._problems, "troubles of interfaces")
+        return (*problems, *self._router.seen(self.name).troubles, *relay)
 
 
 def _meant(host: Host, side: str, interfaces: Interfaces, groups: tuple[Prefix, ...]) -> list[Interface]:

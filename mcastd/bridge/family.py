@@ -213,7 +213,8 @@ class FamilyRoutes:
     def troubles_of(self, name: str) -> list[str]:
         """Why some of what a bridge is to do does not work."""
         rule, now = self.rules[name], clock.monotonic()
-        told = [f"{self.name(i)}: {error}" for i, error in self.refused.items() if i in rule.interfaces]
+        refused = (f"{self.name(i)}: {error}" for i, error in self.refused.items() if i in rule.interfaces)
+        told = first_told(refused, "interfaces")
         if self.refusal is not None:
             told.append(str(self.refusal))
         if now - self.forwarding.evicted_at < CROWDED_SECONDS:
@@ -221,11 +222,12 @@ class FamilyRoutes:
                 f"more than {ROUTES_MAX} pairs of sender and group come by interfaces of bridges: each new"
                 " one takes the route of another; find out who sends so many"
             )
-        told += [
+        silent = (
             f"nothing of what comes goes out by {self.name(ifindex)}: its TTL does not exceed"
             f" {rule.to[ifindex]}, or it is larger than the interface's MTU; have its sender set a higher TTL"
             for ifindex in sorted(self.silent_of(name))
-        ]
+        )
+        told += first_told(silent, "interfaces")
         doubled = (
             f"{route.group} of {route.source} comes by {self.name(route.doubled_by)}, too, where it is sent"
             " to: another router brings it there as well, or it goes in a circle; let one of them forward it"

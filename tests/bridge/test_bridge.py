@@ -12,6 +12,7 @@ from functools import partial
 from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
+from support.meanwhile import meanwhile
 from support.wait import wait_for
 
 from mcastd import clock
@@ -769,6 +770,43 @@ def test_interfaces_of_a_relay_come_and_go(kernel: Kernel, run: Run, monkeypatch
     assert kernel.sending["239.1.0.7", 5004, "wg1"].sent == [b"two"]
     kernel.refused.clear()
     wait_for(lambda: not one.context.degraded, "it is tried again")
+
+
+@pytest.mark.parametrize("lacks", ["a group", "interfaces"])
+def test_a_relay_tries_again_however_much_comes(
+    kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    monkeypatch.setattr("mcastd.bridge.bridge.RETRY_SECONDS", 0.5)
+    one = run(**{**RELAYED, "groups": ["239.1.0.7"], "ports": [5004], "from": ["left", "right"]})
+    busy = kernel.receivers["239.1.0.7", 5004, "left"]
+    kernel.interfaces[13] = Interface(13, "wg1", FLAGS, 1)
+    with meanwhile(lambda: busy.deliver(b"much", origin=origin(9)), 0.01, "sender"):
+        wait_for(lambda: one.worker.counters.forwarded, "something comes")
+        if lacks == "a group":
+            del kernel.receivers["239.1.0.7", 5004, "right"]
+            kernel.refused.add("right")
+            kernel.interfaces[5] = Interface(6, "right", FLAGS, 1)
+            one.context.send(Signal.NETWORK)
+            wait_for(lambda: one.context.degraded, "what is refused is told")
+            kernel.refused.clear()
+            wait_for(lambda: not one.context.degraded, "it is tried again")
+            assert ("239.1.0.7", 5004, "right") in kernel.receivers
+        else:
+            kernel.unasked = 1
+            one.context.send(Signal.NETWORK)
+            wait_for(lambda: "wg1" in one.context.detail, "the kernel is asked again")
+        count = one.worker.counters.forwarded
+        wait_for(lambda: one.worker.counters.forwarded > count, "it goes on")
+
+
+def test_a_relay_that_lacks_much_says_how_much(kernel: Kernel, run: Run) -> None:
+    kernel.refused.add("right")
+    groups = [f"239.1.0.{number}" for number in range(1, 8)]
+    one = run(**{**RELAYED, "groups": groups, "ports": [5004], "from": ["left", "right"]})
+    told = [f"cannot join 239.1.0.{number} on right: no buffer space" for number in (1, 2, 3)]
+    troubles = (*told, "and 4 more groups and ports")
+    assert one.worker.status().troubles == troubles
+    assert one.context.detail.endswith("; ".join(("relayed", *troubles)))
 
 
 def test_what_a_relay_cannot_send_is_counted(

@@ -186,7 +186,7 @@ def test_a_route_that_the_kernel_refuses_is_none(lab: Lab) -> None:
 
 
 class Reports:
-    """A member where groups come from, which reports by IGMPv2, to the group itself: the kernel routes that."""
+    """A member where groups come from reports by IGMPv2, to the group itself: the kernel routes that."""
 
     def __init__(self, lab: Lab, source: Address = SOURCE) -> None:
         self.lab, self.now = lab, 1.0
@@ -195,7 +195,7 @@ class Reports:
         lab.family.forwarding.counters = {"tv": BridgeCounters()}
 
     def report(self, *, late: bool = False) -> None:
-        """As the kernel does: without a route it hands the message over first, and holds it until there is one.
+        """As the kernel does: without a route it hands the message over, and holds it until there is one.
 
         ``late``: a look counts it before it is heard.
         """
@@ -226,7 +226,7 @@ class Reports:
 
     @property
     def seen(self) -> tuple[list[int], set[int], int, bool]:
-        """Packets of routes that a bridge has, where nothing leaves, packets received, and if some ever were."""
+        """Packets of each route, where nothing leaves, packets received, and whether some ever were."""
         family = self.lab.family
         packets = [route.packets for route in family.routes_of("tv")]
         received = family.forwarding.counters["tv"].received
