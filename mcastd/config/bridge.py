@@ -23,7 +23,7 @@ from mcastd.config.types import (
 )
 from mcastd.config.words import show
 from mcastd.gather import LATENCY_SECONDS
-from mcastd.ip import Address, Interfaces, Prefix
+from mcastd.ip import Address, Interfaces, Prefix, named
 
 DEFAULT_TTL_THRESHOLD = 1
 # What may be meant for every interface.
@@ -218,6 +218,14 @@ class Bridge(WorkerSettings):
             yield (
                 ("rewrite", "group"),
                 f"{rewrite.group} is IPv{rewrite.group.version}, and {group} IPv{group.version}",
+            )
+        is_same_group = rewrite.group is None or {rewrite.group} == set(named(self.groups))
+        is_same_port = rewrite.port is None or {rewrite.port} == set(self.ports)
+        if is_same_group and is_same_port:
+            yield (
+                ("rewrite",),
+                "has the group and port that come, so nothing becomes another: leave it out"
+                ' (to relay without it, set engine = "relay")',
             )
 
     @property

@@ -92,6 +92,9 @@ def test_its_keys_are_those_of_the_text(tmp_path: Path) -> None:
         ),
         ({**RELAYED, "rewrite": {"port": 7}, "ports": [5, 6]}, "rewrite.port: makes one of 2"),
         ({**RELAYED, "rewrite": {"group": "ff15::9"}}, "rewrite.group: ff15::9 is IPv6, and 239.1.1.1 IPv4"),
+        ({**RELAYED, "rewrite": {"group": "239.1.1.1"}}, "rewrite: has the group and port that come, so"),
+        ({**RELAYED, "rewrite": {"port": 5004}}, "rewrite: has the group and port that come, so nothing"),
+        ({**RELAYED, "rewrite": {"group": "239.1.1.1", "port": 5004}}, 'set engine = "relay")'),
         ({"raise_ttl": True}, "ports: missing; the relay needs them"),
         (
             {"sources": ["10.1.0.0/16", "169.254.3.7"]},
