@@ -150,6 +150,10 @@ class MulticastRouter:
                 return NOTHING_LISTED
             now = clock.monotonic()
             if self._look_took <= SHORT_LOOK_SECONDS:
+                # What a look counts has to be heard before the next one: a message of IGMP is no stream
+                for family in self._families.values():
+                    family.serve(now)
+                self._wake()
                 self._look(now)
             of_bridge = [family for version, family in self._families.items() if name in self._rules[version]]
             return list_of(name, of_bridge, now)
