@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 from support.wait import wait_for
@@ -82,45 +83,60 @@ class Mortal:
         with self.thread.lock:
             self.thread.begin()
 
-    def close(self) -> None:
-        self.ends.set()
-        self.thread.close(self.dies.set)
+
+@pytest.fixture
+def mortals() -> Iterator[Callable[[float], Mortal]]:
+    """Makes them; at the end each ends, or it would die again and again."""
+    made: list[Mortal] = []
+
+    def make(step_max_seconds: float) -> Mortal:
+        made.append(Mortal(step_max_seconds))
+        return made[-1]
+
+    yield make
+    for mortal in made:
+        mortal.ends.set()
+        mortal.thread.close(mortal.dies.set)
 
 
 @dies
-def test_one_that_an_error_ends_between_two_steps_is_replaced_by_the_deputy() -> None:
-    mortal = Mortal(step_max_seconds=0.01)
+def test_one_that_an_error_ends_between_two_steps_is_replaced_by_the_deputy(
+    mortals: Callable[[float], Mortal],
+) -> None:
+    mortal = mortals(0.01)
     mortal.begin()
     assert mortal.begun.acquire(timeout=60)
     mortal.thread.busy.clear()
     mortal.dies.set()
     assert mortal.begun.acquire(timeout=60)
-    assert not mortal.thread.has_died
-    mortal.close()
+    wait_for(lambda: not mortal.thread.has_died, "the account of the next one")
 
 
 @dies
-def test_one_that_an_error_has_ended_is_replaced_when_another_begins() -> None:
-    mortal = Mortal(step_max_seconds=60)
+def test_one_that_an_error_has_ended_is_replaced_when_another_begins(
+    mortals: Callable[[float], Mortal],
+) -> None:
+    mortal = mortals(60)
     mortal.begin()
     assert mortal.begun.acquire(timeout=60)
     mortal.dies.set()
     wait_for(lambda: mortal.thread.has_died, "its death")
     mortal.begin()
     assert mortal.begun.acquire(timeout=60)
-    assert not mortal.thread.has_died
-    mortal.close()
+    wait_for(lambda: not mortal.thread.has_died, "the account of the next one")
 
 
 @dies
-def test_one_that_has_died_and_has_no_successor_counts_as_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_has_died_and_has_no_successor_counts_as_stuck(
+    monkeypatch: pytest.MonkeyPatch, mortals: Callable[[float], Mortal]
+) -> None:
     start, now = threading.Thread.start, [1000.0]
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(clock, "monotonic", lambda: now[0])
-    mortal = Mortal(step_max_seconds=0.001)
+    mortal = mortals(0.001)
     mortal.begin()
     assert mortal.begun.acquire(timeout=60)
     monkeypatch.setattr(threading.Thread, "start", refuse)
@@ -134,8 +150,7 @@ def test_one_that_has_died_and_has_no_successor_counts_as_stuck(monkeypatch: pyt
     assert mortal.thread.is_stuck()
     monkeypatch.setattr(threading.Thread, "start", start)
     assert mortal.begun.acquire(timeout=60)
-    assert not mortal.thread.is_stuck()
-    mortal.close()
+    wait_for(lambda: not mortal.thread.is_stuck(), "the deputy's account of it")
 
 
 def test_each_step_that_hangs_without_another_thread_is_stuck_by_its_own_time(
