@@ -18,6 +18,9 @@ from mcastd.net import _abi
 from mcastd.protocols import igmp, mld
 from mcastd.protocols.internet import ICMPV6, IpPacket, alerts_6, read_ip
 
+# The filter of ICMPV6_FILTER has a bit for each type that is kept out: all but those of MLD.
+_MLD_TYPES = (130, 131, 132, 143)
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -88,8 +91,8 @@ class Ipv6Routing:
 
     @staticmethod
     def ask_for_headers(sock: socket.socket) -> None:
-        kept_out = [0xFFFFFFFF] * 8  # a bit for each type that is kept out: all but those of MLD
-        for kind in mld.TYPES:
+        kept_out = [0xFFFFFFFF] * 8
+        for kind in _MLD_TYPES:
             kept_out[kind // 32] &= ~(1 << kind % 32)
         sock.setsockopt(socket.IPPROTO_ICMPV6, _abi.ICMPV6_FILTER, struct.pack("@8I", *kept_out))
         for option in (socket.IPV6_RECVPKTINFO, socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVHOPOPTS):

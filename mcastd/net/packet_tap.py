@@ -35,8 +35,6 @@ from mcastd.net.interfaces import Host, Interface
 from mcastd.net.packet_memory import HEADER_AT, PacketMemory
 from mcastd.net.receive_buffer import dropped, enlarge
 from mcastd.net.slots import STRIDE
-from mcastd.protocols import mld
-from mcastd.protocols.internet import ICMPV6, IGMP
 from mcastd.protocols.offloads import complete_checksum, datagrams_of
 from mcastd.protocols.packet_rows import PacketRows, rows_of
 
@@ -50,21 +48,6 @@ _ETHERTYPES = {4: _abi.ETH_P_IP, 6: _abi.ETH_P_IPV6}
 # Of each version, which bytes of the header are the destination, and the first byte of a group with its mask.
 _DESTINATION = {4: range(16, 20, 4), 6: range(24, 40, 4)}
 _MULTICAST = {4: (0xF0, 0xE0), 6: (0xFF, 0xFF)}
-# The kernel's filter goes by the protocol of IPv4, and by what follows the hop-by-hop header of IPv6, which
-# messages of MLD have: ICMPv6, and its type behind 8 bytes of options.
-_MESSAGES_OUT: dict[int, list[Instruction]] = {
-    4: [(LD_BYTE, 0, 0, NETWORK_HEADER + 9), (JUMP_EQUAL, 0, 1, IGMP), REJECT],
-    6: [
-        (LD_BYTE, 0, 0, NETWORK_HEADER + 6),
-        (JUMP_EQUAL, 0, 8, 0),
-        (LD_BYTE, 0, 0, NETWORK_HEADER + 40),
-        (JUMP_EQUAL, 0, 6, ICMPV6),
-        (LD_BYTE, 0, 0, NETWORK_HEADER + 48),
-        *((JUMP_EQUAL, 3 - at, 0, kind) for at, kind in enumerate(mld.TYPES[1:])),
-        (JUMP_EQUAL, 0, 1, mld.TYPES[0]),
-        REJECT,
-    ],
-}
 _VLAN_ID = 0x0FFF
 _VNET = struct.Struct("=BBHHHH")  # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
 # Values of flags that leave nothing to be done, and what else may be left to the card.
@@ -209,7 +192,6 @@ def program(
     """The kernel's filter: whole packets to one of these groups, or any, that are for the interface itself.
 
     Frames of another VLAN, or for another host, are not; and what the loopback interface sends it receives.
-    Nor are messages of IGMP and MLD, which are of their network alone, and some of which go to the group.
     """
     found = sorted({group.packed for group in groups or () if group.version == version})
     unwanted = [socket.PACKET_OTHERHOST, *([socket.PACKET_OUTGOING] if is_loopback else [])]
@@ -224,7 +206,6 @@ def program(
         (LD_WORD, 0, 0, PROTOCOL),
         (JUMP_EQUAL, 1, 0, _ETHERTYPES[version]),
         REJECT,
-        *_MESSAGES_OUT[version],
     ]
     words = _DESTINATION[version]
     if groups is None or len(found) > GROUPS_MAX:

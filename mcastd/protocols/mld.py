@@ -29,8 +29,6 @@ ALL_ROUTERS = IPv6Address("ff02::2")
 ALL_MLDV2_ROUTERS = IPv6Address("ff02::16")
 
 _QUERY, _REPORT_2 = 130, 143
-# Of ICMPv6, those of all messages of MLD: queries, reports of version 1 and 2, and what leaves a group in 1.
-TYPES = (130, 131, 132, 143)
 # What a message of version 1 says of its group: the report, and the done.
 _OLD_REPORTS = {131: RecordKind.IS_EXCLUDE, 132: RecordKind.TO_INCLUDE}
 _OLD = struct.Struct("!BBHHH16s")

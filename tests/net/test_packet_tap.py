@@ -24,7 +24,7 @@ from mcastd.ip import Address
 from mcastd.net.interfaces import look
 from mcastd.net.packet_memory import PacketMemory
 from mcastd.net.packet_tap import GROUPS_MAX, PacketTap
-from mcastd.protocols.internet import ICMPV6, IGMP, UDP, IpPacket, build_ip, internet_checksum, read_ip
+from mcastd.protocols.internet import IpPacket, build_ip, internet_checksum, read_ip
 from mcastd.protocols.reassembly import Reassembly
 
 pytestmark = pytest.mark.root
@@ -163,23 +163,6 @@ def test_what_is_no_udp_comes_too_and_what_is_for_another_vlan_or_host_does_not(
         (_, found) = right.wait(2)
         assert (found.protocol, found.ttl, found.body) == (253, 9, b"four")
         assert right.take() == 2
-
-
-@BOTH
-def test_messages_of_members_are_no_packets_of_a_group(pair: Pair, version: int) -> None:
-    """Some go to the group itself, as reports of IGMPv2 and MLDv1 do."""
-    group, source = GROUPS[version], ip_address(LEFT[version])
-    messages = {4: [(IGMP, 0x16), (IGMP, 0x11)], 6: [(ICMPV6, kind) for kind in (130, 131, 132, 143)]}
-    others = {4: [(ICMPV6, 131)], 6: [(ICMPV6, 128), (UDP, 131)]}
-    with closing(Taken(pair.right, version, group)) as right, frames_from(pair.left) as frames:
-        for protocol, kind in messages[version] + others[version]:
-            body = bytes([kind]) + bytes(23)
-            packet = build_ip(IpPacket(source, group, protocol, 1, body, router_alert=True))
-            frames.send(framed(packet, group))
-        plain = build_ip(IpPacket(source, group, ICMPV6, 1, bytes([131]) + bytes(23)))  # no MLD without alert
-        frames.send(framed(plain, group))
-        found = right.wait(len(others[version]) + 1)
-        assert [(one.protocol, one.body[0]) for one in found] == [*others[version], (ICMPV6, 131)]
 
 
 @BOTH
