@@ -685,7 +685,7 @@ class LinkStatus(Status):
     ignored_since_up: tuple[str, ...]  # reasons for which messages were ignored since it was up last
     troubles: tuple[str, ...]  # what of the network here cannot be had
     joins: tuple[JoinStatus, ...]  # what is joined on it for peers
-    queriers: tuple[QuerierStatus, ...]  # who asks there, if members are asked what they want
+    queriers: tuple[QuerierStatus, ...]  # of each IP version there; none if no members are asked
     taken: tuple[str, ...]  # some of what is taken of it for peers by now, in the words of peer_wants
     untaken: dict[str, int]  # packets that came there for all its links, and were not taken, by reason
     counters: LinkCounters

@@ -22,8 +22,9 @@ NESTING_MAX = 64
 SERVICE = "org.varlink.service"
 LONGEST_WATCH_SECONDS = 600.0  # of a doctor; enough to miss two queries, which come every 125 s
 
-# An int of varlink has 64 bits, its sign included. What may be longer has so many digits at least.
+# The ints of varlink: 64 bits with the sign.
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
+# Digits of which some int beyond these may consist: no shorter one is outside.
 LARGE = re.compile(r"\d{19}")
 
 Message = dict[str, Any]  # one JSON object
@@ -128,7 +129,7 @@ class Decoder:
 
 def _encode(message: Message) -> bytes:
     text = _json(message)
-    if LARGE.search(text):  # it seldom has such digits, and most are of a text
+    if LARGE.search(text):  # seldom: so most messages are made once
         text = _json(_bounded(message))
     return text.encode() + b"\0"
 

@@ -146,7 +146,7 @@ class CodecProcess:
         """Return True, once, if :meth:`decode_meanwhile` has an answer. For the thread that decodes."""
         if (fd := self.awaits) is None or not _ready(fd):
             return False
-        # An answer that nobody takes, as of a file that was given up, must not be told of for ever
+        # Once: nobody takes the answer if its file was given up, and this would be True again and again
         self._is_told = True
         return True
 

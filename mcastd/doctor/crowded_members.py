@@ -1,4 +1,4 @@
-"""Members of a network who want more than a bridge or a link keeps of them."""
+"""Networks whose members want more groups or sources than a bridge or a link keeps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mcastd.status import QuerierStatus
 
 
 def crowded_members(queriers: Iterable[QuerierStatus]) -> Iterator[Finding]:
+    """A finding for each of these that has refused some lately."""
     for one in queriers:
         if one.crowded:
             look = command("tcpdump", "-ni", one.interface, "igmp" if one.version == 4 else "icmp6")

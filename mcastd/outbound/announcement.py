@@ -95,7 +95,7 @@ def describe(
     if announcing.copies:
         media = [replace(medium, mid=str(place)) for place, medium in enumerate(media, 1)]
     else:
-        del media[1:]
+        media = media[:1]
     return sdp.build(
         sdp.SessionDescription(
             origin=sdp.SessionOrigin("mcastd", str(int.from_bytes(number)), version, first.address),

@@ -63,7 +63,7 @@ class _Session:
     wanted: tuple[OutboundChannel, Announcing, Ways] | None  # None: it has ended
     due: float  # monotonic seconds when it is announced, or deleted, next
     made: Announcement | None = None  # what was to be announced last
-    is_told: bool = False  # somebody may have heard that
+    is_told: bool = False  # it was sent at least once
     version: int = 0  # of the last description: it only grows
     interval: float = 0.0  # seconds
     sent: int = 0
