@@ -23,6 +23,7 @@ from bench.context import Bench
 from bench.daemon import Daemon, channel
 from bench.lab import INTERFACE, SENDER, Address, Lab
 from bench.measure import Samples, middle, ratio
+from bench.processes import REAL_TIME, has_real_time
 from bench.report import Check, Result, at_most
 from mcastd.protocols import ts
 
@@ -31,7 +32,6 @@ SKIPPED = 0.5  # seconds at the beginning: each player starts in its own way
 FIRST_PID = 256  # of the pictures of a film that ffmpeg has made; they have the clock
 DATAGRAM = 1316
 ETHERNET, IPV4, UDP = 14, 20, 8  # bytes of headers
-REAL_TIME = ("chrt", "--fifo", "50")
 TOLERABLE = 100  # us
 CLOCKS_MIN = 20  # values in a second, of some 50: of fewer nothing is told
 C = "C sendto"
@@ -145,15 +145,9 @@ def _mcastd(bench: Bench) -> Player:
         text = channel("tv", *show.to, show.film, settings)
         daemon = Daemon(show.lab, bench.checkout, text, stack, host=show.lab.sender)
         if show.priority:
-            of_threads = ("--all-tasks", "--pid", show.priority[-1], str(daemon.program.process.pid))
-            subprocess.run([program("chrt"), "--fifo", *of_threads], check=True)
+            stack.enter_context(daemon.program.at_real_time())
 
     return Player("mcastd", play)
-
-
-def _is_permitted() -> bool:
-    command = [program("chrt"), *REAL_TIME[1:], "true"]
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def _of_rate(bench: Bench, rate: str, priority: Sequence[str]) -> Samples:
@@ -196,7 +190,7 @@ def _of_rate(bench: Bench, rate: str, priority: Sequence[str]) -> Samples:
 def films(bench: Bench) -> list[Result]:
     """A film of 8 and of 40 Mbit/s, by its clock."""
     results = []
-    for priority in ((), REAL_TIME) if bench.choose(True, False) and _is_permitted() else ((),):
+    for priority in ((), REAL_TIME) if bench.choose(True, False) and has_real_time() else ((),):
         for rate in RATES:
             samples = _of_rate(bench, rate, priority)
             of_multicat, least = (ratio(samples, name, "multicat", "spread_us") for name in ("mcastd", C))

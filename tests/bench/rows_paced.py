@@ -14,6 +14,7 @@ from bench.context import Bench
 from bench.daemon import Daemon, channel
 from bench.lab import INTERFACE, SENDER, Address
 from bench.measure import middle, ratio
+from bench.processes import REAL_TIME, has_real_time
 from bench.report import Result, at_most, times
 from bench.rows_many import after
 from bench.rows_send import Probe
@@ -27,6 +28,7 @@ PROBED = 20  # of the slow ones, evenly spread
 PACED = 100
 PACED_FIRST = Address("239.249.1.1", 25_000)
 ASKED = 5  # of the paced ones, evenly spread: a list of all would hold up the sender
+URGENT, URGENT_C = "mcastd, real-time priority", "C, real-time priority"
 REST = 0.03  # seconds after each
 SIZE = 1316
 PACED_RATE = 8_000_000  # bits a second
@@ -47,15 +49,22 @@ class Load(NamedTuple):
 
 
 def reference(
-    bench: Bench, daemon: Daemon, to: Address, load: Load, probes: Sequence[Probe] = ()
+    bench: Bench,
+    daemon: Daemon,
+    to: Address,
+    load: Load,
+    probes: Sequence[Probe] = (),
+    *,
+    priority: Sequence[str] = (),
 ) -> dict[str, float]:
     """What C takes of a core, in percent, while the daemon is stopped; nothing if it could not keep up.
 
-    With probes, how late its datagrams come there, too.
+    With probes, how late its datagrams come there, too. ``priority``: what its command begins with.
     """
     lab, seconds = bench.lab, bench.choose(6, 3)
     numbers = map(str, load)
-    command = (lab.program("many"), *numbers, INTERFACE, SENDER, to.group, str(to.port), str(seconds))
+    where = (INTERFACE, SENDER, to.group, str(to.port))
+    command = (*priority, lab.program("many"), *numbers, *where, str(seconds))
     daemon.program.pause()
     try:
         begin(probes)
@@ -157,11 +166,18 @@ def paced(bench: Bench) -> list[Result]:
             of_sent = 1000 * (now_late - late) / max(1, now_sent - sent)
             return {"core": core, "late": of_sent, "mbit": rate}
 
-        def of_c(together: int) -> dict[str, float]:
+        def urgently() -> dict[str, float]:
+            with daemon.program.at_real_time():
+                return run()
+
+        def of_c(together: int, priority: Sequence[str] = ()) -> dict[str, float]:
             period = round(together * SIZE * 8 / PACED_RATE * 1e9)
-            return reference(bench, daemon, PACED_FIRST, Load(PACED, SIZE, together, period, TICK))
+            load = Load(PACED, SIZE, together, period, TICK)
+            return reference(bench, daemon, PACED_FIRST, load, priority=priority)
 
         contestants = {"mcastd": run, "C": lambda: of_c(TOGETHER), "C one by one": lambda: of_c(1)}
+        if has_real_time():
+            contestants |= {URGENT: urgently, URGENT_C: lambda: of_c(TOGETHER, REAL_TIME)}
         samples = bench.interleave(f"{PACED} channels of 8 Mbit/s", contestants)
     return [
         Result(
@@ -169,17 +185,23 @@ def paced(bench: Bench) -> list[Result]:
             samples,
             [
                 at_most("CPU", middle(samples, "mcastd", "core"), 30, " % of a core"),
-                at_most(
-                    "late",
-                    middle(samples, "mcastd", "late"),
-                    1,
-                    " of 1,000",
-                    of_c=middle(samples, "C", "late"),
+                *(
+                    at_most(
+                        "late" if ours == "mcastd" else "late with real-time priority",
+                        middle(samples, ours, "late"),
+                        1,
+                        " of 1,000",
+                        of_c=middle(samples, of_c, "late"),
+                    )
+                    for ours, of_c in (("mcastd", "C"), (URGENT, URGENT_C))
+                    if ours in contestants
                 ),
             ],
             of_c=times(CPU=ratio(samples, "mcastd", "C", "core")),
             notes=[
                 f"late: of 1,000 of {ASKED} channels, by the daemon's own counter, and C's by the same rule",
+                "real-time priority: SCHED_FIFO, as the unit's drop-in has it; without, others, threads of "
+                "the kernel among them, have the processor for milliseconds",
                 "no receiver: the other host drops at once",
             ],
         )
