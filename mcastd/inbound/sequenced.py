@@ -171,9 +171,11 @@ class NumberedSequencer(Sequencer):
         order, rows = stream.order, batch.rows
         if (count := self._cells.follow(rows, stream.fixed, order.next)) < 0:
             return -1
-        datagrams = len(batch) if self._has_counts else count
-        if count != datagrams and not self._fits(min([one.size for one in rows]), count // datagrams):
-            return -1
+        datagrams = count
+        if self._has_counts:
+            datagrams = len(batch)
+            if count != datagrams and not self._fits(min([one.size for one in rows]), count // datagrams):
+                return -1
         if order.gaps or not order.is_confirmed:
             order.advance(count)
         else:  # all that it would do

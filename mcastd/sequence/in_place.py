@@ -19,7 +19,8 @@ from struct import calcsize
 from mcastd.rows import ColumnPlaces, Rows, UnitCode
 
 NUMBER_BYTES = 2
-NUMBERS = 1 << 8 * NUMBER_BYTES
+NUMBER_MASK = 0xFFFF
+NUMBERS = NUMBER_MASK + 1
 # Datagrams that are compared at once.
 IN_PLACE_MAX = 256
 # Numbers of datagrams for which the expected columns are kept.
@@ -57,7 +58,7 @@ class ColumnsInPlace:
         numbers, alike = columns
         if (count := len(numbers)) > IN_PLACE_MAX:
             return None
-        number &= NUMBERS - 1
+        number &= NUMBER_MASK
         if numbers != self._ring[number : number + count]:
             return -1
         try:
