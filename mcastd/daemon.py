@@ -322,7 +322,7 @@ class Daemon:
                 self._supervisor.apply(changes, workers, config.daemon.stop_timeout)
             finally:
                 self._say_ready()
-            settle(again=True)
+            settle(again=True, ended=bool(changes.removed or changes.changed))
             supervisor = self._supervisor
             notes = [
                 *taken_over(changes),

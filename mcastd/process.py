@@ -66,14 +66,16 @@ def share_interpreter(workers: int = 0) -> None:
     sys.setswitchinterval(max(SWITCH_SECONDS, workers * SWITCH_SECONDS_PER_WORKER))
 
 
-def settle(*, again: bool = False) -> None:
+def settle(*, again: bool = False, ended: bool = False) -> None:
     """Freeze all objects that exist now (gc.freeze), so that collections, from now on, skip them.
 
     With hundreds of workers a full collection takes tens of milliseconds, in which nothing is sent or
-    received. After a reload, ``again`` collects what the old workers left, and freezes the rest.
+    received. After a reload, ``again`` collects what that left, and freezes the rest. If workers have
+    ``ended``, what they left is among the frozen objects, and all are looked at.
     """
-    if again:
+    if ended:
         gc.unfreeze()
+    if again:
         gc.collect()
     gc.freeze()
     gc.enable()

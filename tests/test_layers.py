@@ -17,7 +17,8 @@ LINES_MAX = 400
 LEAVES = {
     *("bell", "bounded", "clock", "codec", "counters", "deadlines", "errors", "gather", "ip", "keytext"),
     *("later", "log", "names"),
-    *("paths", "printable", "replaceable", "rows", "status", "stored", "threads", "token_bucket", "views"),
+    *("paths", "pauses", "printable", "replaceable", "rows", "status", "stored", "threads"),
+    *("token_bucket", "views"),
 }
 BELOW = {  # room: the rooms that it may import, besides itself
     **{leaf: set() for leaf in LEAVES},

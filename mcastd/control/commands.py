@@ -20,6 +20,7 @@ from mcastd.control.monitor import INTERVAL_MAX_SECONDS
 from mcastd.control.protocol import LONGEST_WATCH_SECONDS, SERVICE, Call, Message, Reply, VarlinkError
 from mcastd.errors import ConfigError, McastdError
 from mcastd.log import get_logger
+from mcastd.pauses import with_pauses
 from mcastd.views import DaemonView, ReloadView, WorkerView
 from mcastd.worker import Headline, Vitals
 
@@ -116,7 +117,7 @@ class Commands:
             f"{SERVICE}.GetInfo": (self._get_info, {}),
             f"{SERVICE}.GetInterfaceDescription": (self._get_description, {"interface": TEXT}),
             f"{INTERFACE}.Describe": (lambda: as_json(operations.describe()), {}),
-            f"{INTERFACE}.List": (lambda: {"workers": as_json(list(operations.list_workers()))}, {}),
+            f"{INTERFACE}.List": (self._list, {}),
             f"{INTERFACE}.Get": (
                 lambda name: {"worker": as_json(operations.get_worker(name))},
                 {"name": TEXT},
@@ -167,6 +168,9 @@ class Commands:
             perform = partial(perform, client.gone)
         with self._turns[call.method].take(client) if call.method in self._turns else nullcontext():
             return perform(**call.parameters) or {}
+
+    def _list(self) -> Message:
+        return {"workers": [as_json(view) for view in with_pauses(self._operations.list_workers())]}
 
     def _get_info(self) -> Message:
         return {

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from mcastd.pauses import with_pauses
+
 # Bytes of one call: a few names take much less, and JSON takes up to 25 times its size once it is read.
 CALL_MAX_BYTES = 1 << 16
 # The limit of systemd's own implementation.
@@ -128,14 +130,23 @@ class Decoder:
 
 
 def _encode(message: Message) -> bytes:
-    text = _json(message)
-    if LARGE.search(text):  # seldom: so most messages are made once
-        text = _json(_bounded(message))
-    return text.encode() + b"\0"
+    return _text(message, lists=2).encode() + b"\0"
 
 
-def _json(message: object) -> str:
-    return json.dumps(message, separators=(",", ":"), default=str)
+def _text(value: Any, lists: int = 0) -> str:
+    """A value as JSON. What lists have that are in no more than ``lists`` objects is made one by one: of
+    hundreds of workers at once, nobody else would have the interpreter."""
+    if lists and isinstance(value, dict):
+        return "{" + ",".join(f"{_json(key)}:{_text(one, lists - 1)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_text, with_pauses(value))) + "]"
+    text = _json(value)
+    # Seldom: so most are made once
+    return _json(_bounded(value)) if LARGE.search(text) else text
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), default=str)
 
 
 def _bounded(value: Any) -> Any:

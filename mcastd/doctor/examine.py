@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from mcastd import log
@@ -52,6 +53,7 @@ from mcastd.doctor.subject import Subject, by_leg, is_of
 from mcastd.doctor.watch import Watch
 from mcastd.errors import SHORTAGES, McastdError, reason_of
 from mcastd.ip import Address
+from mcastd.pauses import with_pauses
 
 Check = Callable[[Subject[Any], Evidence], Iterator[Said]]
 HostCheck = Callable[[Evidence], Iterator[Said]]
@@ -214,13 +216,12 @@ def examine(
     said: list[Said] = []
     checks = [(check, kind) for check, kind in CHECKS if only is None or name_of(check) in only]
     host_checks = [check for check in HOST_CHECKS if only is None or name_of(check) in only]
-    for subject in subjects:
-        for check, kind in checks:
-            if is_of(subject, kind) and not (check in OF_INTERFACES and _is_tunnelled(subject)):
-                for part in by_leg(subject) if check in OF_EACH_LEG else [subject]:
-                    found = _run(check, part, evidence)
-                    said += (replace(_of_part(one, part, subject), worker=subject.name) for one in found)
-    for host_check in host_checks:
+    for subject, (check, kind) in with_pauses(product(subjects, checks)):
+        if is_of(subject, kind) and not (check in OF_INTERFACES and _is_tunnelled(subject)):
+            for part in by_leg(subject) if check in OF_EACH_LEG else [subject]:
+                found = _run(check, part, evidence)
+                said += (replace(_of_part(one, part, subject), worker=subject.name) for one in found)
+    for host_check in with_pauses(host_checks):
         said += _run(host_check, evidence)
     workers = tuple(subject.name for subject in subjects)
     names = (*(name_of(check) for check, _ in checks), *map(name_of, host_checks))

@@ -17,6 +17,7 @@ from mcastd.metrics.families import OF_KIND, families
 from mcastd.metrics.family import INFO, WORKER, Family, ScrapedWorker
 from mcastd.metrics.outputs import OUTPUT
 from mcastd.names import table_of
+from mcastd.pauses import with_pauses
 from mcastd.printable import printable
 from mcastd.worker import Books, Headline, WorkerIdentity
 
@@ -143,7 +144,7 @@ class Exposition:
                 if part is None or part.workers != workers:
                     part = _Part(kind, workers)
                 parts[kind, at] = part
-                for name, text in part.texts(some):
+                for name, text in with_pauses(part.texts(some)):
                     texts[name].append(text)
         self._parts = parts
         return [text for of_family in texts.values() for text in of_family]

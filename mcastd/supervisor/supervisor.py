@@ -10,6 +10,7 @@ from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.config import Changes, WorkerSettings
 from mcastd.ip import Address, Concerned, Interfaces
+from mcastd.pauses import with_pauses
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
 from mcastd.views import WorkerView
@@ -152,7 +153,7 @@ class Supervisor:
     def views(self) -> list[WorkerView]:
         """All workers, by name."""
         patience = Patience()  # for all together
-        return [thread.view(patience) for _, thread in sorted(self._threads.copy().items())]
+        return [thread.view(patience) for _, thread in with_pauses(sorted(self._threads.copy().items()))]
 
     def headlines(self) -> list[Headline]:
         """All workers, by name."""
@@ -160,13 +161,13 @@ class Supervisor:
 
     def vitals(self) -> dict[str, Vitals]:
         """What each worker has done."""
-        return {
-            name: thread.ask(thread.worker.vitals, Vitals()) for name, thread in self._threads.copy().items()
-        }
+        threads = with_pauses(self._threads.copy().items())
+        return {name: thread.ask(thread.worker.vitals, Vitals()) for name, thread in threads}
 
     def books(self) -> list[tuple[Headline, Books]]:
         """All workers, by name, with all that they count."""
-        asked = ((headline, thread.ask(thread.worker.books, None)) for headline, thread in self._roll())
+        roll = with_pauses(self._roll())
+        asked = ((headline, thread.ask(thread.worker.books, None)) for headline, thread in roll)
         return [(headline, books) for headline, books in asked if books is not None]
 
     def _roll(self) -> list[tuple[Headline, WorkerThread]]:

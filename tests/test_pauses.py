@@ -1,0 +1,118 @@
+"""Pauses in long work: how long they are, and that a thread that waits often for the interpreter has it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from mcastd import pauses
+from mcastd.pauses import PAUSE_MAX_SECONDS, WORK_SECONDS, with_pauses
+
+
+class Time:
+    """A clock that goes on by what is worked, and by what is slept."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> Time:
+    made = Time()
+    monkeypatch.setattr(pauses, "time", made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("each", "items", "slept"),
+    [
+        (0.0, 1000, []),
+        (WORK_SECONDS * 0.6, 6, [WORK_SECONDS * 1.2] * 3),
+        (WORK_SECONDS * 3, 2, [WORK_SECONDS * 3] * 2),
+        (1.0, 2, [PAUSE_MAX_SECONDS] * 2),
+    ],
+)
+def test_pauses_are_as_long_as_the_work_before_them_up_to_a_limit(
+    made_up: Time, each: float, items: int, slept: list[float]
+) -> None:
+    for seen, item in enumerate(with_pauses(range(items))):
+        assert item == seen
+        made_up.now += each
+    assert made_up.slept == pytest.approx(slept)
+
+
+def test_what_is_slept_is_no_work(made_up: Time) -> None:
+    for _ in with_pauses(range(10)):
+        made_up.now += WORK_SECONDS * 1.5
+    assert made_up.slept == pytest.approx([WORK_SECONDS * 1.5] * 10)
+
+
+def test_the_rest_of_the_work_is_left_to_whoever_ends_early(made_up: Time) -> None:
+    taken = with_pauses(range(10))
+    assert next(taken) == 0
+    made_up.now += 1.0
+    taken.close()
+    assert not made_up.slept
+
+
+def busy(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("ended", "left"), [(False, "frozen"), (True, "")], ids=["none has ended", "some have"]
+)
+def test_a_reload_collects_what_it_left_and_what_ended_workers_did(ended: bool, left: str) -> None:
+    """In a process of its own: objects stay frozen."""
+    probe = f"""
+import gc, weakref
+from mcastd.process import settle
+class Node: pass
+def cycle():
+    one = Node(); one.self = one
+    return weakref.ref(one)
+gc.disable()
+frozen = cycle()
+settle()
+new = cycle()
+settle(again=True, ended={ended})
+print(*[name for name, of in (("frozen", frozen), ("new", new)) if of() is not None])
+"""
+    said = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == left
+
+
+def test_one_that_gives_the_interpreter_up_often_goes_on_meanwhile() -> None:
+    """As a sender does with each datagram: without pauses each time costs it the switch interval."""
+    ended = threading.Event()
+    steps = {"with": 0, "without": 0}
+
+    def work(way: str) -> None:
+        items = range(100)
+        for _ in with_pauses(items) if way == "with" else items:
+            busy(0.0003)
+        ended.set()
+
+    for way in steps:
+        ended.clear()
+        worker = threading.Thread(target=work, args=(way,))
+        worker.start()
+        while not ended.is_set():
+            time.sleep(0)  # gives it up, as a system call does
+            steps[way] += 1
+        worker.join()
+    assert steps["with"] > 3 * steps["without"]
