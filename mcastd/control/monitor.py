@@ -20,6 +20,7 @@ from mcastd.bell import Bell
 from mcastd.control.protocol import Message, Reply
 from mcastd.errors import McastdError
 from mcastd.names import table_of
+from mcastd.pauses import with_pauses
 from mcastd.worker import Headline, Vitals
 
 # Seconds between two replies, at least.
@@ -61,7 +62,7 @@ def difference(before: Picture, after: Picture) -> Message:
     if after.vitals_at > before.vitals_at:
         vitals = [
             _vitals(name, vital, after.at)
-            for name, vital in after.vitals.items()
+            for name, vital in with_pauses(after.vitals.items())
             if before.vitals.get(name) != vital
         ]
     return {
