@@ -17,21 +17,31 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 
+PLAIN = frozenset((NoneType, bool, int, str))
+
 
 def as_json(value: Any) -> Any:
     """Return ``value`` with each dataclass in it as an object of its fields, in their order.
 
     A number that is not finite becomes null: JSON has none. (dataclasses.asdict() cannot copy a Counter.)
     """
+    kind: Any = type(value)
+    if kind in PLAIN:  # most are
+        return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
+    if isinstance(value, str | int):
         return value
     if isinstance(value, Mapping):
         return {key: as_json(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [as_json(one) for one in value]
-    return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+    return {name: as_json(getattr(value, name)) for name in _names_of(kind)}
+
+
+@cache
+def _names_of(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 def from_json(kind: type[T], value: object) -> T:
