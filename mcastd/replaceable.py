@@ -84,17 +84,21 @@ class ReplaceableThread:
         """
         if self.closed.is_set():
             raise RuntimeError("closed")
-        thread = Thread(target=self._run, args=arguments, name=self._name)
         before = self.current, self.at
-        self.current, self.at = thread, None  # before it starts, which may begin a step at once
         try:
+            thread = Thread(target=self._run, args=arguments, name=self._name)
+            self.current, self.at = thread, None  # before it starts, which may begin a step at once
             thread.start()
-        except RuntimeError:
+        except (RuntimeError, MemoryError) as error:
             self.current, self.at = before
-            if self.at is not None and (self._stuck is None or self._stuck[0] != self.steps):
-                self._stuck = self.steps, clock.monotonic()
-            raise
+            self._note_stuck()
+            raise NoThreadError(self._name) from error
         self.has_died, self._stuck = False, None
+
+    def _note_stuck(self) -> None:
+        """No other thread can be had for the step under way."""
+        if self.at is not None and (self._stuck is None or self._stuck[0] != self.steps):
+            self._stuck = self.steps, clock.monotonic()
 
     def close(self, wake: Callable[[], object]) -> None:
         """End both; ``wake`` ends what the one that works waits in, and is called with the lock held."""
@@ -116,7 +120,10 @@ class ReplaceableThread:
                 return
             with self.lock:
                 if self.has_died or (self.at is not None and before == (self.steps, self.at)):
-                    self._on_hang()
+                    try:
+                        self._on_hang()
+                    except MemoryError:  # it is tried again after the next wait
+                        self._note_stuck()
 
     def _run(self, *arguments: object) -> None:
         """The main function of the one that takes the steps."""

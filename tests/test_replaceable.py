@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from support.wait import wait_for
 
-from mcastd import clock
+from mcastd import clock, replaceable
 from mcastd.replaceable import STUCK_SECONDS, ReplaceableThread
 
 dies = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -151,6 +151,51 @@ def test_one_that_has_died_and_has_no_successor_counts_as_stuck(
     monkeypatch.setattr(threading.Thread, "start", start)
     assert mortal.begun.acquire(timeout=60)
     wait_for(lambda: not mortal.thread.is_stuck(), "the deputy's account of it")
+
+
+def test_a_deputy_without_memory_for_another_thread_tries_again(
+    monkeypatch: pytest.MonkeyPatch, mortals: Callable[[float], Mortal]
+) -> None:
+    """Else nobody would replace the one that hangs, nor know that it does."""
+    refused = threading.Semaphore(0)
+
+    def refuse(**_: object) -> threading.Thread:
+        refused.release()
+        raise MemoryError
+
+    monkeypatch.setattr(replaceable, "STUCK_SECONDS", 0.01)
+    mortal = mortals(0.001)
+    mortal.begin()
+    assert mortal.begun.acquire(timeout=60)
+    with monkeypatch.context() as patch:
+        patch.setattr(replaceable, "Thread", refuse)
+        with mortal.thread.lock:
+            mortal.thread.at, mortal.thread.steps = "a step that hangs", 1
+        mortal.thread.busy.set()
+        for _ in range(3):
+            assert refused.acquire(timeout=60)
+        wait_for(mortal.thread.is_stuck, "its account")
+    assert mortal.begun.acquire(timeout=60)
+    wait_for(lambda: not mortal.thread.is_stuck(), "the account of the next one")
+
+
+def test_a_deputy_whose_owner_lacks_memory_tries_again(mortals: Callable[[float], Mortal]) -> None:
+    mortal, calls = mortals(0.001), list[int]()
+
+    def lack() -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise MemoryError
+        mortal.thread.replace()
+
+    mortal.thread._on_hang = lack
+    mortal.begin()
+    assert mortal.begun.acquire(timeout=60)
+    with mortal.thread.lock:
+        mortal.thread.at, mortal.thread.steps = "a step that hangs", 1
+    mortal.thread.busy.set()
+    assert mortal.begun.acquire(timeout=60)
+    assert len(calls) == 3
 
 
 def test_each_step_that_hangs_without_another_thread_is_stuck_by_its_own_time(

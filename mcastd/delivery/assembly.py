@@ -333,15 +333,17 @@ class Assembly:
         self._close(sbn, block)
 
     def _fill(self, block: PartialBlock, data: memoryview) -> bool:
-        """Write the holes of a block. Returns False if ``trouble`` keeps it from that."""
+        """Write the holes of a block, and what has come since the codec was asked: only its answer is
+        verified. Returns False if ``trouble`` keeps it from that."""
         size = self.blocks.symbol_size
-        for at, stop in block.holes():
+        for at, stop in (*block.came_meanwhile, *block.holes()):
             hole = data[at * size : stop * size]
             if self._write([hole], block.offset + at * size, len(hole)) < len(hole):
                 return False
-            block.fill(at, stop)
-            self.present += stop - at
-            self._counts.restored += stop - at
+            if not block.have[at]:
+                block.fill(at, stop)
+                self.present += stop - at
+                self._counts.restored += stop - at
         return True
 
     def _throw_away(self, sbn: int, block: PartialBlock) -> None:

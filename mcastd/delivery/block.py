@@ -36,6 +36,8 @@ class PartialBlock:
     unasked: bool = False  # the codec failed for a reason of its own: the same symbols may suffice
     decoding: bool = False  # the codec has not answered yet: its owner asks again by itself
     with_codec: bool = False  # the codec decodes this one, and no other until its answer is taken
+    # Source symbols that came meanwhile, as holes() has them: they are not in the answer's hash
+    came_meanwhile: list[tuple[int, int]] = field(default_factory=list)
     wrong: bool = False  # it was thrown away
     closed: bool = False  # it is done, or was given up: nobody waits for it to be decoded
     heard: bool = True  # the pass that is under way was heard from the beginning of the block
@@ -81,6 +83,13 @@ class PartialBlock:
         """Note that the missing source symbols from ``at`` to before ``stop`` are in the file."""
         self.have[at:stop] = b"\1" * (stop - at)
         self.missing -= stop - at
+        if self.with_codec:
+            self.came_meanwhile.append((at, stop))
+
+    def give_to_codec(self) -> None:
+        """Note that the codec has what has come of it, and no more."""
+        self.with_codec = True
+        self.came_meanwhile.clear()
 
     def hash(self, at: int, symbols: Sequence[bytes | memoryview]) -> None:
         """Hash source symbols from ``at`` on, which are in the file, if all before them are hashed."""

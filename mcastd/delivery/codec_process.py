@@ -130,7 +130,7 @@ class CodecProcess:
                 self._send(request)
                 self._decoding, self._answer_by = block, clock.monotonic() + ANSWER_SECONDS
                 self._is_told = False
-                block.with_codec = True
+                block.give_to_codec()
         raise NotYetDecodedError
 
     @property

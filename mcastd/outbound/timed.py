@@ -108,7 +108,8 @@ class TimedSchedule:
             if sizes[:total].count(sizes[0]) != total:
                 return None
             for begin in range(first, first + total, burst):  # as far as the pace is no slower
-                if times[min(begin + burst, first + total) - 1] - times[begin] > self._burst:
+                # Summed as _count_within() does: else rounding may leave nothing
+                if times[min(begin + burst, first + total) - 1] > times[begin] + self._burst:
                     total = begin - first
                     break
         period = (times[first + total] - times[first]) / total

@@ -373,6 +373,34 @@ def test_symbols_are_taken_while_a_block_is_decoded(receive: Callable[..., Recei
     assert receiving.counted == SymbolCounts(source=15, repair=2, restored=1, repaired_blocks=1)
 
 
+@pytest.mark.parametrize("comes", [(0, 1), (1, 1), (0, 2)], ids=["first", "second", "both"])
+def test_what_comes_while_a_block_is_decoded_does_not_land_unverified(
+    receive: Callable[..., Receiving], comes: tuple[int, int]
+) -> None:
+    """What is forged, too: the hash of the answer says nothing of it."""
+    sent, asked = SentObject(256), list[list[tuple[int, bytes | memoryview]]]()
+
+    def decode(block: PartialBlock, fd: int, size: int) -> bytes | memoryview | None:
+        """As CodecProcess.decode_meanwhile(); it has answered when it is asked again."""
+        if block.with_codec:
+            block.with_codec = False
+            return sent.decode(size, len(block.have), asked.pop())
+        asked.append(block.symbols(fd, size))
+        block.give_to_codec()
+        raise NotYetDecodedError
+
+    receiving = receive(sent)
+    receiving.begin(decode=decode)
+    receiving.give(0, 2, sent.run(0, 2, 9))
+    receiving.give(1, 0, sent.run(1))
+    first, count = comes
+    receiving.give(0, first, [b"\xee" * len(sent.run(0, 0, 1)[0])] * count)
+    while not receiving.assembly.complete:
+        receiving.assembly.retry()
+        receiving.give(0, 0, sent.run(0))
+    receiving.require_whole()
+
+
 def test_of_many_blocks_the_one_that_the_codec_has_is_asked_for_first(
     receive: Callable[..., Receiving],
 ) -> None:

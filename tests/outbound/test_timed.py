@@ -148,6 +148,18 @@ def test_a_timetable_of_bursts_ends_where_the_pace_gets_slower() -> None:
     assert begun(0.0, 0.0, 0.0).timetable(START, [SIZE], False) is None  # at one time
 
 
+@pytest.mark.parametrize(("burst", "step"), [(0.02, 0.02), (0.01, 0.005), (0.001, 0.00025)])
+def test_a_timetable_of_bursts_of_just_some_datagrams_always_has_one(burst: float, step: float) -> None:
+    """Whichever way the times are rounded."""
+    times = [number * step for number in range(60)]
+    for first in range(1, 50):
+        schedule = begun(*times, burst=burst)
+        schedule.sent(START, [SIZE] * (first - 1))
+        timetable = schedule.timetable(START + times[first], [SIZE] * 9, False)
+        assert timetable is not None
+        assert 1 <= timetable.burst <= timetable.datagrams
+
+
 def test_what_there_was_nothing_of_is_not_made_up_for() -> None:
     schedule = begun(0.0, 0.01)
     schedule.idle(START + 5)
