@@ -181,9 +181,10 @@ class Carousel:
                 yield datagrams
                 sent += len(datagrams)
                 if sent * of_stripe >= (described + 1) * total:
-                    described = sent * of_stripe // total
+                    described += 1
                     yield from self._describe(groups)
-            for _ in range(described, of_stripe):  # of empty files, and those that were given up
+            # Of empty files, those that were given up, and turns that were longer than is described once
+            for _ in range(described, of_stripe):
                 yield from self._describe(groups)
 
     def _stripes(self, files: Sequence[SourceFile]) -> Iterator[list[BlockOnAir]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import flute
 from support.flute import Rebuilding
@@ -405,6 +405,7 @@ def test_blocks_of_large_files_take_no_more_memory(symbols: int, widths: set[int
     st.sampled_from([0.0, 0.01, 0.05]),
     st.integers(0, 30),
 )
+@example(symbols=[1025, 1025, 0, 1025], interleave=2, loss=0.0, number=0)
 def test_each_symbol_goes_once(symbols: list[int], interleave: int, loss: float, number: int) -> None:
     catalog: Any = FakeCatalog(*symbols, protected=loss > 0)
     carousel = Carousel(
