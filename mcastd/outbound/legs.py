@@ -32,11 +32,13 @@ class Leg(Reopened[Sender]):
         self.sent = 0  # datagrams
         self.refused: Counter[str] = Counter()  # calls that the kernel refused, by errno name
         self.dropped: Counter[str] = Counter()  # datagrams that another leg has sent and this one has not
+        # With which the kernel refused to send for good. A new link does not disprove it, only a datagram does.
+        self._refusal: LinkError | None = None
 
     @property
     def trouble(self) -> str:
         """What keeps it from sending, in words, or "". For any thread."""
-        error, link = self.error, self.link
+        error, link = self.error or self._refusal, self.link
         if error is not None:
             return error.trouble
         return "" if link is None or link.carrier else f"{link.describe().interface} has no carrier"
@@ -61,8 +63,15 @@ class Leg(Reopened[Sender]):
     def refuse(self, error: LinkError | OSError) -> None:
         self.refused[errno.errorcode.get(error.errno or 0, "other")] += 1
 
+    def give_up(self, refusal: LinkError) -> None:
+        """The kernel refuses to send by this link: close it."""
+        self.fail(refusal)
+        self._refusal = refusal
+
     def account(self, taken: int, most: int, why: str) -> None:
         """Of ``most`` datagrams that some leg took, this one took ``taken``; if fewer, then since ``why``."""
+        if taken:
+            self._refusal = None
         if self.link is not None and not self.link.carrier:
             self.dropped[NO_CARRIER] += most
             return
@@ -81,6 +90,8 @@ class Legs:
         self._legs = legs
         self._now = now
         self._retry_at = math.inf
+        # What the last plan met by one leg while another took it: the next send() finds out what it means.
+        self._met: OSError | None = None
         for leg in legs:
             leg.open()
         self._look()
@@ -103,6 +114,7 @@ class Legs:
     def send(self, payloads: Payloads) -> int:
         taken: dict[Leg, int] = {}
         errors: dict[Leg, LinkError] = {}
+        self._met = None
         for leg, link in self._open:
             try:
                 taken[leg] = link.send(payloads)
@@ -112,10 +124,10 @@ class Legs:
         most = max(taken.values(), default=0)
         for leg, refusal in errors.items():
             if refusal.errno not in FULL_ERRNOS and refusal.errno != errno.EMSGSIZE:
-                leg.fail(refusal)
+                leg.give_up(refusal)
         if not taken:
             self._look()
-            raise next(iter(errors.values()))
+            raise next(refusal for leg, refusal in errors.items() if leg.link is not None)
         self._account(taken, most, {leg: refusal.code for leg, refusal in errors.items()})
         self._look()
         return most
@@ -126,7 +138,14 @@ class Legs:
             leg.account(taken.get(leg, 0), most, reason)
 
     def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
-        """See Sender. What it returns raises the OSError of the first leg if none took it."""
+        """See Sender. What it returns raises the OSError of the first leg if none took it.
+
+        If one leg refuses for another reason than a full queue, what it returns raises that at the next call,
+        before anything is sent, so that a plan ends there. Nothing is prepared until send() has been called,
+        which may find another way for that leg, or closes it; nor while a leg is to be tried again.
+        """
+        if self._met is not None or self._retry_at < math.inf:
+            return None
         sends = []
         for leg, link in self._open:
             if (send := link.prepare(size, count)) is None:
@@ -134,6 +153,8 @@ class Legs:
             sends.append((leg, link, send))
 
         def send_by_each(data: bytes | memoryview) -> None:
+            if self._met is not None:
+                raise self._met
             datagrams = 1 if count == 1 else -(-len(data) // size)
             taken: dict[Leg, int] = {}
             errors: dict[Leg, OSError] = {}
@@ -148,6 +169,7 @@ class Legs:
                     taken[leg] = datagrams
             if not taken:
                 raise next(iter(errors.values()))
+            self._met = next((one for one in errors.values() if one.errno not in FULL_ERRNOS), None)
             names = {leg: errno.errorcode.get(one.errno or 0, "other") for leg, one in errors.items()}
             self._account(taken, datagrams, names)
 

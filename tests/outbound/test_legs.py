@@ -155,6 +155,74 @@ def test_what_is_prepared_goes_by_each(count: int) -> None:
     assert (first.sent, second.sent) == (3 - count, 3)
 
 
+@pytest.mark.parametrize("refusing", [0, 1])
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENETUNREACH])
+def test_a_plan_ends_where_one_refuses_for_good_and_the_send_after_it_closes_that_one(
+    refusing: int, number: int
+) -> None:
+    ways = Way(), Way()
+    first, second, make, watch = pair(*ways)
+    legs = make()
+    leg, other = (first, second) if refusing == 0 else (second, first)
+    ways[refusing].links[0].errors.extend([number] * 2)
+    send = legs.prepare(4, 1)
+    assert send is not None
+    send(b"abcd")
+    assert (leg.trouble, leg.dropped) == ("", {errno.errorcode[number]: 1})
+    for _ in range(2):
+        with pytest.raises(OSError, match=r".") as refused:  # before it goes by the other
+            send(b"efgh")
+        assert refused.value.errno == number
+    assert ways[1 - refusing].sent == [b"abcd"]
+    assert legs.prepare(4, 1) is None
+    assert legs.send(ListPayloads([b"efgh"])) == 1
+    assert ways[1 - refusing].sent == [b"abcd", b"efgh"]
+    assert ways[refusing].links[0].closed
+    assert "fake group" in leg.trouble
+    assert (leg.sent, leg.dropped, leg.refused) == (0, *[{errno.errorcode[number]: 2}] * 2)
+    assert (other.sent, other.dropped, other.trouble) == (2, {}, "")
+    assert legs.deadline == watch.now + RETRY_SECONDS
+    assert legs.prepare(4, 1) is None  # else a plan would put the attempt off
+    watch.now = legs.deadline
+    legs.tick(watch.now)
+    assert "fake group" in leg.trouble  # until something has gone: it may be refused again
+    assert not leg.books().works
+    send = legs.prepare(4, 1)
+    assert send is not None
+    send(b"ijkl")
+    assert ways[refusing].sent == [b"ijkl"]
+    assert (leg.trouble, leg.books().works) == ("", True)
+
+
+def test_a_send_after_a_plan_may_find_that_the_refusal_is_over() -> None:
+    one, other = Way(), Way()
+    first, second, make, _ = pair(one, other)
+    legs = make()
+    one.links[0].errors.append(errno.EINVAL)
+    send = legs.prepare(4, 2)
+    assert send is not None
+    send(b"abcdefgh")
+    assert legs.send(ListPayloads([b"ijkl"])) == 1
+    assert legs.prepare(4, 2) is not None
+    assert (first.trouble, first.sent, first.dropped) == ("", 1, {"EINVAL": 2})
+    assert (second.sent, other.sent) == (3, [b"abcd", b"efgh", b"ijkl"])
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_while_one_is_full_the_refusal_of_another_does_not_end_all(failing: int) -> None:
+    ways = Way(), Way()
+    first, second, make, _ = pair(*ways)
+    legs = make()
+    ways[failing].links[0].errors.append(errno.EPERM)
+    ways[1 - failing].links[0].errors.append(errno.EAGAIN)
+    with pytest.raises(LinkError) as refused:
+        legs.send(ListPayloads(LINES))
+    assert refused.value.errno == errno.EAGAIN
+    assert legs.send(ListPayloads(LINES)) == 5
+    assert ways[1 - failing].sent == LINES
+    assert [bool(leg.trouble) for leg in (first, second)] == [failing == 0, failing == 1]
+
+
 def test_without_a_carrier_nothing_counts_as_sent() -> None:
     one, other = Way(), Way()
     first, second, make, _ = pair(one, other)

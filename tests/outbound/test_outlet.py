@@ -9,9 +9,11 @@ from unittest import mock
 import pytest
 
 from mcastd import clock, log
+from mcastd.config import OutboundChannel
 from mcastd.handover import BUSY_VISITS
 from mcastd.net.fake import FakeSender
 from mcastd.net.payloads import ListPayloads
+from mcastd.outbound.legs import Leg, Legs
 from mcastd.outbound.outlet import BUSY_DATAGRAMS, Outlet
 from mcastd.outbound.pacing import Pacer
 from mcastd.outbound.plan import BurstPlan
@@ -100,3 +102,30 @@ def test_what_a_plan_met_is_told_with_the_size_of_what_was_refused(bench: Bench)
     assert bench.link.noted == [(plan.error, 3, 1)]
     assert bench.link.sent == [b"1", b"22"]
     assert bench.outlet.counters.sent == 2
+
+
+def test_a_plan_that_one_leg_refuses_for_good_loses_and_doubles_nothing_on_the_others(bench: Bench) -> None:
+    links = FakeSender(), FakeSender()
+    settings = OutboundChannel.model_validate({"source": "/a", "group": "239.192.1.1", "port": 5004})
+    opened = iter(links)
+    first, second = (Leg(settings, lambda _: next(opened)) for _ in range(2))
+    legs = Legs((first, second), lambda: bench.now)
+    links[0].errors.extend([errno.EPERM] * 9)
+    datagrams = [b"%d" % number for number in range(8)]
+    bench.given.append(datagrams)
+    bench.outlet.schedule = Pacer(0.01, None)
+    bench.outlet.schedule.sent(bench.now, [1])  # it has begun
+    plans = 0
+    while (result := bench.outlet.visit(bench.context, legs, False)) is not None:
+        if isinstance(result, BurstPlan):
+            plans += 1
+            for when in result:
+                bench.now = min(when, bench.now + 1)
+        elif result > bench.now:
+            bench.now = result
+    assert links[1].sent == datagrams
+    assert (second.sent, second.dropped, second.trouble) == (8, {}, "")
+    assert (first.sent, first.dropped) == (0, {"EPERM": 2, "no-way": 6})
+    assert (plans, first.trouble != "") == (1, True)
+    assert (bench.outlet.counters.sent, bench.outlet.counters.sent_bytes) == (8, 8)
+    assert bench.outlet.counters.refused == {}
