@@ -17,8 +17,7 @@ from mcastd.status import SenderDescription
 # Bytes of the number of a session: it is below 2 to the 56th, which every program reads.
 SESSION_BYTES = 7
 
-# By which way each leg of a channel sends, in their order (see OutboundChannel.by_leg); None: by none now.
-# At least one has a way.
+# By which way each leg of a channel sends, in their order (see OutboundChannel.by_leg); None: by none.
 Ways = Sequence[SenderDescription | None]
 
 
@@ -26,7 +25,7 @@ Ways = Sequence[SenderDescription | None]
 class Announcement:
     """One version of what is announced of a channel."""
 
-    leg: OutboundChannel  # the first leg of the channel that has a way: the announcement goes there, too
+    leg: OutboundChannel  # the first leg of the channel that has a way now: the announcement goes there, too
     way: SenderDescription  # by which the leg's own datagrams go
     group: Address  # that it is announced to
     message: int  # with the address it is the version's own among those of this daemon
@@ -58,40 +57,48 @@ def announcement(
     ways: Ways,
     announcing: Announcing,
     *,
+    last: Ways = (),
     before: Announcement | None,
     version: int,
     taken: Collection[int],
 ) -> Announcement:
     """What is to be announced now: the version that ``before`` is of, if it says the same already.
 
-    ``version`` is that of the description if it is another one; ``taken`` has the messages that others of
+    ``ways`` and ``last`` are those of :func:`describe`. ``version`` is that of the description if it is another one; ``taken`` has the messages that others of
     this daemon have.
     """
-    leg, way = first_way(channel, ways)
+    leg, way = _first_that_works(channel, ways)
     group = announcing.group or sap.group_for(leg.group)
     if before is not None and (before.way, before.group) == (way, group):
-        same = describe(worker, channel, ways, announcing, before.version)
+        same = describe(worker, channel, ways, announcing, before.version, last)
         if same == before.description:
             return replace(before, leg=leg)
-    description = describe(worker, channel, ways, announcing, version)
+    description = describe(worker, channel, ways, announcing, version, last)
     message = sap.message_of(description)
     while message in taken:
         message = message % 0xFFFF + 1
     return Announcement(leg, way, group, message, description)
 
 
-def first_way(channel: OutboundChannel, ways: Ways) -> tuple[OutboundChannel, SenderDescription]:
-    """The first leg that has a way, and its way."""
-    return next((leg, way) for leg, way in zip(channel.by_leg(), ways, strict=True) if way is not None)
+def _first_that_works(channel: OutboundChannel, ways: Ways) -> tuple[OutboundChannel, SenderDescription]:
+    for leg, way in zip(channel.by_leg(), ways, strict=True):
+        if way is not None:
+            return leg, way
+    raise ValueError("a channel is announced by a leg that has a way")
 
 
 def describe(
-    worker: str, channel: OutboundChannel, ways: Ways, announcing: Announcing, version: int
+    worker: str, channel: OutboundChannel, ways: Ways, announcing: Announcing, version: int, last: Ways = ()
 ) -> bytes:
-    """The description of a channel, whose datagrams leave as ``ways`` says; of its first leg, or of all."""
+    """The description of a channel, whose datagrams leave as ``ways`` says; of its first leg, or of all.
+
+    At least one has a way. ``last`` has the ways by which the legs sent last, if there are some that have
+    none now: their senders stay in the description, since receivers that take them from any sender may get
+    another stream.
+    """
     number = hashlib.blake2b(worker.encode(), digest_size=SESSION_BYTES).digest()
-    _, first = first_way(channel, ways)
-    media = [_medium(leg, way) for leg, way in zip(channel.by_leg(), ways, strict=True)]
+    _, first = _first_that_works(channel, ways)
+    media = [_medium(leg, way) for leg, way in zip(channel.by_leg(), last or ways, strict=True)]
     if announcing.copies:
         media = [replace(medium, mid=str(place)) for place, medium in enumerate(media, 1)]
     else:

@@ -33,7 +33,7 @@ from mcastd.outbound.announcement import Announcement, Ways, announcement, inter
 from mcastd.paths import replace_file
 from mcastd.protocols import sap
 from mcastd.protocols.sdp import NTP_TO_UNIX_SECONDS
-from mcastd.status import AnnouncementStatus
+from mcastd.status import AnnouncementStatus, SenderDescription
 from mcastd.threads import Thread
 
 # After this long without a link a channel counts as ended.
@@ -82,6 +82,9 @@ class SessionAnnouncer:
         self._open_sender = open_sender or self._open_socket
         self._changed = threading.Condition()  # its lock guards all that follows
         self._sessions: dict[str, _Session] = {}
+        # By which way each leg of a channel sent last. It outlives the session: a channel whose legs all fail
+        # ends, and begins again with the first that is back.
+        self._last: dict[str, dict[tuple[object, ...], SenderDescription | None]] = {}
         self._thread: Thread | None = None
         self._closed = False
 
@@ -200,6 +203,7 @@ class SessionAnnouncer:
             channel,
             ways,
             announcing,
+            last=self._sent_last(session.worker, channel, ways),
             before=before,
             version=max(int(clock.wall()) + NTP_TO_UNIX_SECONDS, session.version + 1),
             taken={one.message for one in others},
@@ -226,6 +230,14 @@ class SessionAnnouncer:
             if now and now != earlier:
                 session.log.warning("announcement.failed", error=now)
         session.error, session.file_error = error, file_error
+
+    def _sent_last(self, worker: str, channel: OutboundChannel, ways: Ways) -> Ways:
+        """Returns the ways with those by which legs that have none now sent last, and notes them."""
+        known = self._last.get(worker, {})
+        keys = [(leg.group, leg.port, leg.interface) for leg in channel.by_leg()]
+        last = [way or known.get(key) for key, way in zip(keys, ways, strict=True)]
+        self._last[worker] = dict(zip(keys, last, strict=True))
+        return last
 
     def _delete(self, session: _Session) -> None:
         """Say that what was announced is no more. If that cannot be sent, listeners forget it in time."""

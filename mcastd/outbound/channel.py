@@ -145,11 +145,13 @@ class Channel:
         return True
 
     def _announce(self) -> None:
-        """Announce it, if its ways have changed. Not while the shared sender has the link."""
+        """Announce it, if its ways have changed. Not while the shared sender has the link.
+
+        A leg without a carrier has no way, unless none has a carrier.
+        """
         links = [leg.link for leg in self._legs] or [self._link]
-        ways = [link.describe() if link and link.carrier else None for link in links]
-        if not any(ways):  # there is no better one
-            ways = [None if link is None else link.describe() for link in links]
+        some = any(link.carrier for link in links if link is not None)
+        ways = [link.describe() if link is not None and (link.carrier or not some) else None for link in links]
         if self._announcer is not None and ways != self._announced_ways:
             self._announced_ways = ways
             self._announcer.announce(self.name, self._applied, ways)

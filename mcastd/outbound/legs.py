@@ -197,14 +197,9 @@ class Legs:
             leg.follow_network()
         self._look()
 
-    @property
-    def _first(self) -> Sender:
-        """The first that has a carrier, or else the first that is open."""
-        links = [link for _, link in self._open]
-        return next((link for link in links if link.carrier), links[0])
-
     def describe(self) -> SenderDescription:
-        return self._first.describe()
+        """That of the first leg that is open, with a carrier or without: what is named after it stays so."""
+        return self._open[0][1].describe()
 
     def flows(self) -> Sequence[DatagramFlow]:
         return [flow for _, link in self._open for flow in link.flows()]
@@ -215,7 +210,7 @@ class Legs:
 
     @property
     def sending(self) -> str:
-        return self._first.sending
+        return self._open[0][1].sending
 
     def close(self) -> None:
         for leg in self._legs:

@@ -25,6 +25,7 @@ from mcastd.outbound import announcer as module
 from mcastd.outbound.announcement import Announcement, announcement, describe, interval_of
 from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.channel import Channel
+from mcastd.outbound.legs import Leg, Legs
 from mcastd.outbound.sources import open_source
 from mcastd.protocols import sap, sdp
 from mcastd.status import AnnouncementStatus, SenderDescription
@@ -125,7 +126,7 @@ def test_a_transport_stream_is_what_players_play(protocol: object, transport: st
 
 
 def test_the_copies_of_a_channel_are_named_if_that_is_wished() -> None:
-    """Each with the sender that it has; of a leg that is down the sender is not known."""
+    """Each with the sender that it has; of a leg that was never up the sender is not known."""
     copies, other = [{"group": "239.192.1.3", "port": 5006}], SenderDescription("eth8", "198.51.100.9")
 
     def described_by(*ways: SenderDescription | None, named: bool = True) -> sdp.SessionDescription:
@@ -265,6 +266,51 @@ def test_each_change_has_a_higher_version(monkeypatch: pytest.MonkeyPatch) -> No
         assert versions == sorted(set(versions))
 
 
+def test_a_leg_that_is_down_is_named_with_the_sender_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a moment without any: receivers would take any sender's datagrams for those of the leg."""
+    other = SenderDescription("eth8", "198.51.100.9")
+    same = [{"group": "239.192.1.2", "interface": name} for name in ("eth8", "eth9")]
+    settings = channel({"interval": "1h", "copies": True}, interface="eth7", copies=same)
+
+    with announcing(monkeypatch) as (one, network):
+
+        def said(*ways: SenderDescription | None) -> list[list[str]]:
+            before = len(network.sent)
+            one.announce("outbound/news", settings, ways)
+            wait_for(lambda: network.kinds()[before:][-1:] == ["announcement"], "the change")
+            session = sdp.parse(network.sent[-1][1].payload)
+            assert session.origin.address == next(way.address for way in ways if way is not None)
+            return [[str(source) for source in leg.sources] for leg in session.legs_of(0)]
+
+        assert said(WAY, None, None) == [["192.0.2.9"], [], []]
+        assert said(WAY, other, None) == [["192.0.2.9"], ["198.51.100.9"], []]
+        assert said(None, other, None) == [["192.0.2.9"], ["198.51.100.9"], []]
+        one.withdraw("outbound/news")
+        wait_for(lambda: network.kinds()[-1] == "deletion", "the end")
+        assert said(WAY, None, None) == [["192.0.2.9"], ["198.51.100.9"], []]
+        moved = [{"group": "239.192.1.2", "interface": name} for name in ("eth9", "eth8")]
+        settings = channel({"interval": "1h", "copies": True}, interface="eth7", copies=moved)
+        assert said(WAY, None, None) == [["192.0.2.9"], [], ["198.51.100.9"]], "of the same leg"
+
+
+def test_what_nobody_has_heard_of_is_not_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with announcing(monkeypatch) as (one, network):
+        one.announce("outbound/news", channel({"interval": "1h"}), [WAY])
+        wait_for(lambda: network.sent, "the announcement")
+        network.refusal = "operation not permitted"
+        one.announce("outbound/news", channel({"interval": "1h", "name": "Other"}), [WAY])
+        wait_for(lambda: status(one).failed, "an attempt")
+        network.refusal = ""
+    assert network.kinds() == ["announcement"]
+
+
+def test_the_status_has_the_group_of_the_leg_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    with announcing(monkeypatch) as (one, network):
+        one.announce("outbound/news", channel(copies=[{"group": "239.255.7.7"}]), [None, WAY])
+        wait_for(lambda: status(one).sent, "the announcement")
+        assert status(one).group == network.sent[0][0] == "239.255.255.255"
+
+
 def test_what_cannot_be_sent_is_described_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Who reads the file would have to read it again and again."""
     path = tmp_path / "news.sdp"
@@ -402,6 +448,59 @@ def test_a_channel_is_announced_while_it_sends(monkeypatch: pytest.MonkeyPatch, 
             assert made.counters.rounds >= sent
         wait_for(lambda: network.kinds()[-1] == "deletion", "the deletion")
         assert made.status().announcement is None
+
+
+class _By(FakeSender):
+    def __init__(self, interface: str) -> None:
+        super().__init__()
+        self._interface = interface
+
+    def describe(self) -> SenderDescription:
+        return SenderDescription(self._interface, "192.0.2.9")
+
+
+@contextmanager
+def sending(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *links: FakeSender
+) -> Iterator[Network]:
+    """A channel by these legs, or by the only one of them."""
+    source = tmp_path / "news"
+    source.write_text("a\nb\n")
+    copies = [{"group": f"239.192.1.{2 + number}"} for number in range(1, len(links))]
+    settings = channel(source=str(source), repeat="forever", interval="10ms", copies=copies)
+    opened = iter(links)
+    legs = [Leg(settings, lambda _: next(opened)) for _ in links] if copies else []
+    with announcing(monkeypatch) as (one, network):
+        made = Channel(
+            "outbound/news",
+            settings,
+            lambda _: Legs(legs) if legs else next(opened),
+            open_source(settings, None, "outbound/news"),
+            announcer=one,
+            legs=legs,
+        )
+        with running(made):
+            wait_for(lambda: network.opened, "an announcement")
+            yield network
+
+
+def test_a_channel_without_any_carrier_is_announced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    link = _By("eth7")
+    link.carrier = False
+    with sending(monkeypatch, tmp_path, link) as network:
+        assert network.opened[0][0] == "eth7"
+
+
+def test_a_leg_that_fails_while_it_sends_is_announced_no_longer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No change of the network tells of it. One without a carrier is passed over."""
+    links = [_By(f"eth{number}") for number in (7, 8, 9)]
+    links[1].carrier = False
+    with sending(monkeypatch, tmp_path, *links) as network:
+        assert network.opened[0][0] == "eth7"
+        links[0].errors.append(errno.EPERM)
+        wait_for(lambda: network.opened[-1][0] == "eth9", "the next way")
 
 
 def test_a_thread_that_cannot_be_had_at_first_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:

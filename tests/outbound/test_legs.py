@@ -14,6 +14,7 @@ from mcastd.net.fake import FakeSender
 from mcastd.net.link import Sender
 from mcastd.net.payloads import Chunks, ListPayloads
 from mcastd.outbound.legs import RETRY_SECONDS, Leg, Legs
+from mcastd.status import SenderDescription
 
 CHANNEL = OutboundChannel.model_validate({"source": "/srv/x", "group": "239.192.1.1", "port": 5004})
 LINES = [b"line %d\n" % number for number in range(5)]
@@ -233,6 +234,22 @@ def test_without_a_carrier_nothing_counts_as_sent() -> None:
     assert (first.sent, first.dropped, second.sent) == (0, {"no-carrier": 5}, 5)
     other.links[0].carrier = False
     assert not legs.carrier
+
+
+def test_it_is_named_after_the_first_that_is_open_with_a_carrier_or_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All series of the metrics would get other labels."""
+    one, other = Way(), Way()
+    first, _, make, _ = pair(one, other)
+    legs = make()
+    for way, name in ((one, "eth7"), (other, "eth8")):
+        way.links[0].sending = name
+        monkeypatch.setattr(way.links[0], "describe", lambda name=name: SenderDescription(name, "192.0.2.9"))
+    one.links[0].carrier = False
+    assert (legs.describe().interface, legs.sending) == ("eth7", "eth7")
+    first.fail(LinkError("cannot send", "no such interface"))
+    assert (legs.describe().interface, legs.sending) == ("eth8", "eth8")
 
 
 def test_each_has_books() -> None:
