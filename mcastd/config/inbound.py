@@ -308,15 +308,14 @@ def _legs_of(description: Description, said: Mapping[str, Any], keys: Mapping[st
     if not keys.get("legs", True):  # there are none, as dump() writes it
         return {}
     if "legs" not in keys:
-        if (
-            len(legs_of(description, said["group"], said["port"])) < LEGS_MIN
-            or {"group", "port"} & keys.keys()
-        ):
+        ways = legs_of(description, said["group"], said["port"])
+        if len(ways) < LEGS_MIN or {"group", "port"} & keys.keys() or keys.get("fec"):
             return {}
         try:
             protocol = INBOUND_PROTOCOLS.model_of(keys.get("protocol", {}))
+            via = VIAS.model_of(keys.get("via", {}))
         except ValueError:  # which is said of that key
             return {}
-        if protocol is None or not issubclass(protocol, NumberedInbound):
+        if protocol is None or not issubclass(protocol, NumberedInbound) or via is not NativeVia:
             return {}
     return {"legs": legs_described(description, said, keys)}

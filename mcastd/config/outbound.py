@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from mcastd.config.addresses import interface_address
 from mcastd.config.announce import ANNOUNCEMENTS, Announcing
 from mcastd.config.ends import ProgramEnd
+from mcastd.config.legs import LEGS_MAX
 from mcastd.config.model import Conflicts, GroupSettings, Model
 from mcastd.config.output import GroupEnd, OutputPath
 from mcastd.config.protocol import OutboundProtocol, RawOutbound
@@ -272,6 +273,9 @@ class OutboundChannel(GroupSettings):
             )
         if self.announce is not None and self.announce.copies and not self.copies:
             yield ("announce", "copies"), "does nothing without copies of the channel"
+        if self.announce is not None and self.announce.copies and len(self.by_leg()) > LEGS_MAX:
+            what = f"describes {len(self.by_leg())} ways, and a subscription takes up to {LEGS_MAX}"
+            yield ("announce", "copies"), f"{what}: have fewer copies, or describe the first way alone"
 
     def _contradictions_of_received(self) -> Iterator[tuple[Location, str]]:
         """What contradicts a source that others send."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mcastd.config import Config, dump, load
+from mcastd.config.legs import LEGS_MAX
 from mcastd.config.types import SESSION_NAME_BYTES
 from mcastd.errors import ConfigError
 
@@ -85,3 +86,15 @@ def test_two_do_not_write_one_file(tmp_path: Path) -> None:
     line = 'announce = { sdp = "/run/tv.sdp" }\n'
     with pytest.raises(ConfigError, match=r"outbound.more.announce.sdp: .* already an output of outbound/tv"):
         loaded(tmp_path, f"{line}{other}{line}")
+
+
+def test_no_more_ways_are_described_than_a_subscription_takes(tmp_path: Path) -> None:
+    def lines(count: int) -> str:
+        copies = ", ".join(f'{{ group = "239.255.2.{number}" }}' for number in range(count))
+        return f"announce = {{ copies = true }}\ncopies = [{copies}]"
+
+    assert len(loaded(tmp_path, lines(LEGS_MAX - 1)).outbound["tv"].by_leg()) == LEGS_MAX
+    assert refusal(tmp_path, lines(LEGS_MAX)) == (
+        f"announce.copies: describes {LEGS_MAX + 1} ways, and a subscription takes up to {LEGS_MAX}: have"
+        " fewer copies, or describe the first way alone"
+    )

@@ -118,6 +118,17 @@ def test_one_stream_by_two_ways_is_received_by_both_if_it_has_numbers(tmp_path: 
     assert (alone.legs, alone.port) == ((), 5006)
 
 
+@pytest.mark.parametrize(
+    "keys",
+    ["fec = true", 'via = "amt"', 'via = { kind = "amt", relay = "192.0.2.1" }', 'via = "amt-fallback"'],
+)
+def test_one_stream_by_two_ways_is_received_by_the_first_where_several_do_not_go(
+    tmp_path: Path, keys: str
+) -> None:
+    one = Files(tmp_path, LEGS, f'protocol = "rtp"\nexpect_every = "5s"\n{keys}').load()
+    assert (one.legs, *received(one)) == ((), "239.0.1.1", 5004, ["192.168.1.1"], [])
+
+
 def test_legs_say_more_of_the_ways_that_are_described(tmp_path: Path) -> None:
     def legs(tables: str) -> Files:
         return Files(tmp_path, LEGS, f'protocol = "rtp"\nlegs = [{tables}]')
