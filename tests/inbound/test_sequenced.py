@@ -563,6 +563,20 @@ def test_senders_that_were_never_in_order_make_room_and_take_it_from_none_that_w
     assert taking.dropped == {}
 
 
+def test_a_stream_that_went_on_in_whole_batches_is_known_too() -> None:
+    """What strangers send after it does not take its place, and what it loses then is counted."""
+    taking = of_field(size=4)
+    made = [struct.pack(">I", number) for number in range(46)]
+    taking.feed(made[0])
+    for number in range(1, 41, 4):
+        taking.feed(*made[number : number + 4])
+    for number in range(200):
+        taking.feed(made[0], sender=f"198.51.100.{number}")
+    taking.feed(made[45])
+    taking.expire(200.0)
+    assert taking.counted.lost == 4
+
+
 def test_a_flood_of_first_datagrams_does_not_keep_a_stream_from_beginning() -> None:
     taking = of_rtp()
     assert taking.feed(rtp(1)) == []

@@ -284,6 +284,16 @@ def test_several_that_go_on_together_confirm_a_hole() -> None:
         assert merging.total.lost == 9_000 - 103
 
 
+def test_a_batch_that_goes_on_in_order_confirms_a_hole() -> None:
+    merging = Merging()
+    merging.run(100, 103)
+    merging.run(9_000, 9_001)
+    assert merging.expire(50.05) == [9_000]
+    assert merging.merge.go_to(9_010)
+    merging.expire(60.0)
+    assert merging.total.lost == 9_000 - 103
+
+
 def test_what_is_lost_counts_as_known_when_enough_has_come_before_it() -> None:
     merging = Merging(0.0)
     merging.run(100, 103)

@@ -113,7 +113,7 @@ def _one_way(subscription: InboundSubscription) -> Advice:
         yield (
             "sdp",
             f"one stream is described by {ways} ways, of which {group} port {port} is received; a protocol"
-            " with numbers, and no group and port, receives it by all of them",
+            " with numbers, without group and port, fec and a tunnel, receives it by all of them",
         )
 
 
