@@ -88,7 +88,7 @@ class Channel:
         )
         self._reported_carrier: bool | None = None  # as last given to the context; None: not in this run
         self._reported_preparing = ""  # the same of the source
-        self._reported_troubles: Sequence[str] = ()  # the same of the legs and the source
+        self._reported_troubles: Sequence[tuple[str, str]] = ()  # the same of the legs and the source
         self._announced_ways: Ways = ()  # as last given to the announcer; none: it is not announced
 
     def __repr__(self) -> str:
@@ -322,10 +322,15 @@ class Channel:
     def device(self) -> int:
         return self._source.device
 
-    def _troubles(self) -> Sequence[str]:
-        """What keeps each leg from sending that does not, and what is wrong with a source that gives."""
-        troubles = [f"to {leg.settings.group}: {trouble}" for leg in self._legs if (trouble := leg.trouble)]
-        return [*troubles, self._source.trouble] if self._source.trouble else troubles
+    def _troubles(self) -> Sequence[tuple[str, str]]:
+        """What keeps each leg from sending that does not, and what is wrong with a source that gives: the
+        event that the log has for it, and words."""
+        troubles = [
+            ("leg.failed", f"to {leg.settings.group}: {trouble}")
+            for leg in self._legs
+            if (trouble := leg.trouble)
+        ]
+        return [*troubles, ("source.impaired", trouble)] if (trouble := self._source.trouble) else troubles
 
     def _has_changed(self, link: Sender) -> bool:
         """Return True if the state of its ways is another than was reported."""
@@ -353,11 +358,10 @@ class Channel:
         elif reported is False:
             self._log.info("carrier.returned", interface=interface)
         troubles = self._troubles()
-        for trouble in troubles:
-            detail += f"; {trouble}"
-            if trouble not in self._reported_troubles:
-                event = "source.impaired" if trouble == self._source.trouble else "leg.failed"
-                self._log.warning(event, reason=trouble)
+        for event, reason in troubles:
+            detail += f"; {reason}"
+            if (event, reason) not in self._reported_troubles:
+                self._log.warning(event, reason=reason)
         self._reported_carrier, self._reported_preparing = link.carrier, preparing
         self._reported_troubles = troubles
         self._announce()
