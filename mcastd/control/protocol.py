@@ -26,7 +26,7 @@ LONGEST_WATCH_SECONDS = 600.0  # of a doctor; enough to miss two queries, which 
 
 # The ints of varlink: 64 bits with the sign.
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
-# Digits of which some int beyond these may consist: no shorter one is outside.
+# An int outside these has at least 19 digits, as INT_MAX has: what has no such number needs no second look.
 LARGE = re.compile(r"\d{19}")
 
 Message = dict[str, Any]  # one JSON object

@@ -64,16 +64,16 @@ def announcement(
 ) -> Announcement:
     """What is to be announced now: the version that ``before`` is of, if it says the same already.
 
-    ``ways`` and ``last`` are those of :func:`describe`. ``version`` is that of the description if it is another one; ``taken`` has the messages that others of
-    this daemon have.
+    ``ways`` and ``last`` are those of :func:`describe`. ``version`` is that of the description if it is
+    another one; ``taken`` has the messages that others of this daemon have.
     """
     leg, way = _first_that_works(channel, ways)
     group = announcing.group or sap.group_for(leg.group)
     if before is not None and (before.way, before.group) == (way, group):
-        same = describe(worker, channel, ways, announcing, before.version, last)
+        same = describe(worker, channel, ways, announcing, before.version, last=last)
         if same == before.description:
             return replace(before, leg=leg)
-    description = describe(worker, channel, ways, announcing, version, last)
+    description = describe(worker, channel, ways, announcing, version, last=last)
     message = sap.message_of(description)
     while message in taken:
         message = message % 0xFFFF + 1
@@ -88,7 +88,13 @@ def _first_that_works(channel: OutboundChannel, ways: Ways) -> tuple[OutboundCha
 
 
 def describe(
-    worker: str, channel: OutboundChannel, ways: Ways, announcing: Announcing, version: int, last: Ways = ()
+    worker: str,
+    channel: OutboundChannel,
+    ways: Ways,
+    announcing: Announcing,
+    version: int,
+    *,
+    last: Ways = (),
 ) -> bytes:
     """The description of a channel, whose datagrams leave as ``ways`` says; of its first leg, or of all.
 

@@ -150,8 +150,9 @@ class Channel:
         A leg without a carrier has no way, unless none has a carrier.
         """
         links = [leg.link for leg in self._legs] or [self._link]
-        some = any(link.carrier for link in links if link is not None)
-        ways = [link.describe() if link is not None and (link.carrier or not some) else None for link in links]
+        if any(link is not None and link.carrier for link in links):
+            links = [link if link is not None and link.carrier else None for link in links]
+        ways = [None if link is None else link.describe() for link in links]
         if self._announcer is not None and ways != self._announced_ways:
             self._announced_ways = ways
             self._announcer.announce(self.name, self._applied, ways)

@@ -32,7 +32,8 @@ class Leg(Reopened[Sender]):
         self.sent = 0  # datagrams
         self.refused: Counter[str] = Counter()  # calls that the kernel refused, by errno name
         self.dropped: Counter[str] = Counter()  # datagrams that another leg has sent and this one has not
-        # With which the kernel refused to send for good. A new link does not disprove it, only a datagram does.
+        # With this the kernel refused to send for good. It holds until a datagram has gone: a new link may be
+        # refused the same.
         self._refusal: LinkError | None = None
 
     @property

@@ -55,6 +55,12 @@ def test_a_number_that_varlink_has_not_is_the_nearest_that_it_has() -> None:
     }
 
 
+@pytest.mark.parametrize(("number", "nearest"), [(1 << 63, (1 << 63) - 1), (-(1 << 63) - 1, -(1 << 63))])
+def test_the_first_number_that_varlink_has_not_is_found_alone(number: int, nearest: int) -> None:
+    (message,) = Decoder(1 << 20).feed(Reply({"lost": number}).encode())
+    assert Reply.decode(message).parameters == {"lost": nearest}
+
+
 @given(st.binary())
 @unhurried
 def test_any_bytes_are_messages_or_a_protocol_error(data: bytes) -> None:

@@ -460,9 +460,7 @@ class _By(FakeSender):
 
 
 @contextmanager
-def sending(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *links: FakeSender
-) -> Iterator[Network]:
+def sending(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *links: FakeSender) -> Iterator[Network]:
     """A channel by these legs, or by the only one of them."""
     source = tmp_path / "news"
     source.write_text("a\nb\n")
