@@ -110,6 +110,32 @@ def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("reading")
+@pytest.mark.parametrize("kind", ["udp", "unix"])
+def test_the_socket_holds_what_comes_while_there_is_no_memory(
+    opened: OpenReceived, listen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path, sent = str(tmp_path / "news"), payloads_of((1, 2, 3))
+    source = opened("udp", listen=listen) if kind == "udp" else opened("unix", path=path)
+
+    def refuse(**_: object) -> None:
+        raise MemoryError
+
+    with socket.socket(socket.AF_INET if kind == "udp" else socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        for payload in sent:
+            sock.sendto(payload, end_of(listen) if kind == "udp" else path)
+    with monkeypatch.context() as patch:
+        for pool in (*listeners.pools.values(), listeners.path_pool):
+            pool.spare.clear()
+        patch.setattr(arenas, "MmsgArena", refuse)
+        patch.setattr(arenas, "PlainArena", refuse)
+        for _ in range(2):
+            with pytest.raises(SourceError, match="no memory left; raise MemoryMax="):
+                source.read()
+    assert read(source, 3) == sent
+    assert reception(source).overflow == 0
+
+
+@pytest.mark.usefixtures("reading")
 class TestDatagrams:
     def test_each_is_as_it_was_sent(self, opened: OpenReceived, listen: str) -> None:
         source = opened("udp", listen=listen)

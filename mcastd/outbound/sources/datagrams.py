@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from mcastd import clock
 from mcastd.analysis.circles import CircleGuard
 from mcastd.config import OpenFilesOf, OutboundChannel, UdpSource, UnixSource, split_end
-from mcastd.errors import LinkError, SourceError
+from mcastd.errors import LinkError, NoArenaError, SourceError
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net.link import Batch
 from mcastd.net.listeners import DatagramListener, listen_at_path, listen_udp
@@ -110,6 +110,8 @@ class DatagramSource(ReceivedSource):
             if not self._is_empty:
                 try:
                     batch = listener.receive()
+                except NoArenaError as error:  # the socket stays open: it holds what comes
+                    raise _as_source_error(error) from error
                 except LinkError as error:
                     self.restart()
                     raise _as_source_error(error) from error
