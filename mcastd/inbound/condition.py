@@ -68,6 +68,7 @@ class Condition:
     def end_run(self) -> None:
         """The run ends: forget what held for this run alone."""
         self.stale = False
+        self.shortage = ""
         self._blocked_since = None
 
     def note_overflow(self, overflow: int) -> None:

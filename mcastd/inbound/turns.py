@@ -27,6 +27,7 @@ from mcastd.inbound.intake import Intake
 from mcastd.inbound.outputs import Outputs
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.straight import BUSY_DATAGRAMS, straight_visits
+from mcastd.net.arenas import MEMORY_RETRY_SECONDS
 from mcastd.net.link import Receiver
 from mcastd.worker import Context, Signal
 
@@ -38,8 +39,6 @@ CALM_DATAGRAMS_PER_SECOND = 16_000
 CALM_SECONDS = 0.25
 # Time between two looks at all but the datagrams, while these come fast.
 LOOK_SECONDS = 0.01
-# Between two attempts to receive while there is no memory for it.
-MEMORY_RETRY_SECONDS = 0.1
 # Signals that end the turn of the worker's own thread, and those that it sees to between batches.
 ENDING = Signal.STOP | Signal.NETWORK
 NEEDED = ENDING | Signal.REOPEN
@@ -115,12 +114,11 @@ class Turns:
 
     def _wait_for_memory(self, context: Context, link: Receiver, error: NoArenaError) -> None:
         """Tell of the shortage, and wait a moment with the link open: the kernel holds what comes."""
-        context.take(Signal.HANDOVER)
+        context.take(Signal.HANDOVER)  # it would end the wait at once
         self.forget(context)
         self._condition.note_shortage(str(error), self._intake.counters.received)
         self._life.report(context, link)
         context.sleep_until(clock.monotonic() + MEMORY_RETRY_SECONDS)
-        self._condition.shortage = ""
 
     # -- while it is quiet: the shared reader takes what comes, this thread waits for signals and alarms
 
@@ -222,7 +220,9 @@ class Turns:
                 link.idle()
                 life.rest(context, link)
                 self._watch(context, self._wanted(link))
-                ready = context.wait(self._until_alarm())
+                # After a shortage a receive is tried even if nothing waits any more
+                tries = bool(self._condition.shortage) and not outputs.blocked()
+                ready = context.wait(0.0 if tries else self._until_alarm())
                 for sink in outputs.queueing:
                     if sink.pending in ready:
                         sink.flush()
@@ -233,7 +233,7 @@ class Turns:
             if is_time or (not pause and intake.keeper is not None):  # what is dropped is before what comes
                 looked, load = since, link.load()
                 life.note_overflow(load.overflow)
-            taken = intake.take(link)
+            taken = self._take(link)
             # While it is stale no alarm is set that would end that
             if taken and self._condition.stale:
                 life.attend(context, link)
@@ -252,6 +252,13 @@ class Turns:
                     return True
                 recently, calm_since = 0, now
         return False
+
+    def _take(self, link: Receiver) -> int:
+        """Take what has come. Returns the number of datagrams. A shortage is over once that succeeds."""
+        taken = self._intake.take(link)
+        if self._condition.shortage and (taken or not self._outputs.blocked()):
+            self._condition.shortage = ""
+        return taken
 
     def _take_at_once(self, context: Context, link: Receiver) -> int:
         """Take each batch as it comes, with nothing else in between. Returns the number of datagrams.

@@ -28,6 +28,8 @@ READING = "recvmmsg" if HAVE_RECVMMSG else "recvmsg"
 
 # Free arenas that a pool keeps.
 SPARE_ARENAS = 64
+# Between two attempts to receive while there is no memory for it.
+MEMORY_RETRY_SECONDS = 0.1
 
 
 class Arena(Protocol):

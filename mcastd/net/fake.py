@@ -54,6 +54,7 @@ class FakeReceiver:
         self.rejoins = 0
         self.source_filter = ANY_SOURCE
         self.error: LinkError | None = None  # raised by the next network_changed()
+        self.failure: LinkError | None = None  # raised by receive(), as long as it is set
         self.trouble = ""
         self.problem = ""
         self.retry_at: float | None = None
@@ -75,6 +76,8 @@ class FakeReceiver:
         return self._event
 
     def receive(self, wait: bool = False) -> Batch:
+        if self.failure is not None:
+            raise self.failure
         if wait:
             select.select([self._event], [], [], WAIT_SECONDS)
         taken: list[tuple[bytes, Origin]] = []

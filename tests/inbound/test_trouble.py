@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -19,7 +20,8 @@ from support.wait import wait_for
 from mcastd import clock
 from mcastd.bounded import STATUS_PATIENCE_SECONDS, Patience
 from mcastd.delivery.keys import make_group_key
-from mcastd.worker import Signal
+from mcastd.errors import NoArenaError
+from mcastd.worker import Context, Signal
 
 DETAIL = "receiving 239.255.1.2 port 9190"
 
@@ -78,6 +80,43 @@ def test_a_manifest_that_is_refused_is_said_until_one_is_taken(
         link.deliver(*Sender(tmp_path, key=key).a_pass())
         said(run, *cause)
     wait_for((tmp_path / "received" / "one").exists)
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["it waits", "it is gone by then"])
+def test_a_shortage_of_memory_is_said_once_until_something_can_be_received(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    monkeypatch.setattr("mcastd.inbound.turns.MEMORY_RETRY_SECONDS", 0.001)
+    run = make_run(file_output(tmp_path / "news.log"))
+    link = run.start()
+    said(run)
+    told, ready = list[bool](), run.context.ready
+    signals = list[Signal]()  # at each wait for memory
+
+    def note(detail: str = "", *, degraded: bool = False) -> None:
+        told.append(degraded)
+        ready(detail, degraded=degraded)
+
+    def wait(deadline: float) -> bool:
+        signals.append(run.context.signals)
+        return Context.sleep_until(run.context, deadline)
+
+    monkeypatch.setattr(run.context, "ready", note)
+    monkeypatch.setattr(run.context, "sleep_until", wait)
+    link.failure = NoArenaError("cannot receive", "no memory left", errno=errno.ENOMEM)
+    run.context.send(Signal.HANDOVER)
+    link.deliver(b"x")
+    said(run, "no memory left")
+    wait_for(lambda: len(signals) >= 20, "more attempts")
+    assert told == [True]
+    assert not any(signals), "one would end the wait at once"
+    if not stays:
+        os.eventfd_read(link.fileno())
+        link._waiting.clear()
+    link.failure = None
+    said(run)
+    assert told == [True, False]
+    run.received(int(stays))
 
 
 def test_an_absent_reader_is_no_trouble(tmp_path: Path, make_run: Callable[..., Run]) -> None:
