@@ -243,9 +243,9 @@ class BridgeWorker:
             context.watch(fd, select.POLLIN)
 
     def _hand_on(self, ready: Iterable[int], context: Context) -> None:
-        before = len(self._relay.troubles)
+        before = len(self._relay.troubles), self._relay.shortage
         self._relay.receive([self._watched[fd] for fd in ready])
-        if before != len(self._relay.troubles):
+        if before != (len(self._relay.troubles), self._relay.shortage):
             self._tell(context)
 
     def _tell(self, context: Context) -> None:
@@ -260,6 +260,7 @@ class BridgeWorker:
         relay = first_told(self._relay.refused, "groups and ports")
         relay += first_told(self._relay.troubles.copy().values(), "interfaces")
         problems = first_told(self._problems, "troubles of interfaces")
+        relay += [shortage] if (shortage := self._relay.shortage) else []
         return (*problems, *self._router.seen(self.name).troubles, *relay)
 
 

@@ -21,9 +21,10 @@ from mcastd import clock
 from mcastd.bridge.rules import NO_INTERFACE
 from mcastd.config import GATHERING_BUFFER_MIN_BYTES, Bridge
 from mcastd.counters import BridgeCounters
-from mcastd.errors import LinkError
+from mcastd.errors import LinkError, NoArenaError
 from mcastd.gather import LATENCY_SECONDS, Gather
 from mcastd.ip import LINK_LOCAL, Address, stays_at_home
+from mcastd.net.arenas import MEMORY_RETRY_SECONDS
 from mcastd.net.interfaces import Interface
 from mcastd.net.link import FULL_ERRNOS, Origin, Receiver, Sender, TtlSender, runs_by
 from mcastd.net.payloads import Payloads, as_payloads
@@ -78,6 +79,7 @@ class Relay:
         self._overflowed: tuple[int, Mapping[_Key, _Stream]] = 0, {}
         self.refused: tuple[str, ...] = ()  # why some of it cannot be received, in words
         self.troubles: dict[str, str] = {}  # by interface that nothing can be sent by, and why
+        self.shortage = ""  # why something cannot be received now, while there is no memory for it
         self.last: float | None = None  # monotonic seconds when something came
         self.pause = 0.0  # seconds after which :meth:`receive` is due again; 0: once something is readable
         self._gather = Gather(LATENCY_SECONDS)
@@ -117,7 +119,7 @@ class Relay:
             self._gather = Gather(config.latency)
         self._config = config
         self.refused = tuple(map(str, errors))
-        self.troubles = {}
+        self.troubles, self.shortage = {}, ""
         self._go_over(streams)
         if not streams and errors:
             raise errors[0]
@@ -152,11 +154,21 @@ class Relay:
         since, now = self._received_at, clock.monotonic()
         self._received_at = now
         filled = self._look(found, now) if now - self._looked_at >= LOOK_SECONDS else 0.0
-        taken = sum([self._hand_on(stream) for stream in found])
+        taken, shortage = 0, ""
+        for stream in found:
+            try:
+                taken += self._hand_on(stream)
+            except NoArenaError as error:  # the kernel holds what comes
+                shortage = str(error)
+        if found:
+            self.shortage = shortage
         self._reading.update(found)
         self.pause = self._gather.wait(taken, now - since, filled)
         if not (self.pause and self._has_room and all(stream.receiver.emptied for stream in found)):
             self._rest()
+        if shortage:
+            self._rest()
+            self.pause = MEMORY_RETRY_SECONDS
 
     def _look(self, streams: Sequence[_Stream], now: float) -> float:
         """Look at receive buffers that are about to be read. Returns how full the fullest is, from 0 to 1."""

@@ -11,8 +11,9 @@ from mcastd.bounded import Patience
 from mcastd.config import Discover, label_of
 from mcastd.counters import DiscoveryCounters, copy_of
 from mcastd.discovery.sessions import REASONS, HeardAt, HeardSession, Sessions
-from mcastd.errors import LinkError
+from mcastd.errors import LinkError, NoArenaError
 from mcastd.ip import Address
+from mcastd.net.arenas import MEMORY_RETRY_SECONDS
 from mcastd.net.interfaces import interface_name
 from mcastd.net.link import Receiver
 from mcastd.status import DiscoveryStatus, MediumStatus, SessionStatus
@@ -73,7 +74,15 @@ class Discovery:
                     look_at = now + LOOK_SECONDS
                 for fd in context.wait(look_at - clock.monotonic()):
                     began = clock.monotonic()
-                    self._receive(*self._watched[fd])
+                    try:
+                        self._receive(*self._watched[fd])
+                    except NoArenaError as error:  # the link stays open: the kernel holds what comes
+                        if not context.degraded:
+                            self._tell(context, str(error))
+                        context.nap(MEMORY_RETRY_SECONDS)
+                        continue
+                    if context.degraded:
+                        self._tell(context)
                     context.nap(max(REST_SECONDS, REST_TIMES * (clock.monotonic() - began)))
         finally:
             self._watch(context, {})
@@ -151,8 +160,12 @@ class Discovery:
         if refused and (config.named or not links):
             raise next(iter(refused.values()))
         self._watch(context, links)
-        context.ready(f"in {len(links)} of {len(config.groups)} groups of announcements")
+        self._tell(context)
         context.taken_over()
+
+    def _tell(self, context: Context, trouble: str = "") -> None:
+        detail = f"in {len(self._links)} of {len(self._applied.groups)} groups of announcements"
+        context.ready(f"{detail}; {trouble}" if trouble else detail, degraded=bool(trouble))
 
     def _watch(self, context: Context, links: dict[Address, Receiver]) -> None:
         for fd in self._watched:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mcastd import log
 from mcastd.config import GatewaySettings
 from mcastd.counters import GatewayCounters
-from mcastd.errors import LinkError
+from mcastd.errors import LinkError, NoArenaError
 from mcastd.gateway.client_queue import StreamBlock
 from mcastd.gateway.pages import ShownGroup
 from mcastd.gateway.player import Player
@@ -61,6 +61,7 @@ class JoinedStream:
         self.received_bytes = 0
         self.not_rtp = 0  # datagrams without what was to be taken off
         self.failure: LinkError | None = None  # why it is on no interface, as of the last look at the network
+        self.shortage = ""  # why nothing can be received now, while there is no memory for it
         self.is_in_rtp = False  # a transport stream comes in RTP
         self._came = 0  # datagrams, of the last time that some were taken
 
@@ -71,7 +72,9 @@ class JoinedStream:
     @property
     def trouble(self) -> str:
         """What keeps it from being received; "" if nothing does that shows here."""
-        return str(self.failure) if self.failure is not None else self.link.trouble or self.link.problem
+        if self.failure is not None:
+            return str(self.failure)
+        return self.shortage or self.link.trouble or self.link.problem
 
     def why_nothing(self, since: float, *, without_rtp: bool) -> str:
         """Why players could begin with nothing that has come since then: one sentence."""
@@ -97,6 +100,7 @@ class JoinedStream:
         self._came = 0
         for _ in range(BATCHES_AT_ONCE):
             batch = self.link.receive()
+            self.shortage = ""
             if not (count := len(batch)):
                 break
             self.last = now
@@ -211,6 +215,12 @@ class Streams:
             before = stream.received, stream.received_bytes, stream.not_rtp
             try:
                 yield from stream.taken(now)
+            except NoArenaError as error:  # the kernel holds what comes
+                if not stream.shortage:
+                    self._log.warning(
+                        "reception.delayed", group=str(stream.resource.group), reason=str(error)
+                    )
+                stream.shortage = str(error)
             except LinkError as error:
                 group, port = stream.resource.group, stream.resource.port
                 self._log.warning("group.failed", group=str(group), port=port, reason=str(error))

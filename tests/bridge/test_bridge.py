@@ -25,7 +25,7 @@ from mcastd.bridge.router import MulticastRouter
 from mcastd.bridge.rules import Rule
 from mcastd.config import Bridge
 from mcastd.counters import BridgeCounters
-from mcastd.errors import CannotAskError, LinkError
+from mcastd.errors import CannotAskError, LinkError, NoArenaError
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
 from mcastd.net import _abi
 from mcastd.net.fake import FakeJoins, FakeQuerySender, FakeReceiver, FakeRoutingTable, FakeSender
@@ -571,6 +571,18 @@ RELAYED: dict[str, object] = {"groups": ["239.1.0.7", "239.1.0.8"], "ports": [50
 
 def origin(ttl: int) -> Origin:
     return Origin("10.1.0.2", 4000, 3, ttl)
+
+
+def test_receivers_of_a_relay_hold_what_comes_while_there_is_no_memory(kernel: Kernel, run: Run) -> None:
+    one = run(groups=["239.1.0.7"], ports=[5004], engine="relay")
+    link, said = kernel.receivers["239.1.0.7", 5004, "left"], one.context.detail
+    link.failure = NoArenaError("cannot receive", "no memory left", errno=errno.ENOMEM)
+    link.deliver(b"1", b"2", origin=Origin("10.1.0.2", 5000, 3, 9))
+    wait_for(lambda: one.context.degraded and "no memory left" in one.context.detail, "the reason")
+    link.failure = None
+    wait_for(lambda: one.worker.counters.received == 2, "what waited")
+    wait_for(lambda: one.context.detail == said and not one.context.degraded, "all is well")
+    assert (link.closed, one.failure) == (False, None)
 
 
 def test_a_relay_hands_on_what_comes(kernel: Kernel, run: Run) -> None:

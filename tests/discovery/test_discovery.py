@@ -18,7 +18,7 @@ from support.wait import wait_for
 
 from mcastd.config import Discover
 from mcastd.discovery.discovery import Discovery
-from mcastd.errors import LinkError
+from mcastd.errors import LinkError, NoArenaError
 from mcastd.ip import Address
 from mcastd.net.fake import FakeReceiver
 from mcastd.net.link import Origin, Receiver
@@ -111,6 +111,21 @@ def test_a_session_that_is_announced_is_listed() -> None:
         assert session.age - session.last_age == pytest.approx(20.0)
     assert all(link.closed for link in network.links.values())
     assert worker.status().heard == 1, "what was heard outlives a run"
+
+
+def test_its_links_hold_what_comes_while_there_is_no_memory() -> None:
+    network = Network()
+    worker = discovery(network, groups=["239.255.255.255"])
+    with running(worker) as (context, failures):
+        said = context.detail
+        link = network.links["239.255.255.255"]
+        link.failure = NoArenaError("cannot receive", "no memory left", errno=errno.ENOMEM)
+        link.deliver(packet(), origin=ORIGIN)
+        wait_for(lambda: context.degraded and "no memory left" in context.detail, "the reason")
+        link.failure = None
+        wait_for(lambda: worker.counters.received == 1, "what waited")
+        wait_for(lambda: (context.detail, context.degraded) == (said, False), "all is well")
+        assert (link.closed, failures) == (False, [])
 
 
 def test_all_scopes_of_which_some_cannot_be_joined() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from ipaddress import ip_address
 
 import pytest
+from structlog.testing import capture_logs
 
 from mcastd.config import GatewaySettings
 from mcastd.counters import GatewayCounters
+from mcastd.errors import NoArenaError
 from mcastd.gateway.client_queue import StreamBlock
 from mcastd.gateway.player import Player
 from mcastd.gateway.streams import BATCHES_AT_ONCE, FILLING_DATAGRAMS, StreamPiece, Streams
@@ -67,6 +70,22 @@ def test_a_reload_changes_how_long() -> None:
     streams, link, _ = joined()
     streams.follow(GatewaySettings.model_validate(TABLE | {"max_latency": 0.3}))
     assert turn(streams, link, 3) == pytest.approx(0.3)
+    streams.close()
+
+
+def test_a_shortage_of_memory_is_said_once_and_costs_nothing() -> None:
+    streams, link, _ = joined()
+    link.failure = NoArenaError("cannot receive", "no memory left", errno=errno.ENOMEM)
+    link.deliver(b"1", b"2")
+    with capture_logs() as logs:
+        for now in (101.0, 102.0, 103.0):
+            assert list(streams.taken(now)) == []
+            assert streams.listed(now)[0].trouble == "cannot receive: no memory left"
+    assert [one["event"] for one in logs] == ["reception.delayed"]
+    assert (link.network_changes, link.closed) == (0, False)
+    link.failure = None
+    assert sum(one.block.datagrams for one in streams.taken(104.0)) == 2
+    assert streams.listed(104.0)[0].trouble == ""
     streams.close()
 
 
