@@ -529,7 +529,7 @@ class QuerierStatus:
     asks: bool  # this host does, and forwards there
     querier: str  # the address that asks; "": this host, which has none there
     groups: int  # that members want
-    refused: int  # groups and sources that were not taken, since there are too many
+    refused: int  # how often a group or a source was not taken, since there are too many
     crowded: bool  # some were refused lately
     without_source: int  # reports that want a group of source-specific multicast from anybody
     older: int  # queries of older versions that others have sent

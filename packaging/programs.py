@@ -71,6 +71,7 @@ FOR_TESTS = {
     "systemd-analyze": "systemd",
     "systemd-nspawn": "systemd-container",
     "tc": "iproute2",
+    "tcpdump": "tcpdump",
     "tmux": "tmux",
     "tshark": "tshark",
     "/usr/include/stdio.h": "libc6-dev",

@@ -8,12 +8,15 @@ from mcastd.doctor.finding import Finding, Severity
 from mcastd.doctor.quoting import command
 from mcastd.status import QuerierStatus
 
+# Filters of tcpdump. "icmp6" finds no report of MLD: hop-by-hop options stand before its message.
+_MESSAGES = {4: "igmp", 6: "ip6[6] = 0"}
+
 
 def crowded_members(queriers: Iterable[QuerierStatus]) -> Iterator[Finding]:
     """A finding for each of these that has refused some lately."""
     for one in queriers:
         if one.crowded:
-            look = command("tcpdump", "-ni", one.interface, "igmp" if one.version == 4 else "icmp6")
+            look = command("tcpdump", "-ni", one.interface, _MESSAGES[one.version])
             yield Finding(
                 "members-crowded",
                 Severity.WARNING,
@@ -21,7 +24,7 @@ def crowded_members(queriers: Iterable[QuerierStatus]) -> Iterator[Finding]:
                 " what came last is not forwarded",
                 (
                     f"querier of IPv{one.version} on {one.interface}: {one.groups} groups kept,"
-                    f" {one.refused} groups or sources refused (status)",
+                    f" refused {one.refused} times to keep more (status)",
                 ),
                 f"find the host that has joined so many, and have it join fewer: {look}",
             )

@@ -92,9 +92,10 @@ class _GroupState:
 class Listeners:
     """The memberships of one network, in one family.
 
-    ``asks`` says whether this router is the one that asks here; others only listen. ``refused`` counts groups
-    and sources that were not taken, since there are too many already; ``without_source`` reports that want a
-    group of source-specific multicast from anybody, which is nobody (RFC 4604 section 2.2.1).
+    ``asks`` says whether this router is the one that asks here; others only listen. ``refused`` counts how
+    often a group or a source was not taken, since there are too many already, each time that it is reported;
+    ``without_source`` reports that want a group of source-specific multicast from anybody, which is nobody
+    (RFC 4604 section 2.2.1).
     """
 
     def __init__(

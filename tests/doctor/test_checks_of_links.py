@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import struct
+import subprocess
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 import pytest
@@ -11,6 +15,9 @@ from mcastd.doctor import linked
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding
 from mcastd.doctor.subject import Subject
+from mcastd.protocols import igmp, mld
+from mcastd.protocols.internet import ICMPV6, IGMP, MEMBERSHIP_TTL, IpPacket, build_ip
+from mcastd.protocols.membership import GroupRecord, RecordKind
 
 KEYS = {"key": "/etc/mcastd/key", "send": ["239.0.0.0/8"], "interface": "eth1"}
 CONNECTS = LinkSettings.model_validate({"connect": "hub.example.net:9467", **KEYS})
@@ -151,6 +158,27 @@ def test_members_that_want_more_than_is_kept() -> None:
     (one,) = found(up=True, queriers=[{**querier, "version": 4, "crowded": False}, querier])
     assert (one.cause, one.severity) == ("members-crowded", "warning")
     assert one.evidence == (
-        "querier of IPv6 on eth 1: 4096 groups kept, 7 groups or sources refused (status)",
+        "querier of IPv6 on eth 1: 4096 groups kept, refused 7 times to keep more (status)",
     )
-    assert one.fix.endswith("tcpdump -ni 'eth 1' icmp6")
+    assert one.fix.endswith("tcpdump -ni 'eth 1' 'ip6[6] = 0'")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_command_that_looks_for_those_who_want_too_much_shows_reports(version: int) -> None:
+    (one,) = found(up=True, queriers=[{"interface": "lan", "version": version, "crowded": True}])
+    filter_ = shlex.split(one.fix)[-1]
+    if version == 4:
+        (message,) = igmp.build_reports([GroupRecord(RecordKind.TO_EXCLUDE, ip_address("239.1.2.3"))], 1400)
+        ends, protocol = (ip_address("10.1.0.9"), igmp.ALL_IGMPV3_ROUTERS), IGMP
+    else:
+        host, protocol = IPv6Address("fe80::9"), ICMPV6
+        records = [GroupRecord(RecordKind.TO_EXCLUDE, ip_address("ff15::123"))]
+        (message,) = mld.build_reports(records, 1400, host, mld.ALL_MLDV2_ROUTERS)
+        ends = host, mld.ALL_MLDV2_ROUTERS
+    packet = build_ip(IpPacket(*ends, protocol, MEMBERSHIP_TTL, message, router_alert=True))
+    frame = bytes(12) + (b"\x08\x00" if version == 4 else b"\x86\xdd") + packet
+    capture = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    capture += struct.pack("<IIII", 0, 0, len(frame), len(frame)) + frame
+    shows = ["tcpdump", "-Z", "root", "-nr", "-", filter_]
+    shown = subprocess.run(shows, input=capture, capture_output=True, check=True).stdout
+    assert shown.count(b"report") == 1
