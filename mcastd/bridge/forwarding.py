@@ -62,8 +62,10 @@ class BridgedRoute:
     # Messages of IGMP among its packets, and those that were heard since the count was looked at last
     messages: int = 0
     heard: int = 0
-    fresh: int = 0  # packets between the last two looks, without messages
-    streams: bool = False  # there were some between the two looks before that, which were no messages
+    looked: int = 0  # packets without messages at the last look
+    # How many more these were than at the look before. Below 0: messages were counted before they were heard.
+    fresh: int = 0
+    streams: bool = False  # some of what had come by the look before the last were no messages
     alone: bool = False  # it comes by no other interface, though its sender seems to be on another network
     elsewhere: int = 0  # another interface by which some came, and when the kernel said so
     elsewhere_at: float = -math.inf
@@ -152,6 +154,7 @@ class Forwarding:
         key = source, group
         route = BridgedRoute(source, group, came_by, Course(to, {}), now, now)
         route.count = self._count(source, group) or route.count
+        route.messages = route.count.packets  # what came so far is no sign of a stream
         self._routes[key] = self._of_group.setdefault(group, {})[key] = route
         self._adopted.add(key)
 
@@ -227,12 +230,13 @@ class Forwarding:
         changes, used = [], []
         self.doubled = {key: one for key, one in self.doubled.items() if now - one.doubled_at <= TOLD_SECONDS}
         for route in list(self._routes.values()):
-            before, packets = route.count, route.count.packets - route.messages
+            before = route.count
             if not self._account(route, now):
                 self._forget(route)
                 continue
-            # A message may be heard after it was counted: then it is taken off now
-            fresh = route.count.packets - route.messages - packets
+            # What _renew() and others have accounted since the last look is in it, too
+            packets = route.count.packets - route.messages
+            fresh, route.looked = packets - route.looked, packets
             route.streams, route.fresh = route.fresh > max(0, -fresh), fresh
             if route.fresh > 0:
                 used.append(route)
@@ -339,7 +343,8 @@ class Forwarding:
         packets = count.packets - route.count.packets
         size = count.bytes - route.count.bytes
         wrong = count.wrong_interface - route.count.wrong_interface
-        messages = min(route.heard, packets + max(0, route.fresh))
+        # No more than what has come since the look before the last, without those that were heard meanwhile
+        messages = min(route.heard, count.packets - route.messages - route.looked + max(0, route.fresh))
         route.count, route.heard = count, 0
         route.messages += messages
         if messages:

@@ -271,6 +271,45 @@ def test_a_source_that_moves_gets_another_route(tells: bool) -> None:
     assert (counters.received_bytes, counters.forwarded_bytes) == (4 * BYTES, 2 * BYTES)
 
 
+@pytest.mark.parametrize("members_change", [False, True])
+def test_what_is_counted_between_two_looks_is_part_of_the_next(members_change: bool) -> None:
+    """As when members change: of a stream, and of a report that was counted before it was heard."""
+    kernel = Kernel()
+    kernel.apply(kernel.forwarding.set_rules({"wanted": RULES["wanted"]}, 100.0))
+    kernel.send(UP, SOURCE, FILMS, 100.0)
+    (route,) = kernel.forwarding.routes()
+
+    def look(now: float) -> tuple[int, bool]:
+        if members_change:
+            kernel.members ^= {(DOWN, SOURCE, FILMS)}
+            kernel.apply(kernel.forwarding.members_changed({FILMS}, now - 0.1))
+        kernel.look(now)
+        return route.fresh, route.streams
+
+    assert look(101.0) == (1, False)
+    kernel.forwarding.heard(SOURCE, FILMS)
+    assert look(102.0) == (-1, False)
+    for now, streams in ((103.0, False), (104.0, True), (105.0, True)):
+        kernel.send(UP, SOURCE, FILMS, now - 0.5)
+        kernel.send(UP, SOURCE, FILMS, now - 0.2)
+        assert look(now) == (2, streams)
+    assert look(106.0) == (0, True)
+    assert look(107.0) == (0, False)
+
+
+def test_a_route_that_was_taken_over_is_a_stream_once_more_comes() -> None:
+    """What the kernel has counted may have been reports of members alone."""
+    kernel = Kernel()
+    kernel.apply([RouteChange(SOURCE, NEWS, LEFT, {DOWN: 1})])
+    kernel.counts[SOURCE, NEWS] = RouteCount(7, 7 * BYTES, 0)
+    kernel.forwarding.adopt(SOURCE, NEWS, LEFT, {DOWN: 1}, 100.0)
+    (route,) = kernel.forwarding.routes()
+    assert not route.is_stream
+    kernel.send(LEFT, SOURCE, NEWS, 101.0)
+    kernel.look(101.0)
+    assert (route.is_stream, route.packets) == (True, 1)
+
+
 def test_a_source_that_was_seen_first_where_nothing_is_taken() -> None:
     """A route to nowhere does not hold it when the kernel tells that it comes by another interface."""
     kernel = Kernel()
