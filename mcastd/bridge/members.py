@@ -27,11 +27,12 @@ RETRY_SECONDS = 5.0
 class MemberNetwork:
     """A network with members."""
 
+    version: int  # of IP
     interface: Interface
     groups: frozenset[Prefix]  # that are forwarded there
     address: Address | None  # that this host asks from
     querier: Querier
-    failure: str = ""  # why it cannot be asked, in words
+    refusal: str = ""  # why the last query could not be sent, in words
     deafness: str = ""  # why its members cannot be heard
     listen_at: float = math.inf  # when that is tried again, in monotonic seconds
 
@@ -39,6 +40,15 @@ class MemberNetwork:
     def forwards(self) -> bool:
         """Return True if this host forwards there: the one that asks does (RFC 4605 section 4.2)."""
         return self.querier.other is None
+
+    @property
+    def failure(self) -> str:
+        """Why its members are not asked, in words; "": they are, or another router is to."""
+        if self.querier.other is not None:
+            return ""
+        if self.address is not None:
+            return self.refusal
+        return f"{self.interface.name} has no IPv{self.version} address to ask from"
 
     def is_crowded(self, now: float) -> bool:
         return self.querier.listeners.is_crowded(now)
@@ -78,7 +88,8 @@ class Members:
         for ifindex, interface in interfaces.items():
             address = asking_address(interface, self._version)
             if (network := self.networks.get(ifindex)) is None:
-                network = MemberNetwork(interface, groups[ifindex], address, Querier(TIMING, address, now))
+                querier = Querier(TIMING, address, now)
+                network = MemberNetwork(self._version, interface, groups[ifindex], address, querier)
                 self.networks[ifindex] = network
             elif groups[ifindex] - network.groups or is_back(interface, network.interface):
                 network.querier.begin_anew(now)  # what members have said meanwhile was not heard
@@ -87,9 +98,6 @@ class Members:
             network.querier.move(address, now)
             network.querier.insist(ifindex in insisting, now)
             changed |= _groups(network) if network.forwards != forwarded else set()
-            network.failure = (
-                "" if address else f"{interface.name} has no IPv{self._version} address to ask from"
-            )
             self._listen(ifindex, network, now)
         return changed
 
@@ -185,10 +193,10 @@ class Members:
                 self._sender.send(ifindex, source, to, mld.build_query(query, source, to))
             else:
                 self._sender.send(ifindex, source, query.group or igmp.ALL_SYSTEMS, igmp.build_query(query))
-            network.failure = ""
+            network.refusal = ""
         except LinkError as error:
-            network.failure = f"{network.interface.name}: {error}"
-            network.querier.retry(now)
+            network.refusal = f"{network.interface.name}: {error}"
+            network.querier.retry(query, now)
 
 
 def _groups(network: MemberNetwork) -> set[Address]:

@@ -37,6 +37,7 @@ class _GroupState:
 
     group: Address
     until: float = _OVER  # of EXCLUDE mode: the group timer
+    reported_until: float = _OVER  # what was reported last is over then, if nobody asks for it
     sources: dict[Address, float] = field(default_factory=dict)  # the source timers
     # Hosts of older versions are members until then.
     joins_until: float = _OVER  # those that never say that they leave
@@ -92,8 +93,8 @@ class _GroupState:
 class Listeners:
     """The memberships of one network, in one family.
 
-    ``asks`` says whether this router is the one that asks here; others only listen. ``refused`` counts how
-    often a group or a source was not taken, since there are too many already, each time that it is reported;
+    ``asks`` says whether this router is the one that asks here, and can; others only listen.
+    ``refused`` counts how often a group or a source was not taken, since there are too many already, each time that it is reported;
     ``without_source`` reports that want a group of source-specific multicast from anybody, which is nobody
     (RFC 4604 section 2.2.1).
     """
@@ -119,7 +120,7 @@ class Listeners:
         self._source_count = 0  # of all groups
 
     def __repr__(self) -> str:
-        return f"<Listeners {len(self._groups)} groups{'' if self.asks else ', another asks'}>"
+        return f"<Listeners {len(self._groups)} groups{'' if self.asks else ', which are not asked'}>"
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -153,6 +154,19 @@ class Listeners:
         elif state.excludes:
             state.until = min(state.until, soon)
             self._plan(state, state.until)
+
+    def put_off(self, group: Address | None, until: float) -> None:
+        """Have no timer of ``group``, or of any, end before ``until``: a query for it could not be sent.
+
+        No timer runs longer than if nobody had asked.
+        """
+        states = self._groups.values() if group is None else filter(None, [self._groups.get(group)])
+        for state in states:
+            end = min(until, state.reported_until)
+            if state.excludes:
+                state.until = max(state.until, end)
+            running = {source: at for source, at in state.sources.items() if at > _OVER}
+            state.sources.update({source: max(at, end) for source, at in running.items()})
 
     @property
     def deadline(self) -> float:
@@ -225,6 +239,8 @@ class Listeners:
             if kind is RecordKind.TO_EXCLUDE:
                 said = set()
         later = now + self.timing.membership
+        if kind in _EXCLUDING or (said and kind is not RecordKind.BLOCK):
+            state.reported_until = later
         match kind:
             case RecordKind.IS_INCLUDE | RecordKind.ALLOW:
                 self._set(state, said, later, now)

@@ -40,8 +40,8 @@ RETRY_SECONDS = 5.0
 class Querier:
     """This router on one network, in one family.
 
-    ``address`` is this router's there, from which it asks. With None it has none: it asks as long as nobody
-    else does. ``speaks`` is the version of its queries; hosts of older versions answer those of newer ones.
+    ``address`` is this router's there, from which it asks. With None it has none: it would ask as long as
+    nobody else does. ``speaks`` is the version of its queries; hosts of older versions answer those of newer ones.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Querier:
         self._other_until = -math.inf
         self._insists = False
         self._asked_at = -math.inf  # when the last general query was sent
+        self.listeners.asks = address is not None
         self.begin_anew(now)
 
     def __repr__(self) -> str:
@@ -114,11 +115,16 @@ class Querier:
         self._next_response = min(FIRST_RESPONSE_SECONDS, self._timing.response)  # for the answers
         self._ask_at = max(now, self._asked_at + self._timing.last_member_interval)
 
-    def retry(self, now: float) -> None:
-        """A query of :meth:`tick` could not be sent: ask anew in RETRY_SECONDS, or before if that is due."""
+    def retry(self, query: MembershipQuery, now: float) -> None:
+        """A query of :meth:`tick` could not be sent: ask anew in RETRY_SECONDS, or before if that is due.
+
+        Until it is answered, nobody for whom it was is forgotten.
+        """
         ask_at = self._ask_at
         self.begin_anew(now + RETRY_SECONDS)
         self._ask_at = min(ask_at, self._ask_at)
+        answered_at = self._ask_at + self._next_response + self._timing.last_member
+        self.listeners.put_off(query.group, answered_at)
 
     def insist(self, insists: bool, now: float) -> None:
         """Ask from now on although a router with a lower address does; or let it."""
@@ -185,7 +191,7 @@ class Querier:
 
     def _take_over(self, now: float) -> None:
         self.other = None
-        self.listeners.asks = True
+        self.listeners.asks = self._address is not None
         self.listeners.timing = self._timing
         self._ask_at = now
 

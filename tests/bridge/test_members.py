@@ -295,8 +295,23 @@ def test_a_query_that_cannot_be_sent_is_sent_again_soon(lab: Lab) -> None:
     lab.members.tick(110.0)
     lab.sender.refusal = None
     lab.sender.sent.clear()
-    assert lab.members.tick(112.0) == {group}
-    lab.members.tick(115.0)
+    assert lab.members.tick(112.0) == set(), "one that stays was not asked"
+    assert lab.members.tick(115.0) == set()
+    assert lab.members.wants(RIGHT, HOSTS[lab.version], group)
     assert [sent[:3] for sent in lab.sender.sent if sent[2] != group] == [
         (RIGHT, ASKING[lab.version], igmp.ALL_SYSTEMS if lab.version == 4 else mld.ALL_NODES)
     ]
+    assert lab.members.tick(119.0) == {group}
+
+
+def test_a_query_that_was_refused_is_told_until_one_is_sent_or_another_router_asks(lab: Lab) -> None:
+    network = lab.members.networks[RIGHT]
+    lab.sender.refusal = LinkError("cannot ask for members", "network is down")
+    lab.members.tick(100.0)
+    refused = "right: cannot ask for members: network is down"
+    lab.follow(lab.interfaces, 101.0)
+    assert network.failure == refused, "nothing was sent meanwhile"
+    network.querier.hear(LOWER[lab.version], MembershipQuery(), 102.0)
+    assert network.failure == ""
+    lab.follow({RIGHT: replace(lab.interfaces[RIGHT], addresses=())}, 103.0)
+    assert network.failure == f"right has no IPv{lab.version} address to ask from"

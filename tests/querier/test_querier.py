@@ -232,8 +232,33 @@ def test_of_several_others_the_lowest_is_believed_and_then_forgotten() -> None:
 def test_after_a_query_that_could_not_be_sent_it_asks_anew_soon() -> None:
     querier = Querier(TIMING, MIDDLE, 0.0)
     querier.tick(0.0)
-    querier.retry(0.0)
+    querier.retry(MembershipQuery(), 0.0)
     asked = [(at, query.response_seconds) for at, query in run(querier, 40.0)]
     assert asked == [(5.0, 2.0), (10.0, 4.0), (15.0, 4.0), (35.0, 4.0)], "as at the start"
-    querier.retry(51.0)
+    querier.retry(MembershipQuery(), 51.0)
     assert querier.deadline == 55.0, "which is sooner"
+
+
+def test_nobody_is_forgotten_who_could_not_be_asked() -> None:
+    """But no longer than without a question."""
+    querier = Querier(TIMING, MIDDLE, 0.0)
+    run(querier, 10.0)
+    for reported_by in (JOINED, LEFT):
+        querier.hear(HIGH, reported_by, 11.0)
+    forgotten_at = 11.0 + TIMING.membership
+    while (now := querier.deadline) < forgotten_at:
+        for query in querier.tick(now)[1]:
+            querier.retry(query, now)
+        assert querier.listeners.filter(GROUP) == ANY_SOURCE
+    querier.tick(forgotten_at)
+    assert querier.listeners.filter(GROUP) is None
+
+
+def test_without_an_address_to_ask_from_nobody_is_forgotten_sooner() -> None:
+    querier = Querier(TIMING, None, 0.0)
+    for reported_by in (JOINED, LEFT):
+        querier.hear(HIGH, reported_by, 1.0)
+    querier.tick(60.0)
+    assert querier.listeners.filter(GROUP) == ANY_SOURCE
+    querier.tick(1.0 + TIMING.membership)
+    assert querier.listeners.filter(GROUP) is None

@@ -30,6 +30,7 @@ from mcastd.querier.querier import RETRY_SECONDS
 from mcastd.querier.timing import Timing
 from mcastd.tunnel.link.members import InterfaceMembers, is_about_members
 
+LOWER = ip_address("10.1.0.1")
 HERE, HERE_6 = ip_address("10.1.0.5"), ip_address("fe80::5")
 LAN = Interface(7, "lan", 0x1043, 0, (HERE, HERE_6))
 MEMBER, MEMBER_6 = ip_address("10.1.0.9"), ip_address("fe80::9")
@@ -142,6 +143,11 @@ def test_why_nobody_is_asked_is_told() -> None:
     members = InterfaceMembers(LAN, 100.0, asked)
     members.tick(100.0)
     assert members.troubles[0] == "lan: cannot ask for members of IPv4: on purpose"
+    query = igmp.build_query(MembershipQuery(response_seconds=10.0, robustness=2, interval_seconds=125.0))
+    packet = IpPacket(LOWER, igmp.ALL_SYSTEMS, IGMP, MEMBERSHIP_TTL, query, router_alert=True)
+    assert len(members.troubles) == 2
+    members.hear(build_ip(packet), 101.0)
+    assert len(members.troubles) == 1, "another router asks by IGMP"
     without = Interface(8, "lan2", 0x1043, 0, ())
     members = InterfaceMembers(without, 100.0, Asked())
     members.tick(100.0)
@@ -191,9 +197,13 @@ def test_a_query_that_cannot_be_sent_is_sent_again_soon() -> None:
     members.hear(report(RecordKind.TO_INCLUDE, GROUPS[4]), 120.0)
     asked.refuses = True
     members.tick(120.0)
+    members.tick(121.0)
     asked.refuses = False
     assert asked_since(asked, members, 124.9) == set()
     assert asked_since(asked, members, 125.0) == {HERE}
+    assert [*members.wanted()], "one that stays was not asked"
+    members.tick(125.0 + 2.0 + Timing().last_member)
+    assert [*members.wanted()] == []
 
 
 def test_groups_of_the_link_take_no_room_and_that_there_is_none_is_said(

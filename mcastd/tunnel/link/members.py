@@ -55,7 +55,8 @@ class InterfaceMembers:
     @property
     def troubles(self) -> tuple[str, ...]:
         """Why members are not asked, or not all that they want is known, in words. For any thread."""
-        now, troubles = clock.monotonic(), [*self._troubles.copy().values()]
+        now, kept = clock.monotonic(), self._troubles.copy()
+        troubles = [kept[version] for version in kept if self._queriers[version].other is None]
         if any(querier.listeners.is_crowded(now) for querier in self._queriers.values()):
             troubles.append(f"members on {self._interface.name} want more groups or sources than are kept")
         return tuple(troubles)
@@ -139,7 +140,7 @@ class InterfaceMembers:
             self._senders[version].send(self._interface.index, source, to, message)
         except LinkError as error:
             self._troubles[version] = f"{name}: {error.trouble}"
-            self._queriers[version].retry(now)
+            self._queriers[version].retry(query, now)
 
 
 def _message(query: MembershipQuery, source: Address) -> tuple[Address, bytes]:
