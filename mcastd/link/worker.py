@@ -59,7 +59,7 @@ class LinkWorker:
         self._key: bytes | None = None
         self._key_trouble = ""  # why another key could not be read; the one before is in use
         self._reread_at = math.inf  # monotonic seconds
-        self._is_to_read = True  # the key, and what this process may do
+        self._read_for: LinkSettings | None = None  # the key was read, and privileges checked, for these
         self._network = NetworkCounts()  # of the network here, of the last run if there is none now
         self._carried_at: float | None = None  # monotonic seconds of the last datagram in the runs before
         self._was_up = False
@@ -71,7 +71,7 @@ class LinkWorker:
 
     def run(self, context: Context) -> None:
         """Raises KeyFileError, MissingLibraryError, and LinkError if it may not take or send packets."""
-        self._is_to_read = True
+        self._read_for = None
         with suppress(CannotAskError):
             self._look()
         try:
@@ -95,7 +95,7 @@ class LinkWorker:
     def update(self, settings: object) -> bool:
         if not isinstance(settings, LinkSettings):
             return False
-        self._config, self._is_to_read = settings, True
+        self._config = settings
         return True
 
     def close(self) -> None:
@@ -156,12 +156,12 @@ class LinkWorker:
     def _follow(self, context: Context) -> None:
         """Have the link as the settings want it now. Raises what :meth:`run` does."""
         config = self._config
-        is_new = self._is_to_read
+        is_new = config is not self._read_for
         if is_new:
-            self._is_to_read = False
             self._check(config)
         if is_new or self._key_trouble:
             self._read_key(config, context)
+        self._read_for = config
         assert self._key is not None
         plan = self._plan(config, self._key)
         self._links.enlist(self.name, plan, self.counters, lambda: context.send(Signal.NEWS))

@@ -94,7 +94,8 @@ class Listeners:
     """The memberships of one network, in one family.
 
     ``asks`` says whether this router is the one that asks here, and can; others only listen.
-    ``refused`` counts how often a group or a source was not taken, since there are too many already, each time that it is reported;
+    ``refused`` counts how often a group or a source was not taken, since there are too many already, each
+    time that it is reported;
     ``without_source`` reports that want a group of source-specific multicast from anybody, which is nobody
     (RFC 4604 section 2.2.1).
     """

@@ -41,7 +41,8 @@ class Querier:
     """This router on one network, in one family.
 
     ``address`` is this router's there, from which it asks. With None it has none: it would ask as long as
-    nobody else does. ``speaks`` is the version of its queries; hosts of older versions answer those of newer ones.
+    nobody else does. ``speaks`` is the version of its queries; hosts of older versions answer those of
+    newer ones.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,7 +58,7 @@ class Run:
     def reload(self) -> None:
         wait_for(self._taken_over.is_set, "that the settings before are taken over")
         self._taken_over.clear()
-        assert self.worker.update(self.settings)
+        assert self.worker.update(self.settings.model_copy())
         self.context.send(Signal.NETWORK)
         wait_for(self._taken_over.is_set, "that they are taken over")
 
@@ -103,6 +104,7 @@ def test_a_key_that_could_not_be_read_at_a_reload_is_read_again(
         wait_for(lambda: run.plans.keys[-1] == NEW, "the new key")
         wait_for(lambda: not run.context.detail.endswith("in use"), "that it is said")
         assert [one["event"] for one in logs].count("key.refused") == 1
+        assert run.worker._reread_at == math.inf, "it is read no more, and the thread rests"
         count = len(run.plans.keys)
         write(file, OLD)
         run.context.send(Signal.NETWORK)
@@ -148,3 +150,29 @@ def test_a_lack_of_descriptors_at_a_reload_ends_no_link(
     with pytest.raises(LinkError, match="on purpose"):
         begun.worker.run(begun.context)
     begun.context.close()
+
+
+def test_a_reload_while_the_settings_are_read_is_followed_next(file: Path, tmp_path: Path) -> None:
+    run = Run(file)
+    other = Run(write(tmp_path / "other", NEW)).settings
+
+    class Interrupted(LinkWorker):
+        """Another thread reloads it right after its settings were read."""
+
+        @property
+        def _config(self) -> LinkSettings:  # type: ignore[override]
+            found: LinkSettings = self.__dict__["config"]
+            if self.__dict__.pop("interrupts", False):
+                self.update(other)
+            return found
+
+        @_config.setter
+        def _config(self, settings: LinkSettings) -> None:
+            self.__dict__["config"] = settings
+
+    worker = Interrupted("link/one", run.settings, run.plans)
+    worker.__dict__["interrupts"] = True
+    for _ in range(2):
+        worker._follow(run.context)
+    assert run.plans.keys == [OLD, NEW]
+    run.context.close()
