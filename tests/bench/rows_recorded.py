@@ -15,6 +15,7 @@ from bench.context import Bench
 from bench.daemon import Daemon, channel
 from bench.lab import INTERFACE, SENDER, Address
 from bench.measure import middle, ratio, steady
+from bench.processes import REAL_TIME, has_real_time
 from bench.receivers import Receiver
 from bench.report import Check, Result, at_most, times
 from bench.rows_receive import with_dumpcap
@@ -28,6 +29,7 @@ RATES = (10_000, 100_000)
 SIZE = 1316
 PCAPNG = "mcastd, pcapng"
 C_EVENLY = "C sendto, evenly"
+URGENT, URGENT_C = "mcastd, real-time priority", "C sendto, evenly, real-time priority"
 BETWEEN = 256_000  # ns: 41 Mbit/s
 WAVE = (0, 40_000, -30_000, 90_000, 10_000)  # ns by which datagrams came later than evenly, one after another
 BEGAN = 1_764_019_199_000_000_000  # ns since the epoch
@@ -83,13 +85,15 @@ def replay(bench: Bench) -> list[Result]:
         plain = random_file(lab.new_path("file"), SIZE * count)
         stack.callback(plain.unlink)
 
-        def mcastd() -> dict[str, float]:
+        def mcastd(*, real_time: bool = False) -> dict[str, float]:
             with contextlib.ExitStack() as run:
                 lab.keep_awake(run)
                 settings = {"framing": '"capture"', "timing": '"capture"'}
                 daemon = Daemon(
                     lab, bench.checkout, channel("again", *to, files[0], settings), run, host=lab.sender
                 )
+                if real_time:
+                    run.enter_context(daemon.program.at_real_time())
                 before = daemon.program.cpu()
                 deadline = time.monotonic() + SENT_WITHIN_SECONDS
                 while _sent(daemon) < count and time.monotonic() < deadline:
@@ -103,22 +107,34 @@ def replay(bench: Bench) -> list[Result]:
                 lab.start(lab.sender, *command, stack=run).process.wait(60)
             return _off(theirs, came)
 
-        def in_c() -> dict[str, float]:
+        def in_c(priority: Sequence[str] = ()) -> dict[str, float]:
             at_its_time = str(SIZE * 8e9 / BETWEEN), "0"
             command = (lab.program("send"), str(plain), str(SIZE), INTERFACE, third.group, str(third.port))
             with contextlib.ExitStack() as run:
                 lab.keep_awake(run)
-                lab.start(lab.sender, *command, *at_its_time, stack=run).process.wait(60)
+                lab.start(lab.sender, *priority, *command, *at_its_time, stack=run).process.wait(60)
             return _off(evenly, range(0, count * BETWEEN, BETWEEN))
 
-        players = {"mcastd": mcastd, "tcpreplay": tcpreplay, C_EVENLY: in_c}
+        players: dict[str, Callable[[], dict[str, float]]] = {
+            "mcastd": mcastd,
+            "tcpreplay": tcpreplay,
+            C_EVENLY: in_c,
+        }
+        if has_real_time():
+            players[URGENT] = partial(mcastd, real_time=True)
+            players[URGENT_C] = partial(in_c, REAL_TIME)
         samples = bench.interleave("replay", players)
-    p99, peer, of_c = (middle(samples, name, "p99_us") for name in players)
+    p99, peer, of_c, urgent_p99, urgent_of_c = (
+        middle(samples, name, "p99_us") for name in ("mcastd", "tcpreplay", C_EVENLY, URGENT, URGENT_C)
+    )
+    checks: list[Check] = [at_most("p99 off", p99, 100, " us", of_c=of_c)]
+    if URGENT in players:
+        checks.append(at_most("p99 off, real-time priority", urgent_p99, 100, " us", of_c=urgent_of_c))
     return [
         Result(
             f"replay, {SIZE} B, 41 Mbit/s, uneven",
             samples,
-            [at_most("p99 off", p99, 100, " us", of_c=of_c)],
+            checks,
             cpu=middle(samples, "mcastd", "cpu"),
             of_c="" if of_c is None else f"p99 {of_c:,.0f} us",
             of_peers="" if peer is None else f"tcpreplay: p99 {peer:,.0f} us",

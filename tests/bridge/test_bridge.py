@@ -505,6 +505,19 @@ def test_more_than_is_kept_of_members_is_told_as_long_as_they_want_it(
     wait_for(lambda: not one.context.degraded, "they have not wanted it for long")
 
 
+def test_what_members_have_said_is_taken_before_a_status_looks(
+    kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel has counted of it by then would be taken for a stream."""
+    monkeypatch.setattr("mcastd.bridge.router.LOOK_SECONDS", 60.0)
+    with_addresses(kernel)
+    one = run(when="joined")
+    (message,) = igmp.build_reports([GroupRecord(RecordKind.TO_EXCLUDE, FOUR[1], ())], 65_000)
+    kernel.tables[4].said.append(heard(5, "10.9.2.9", igmp.ALL_IGMPV3_ROUTERS, message))  # wakes nobody
+    one.worker.status()
+    assert not kernel.tables[4].said
+
+
 def test_a_flood_is_served_in_parts(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """So others get the lock."""
     monkeypatch.setattr("mcastd.bridge.family.TURN_SECONDS", 0.0)
