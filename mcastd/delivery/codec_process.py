@@ -146,7 +146,7 @@ class CodecProcess:
         """Return True, once, if :meth:`decode_meanwhile` has an answer. For the thread that decodes."""
         if (fd := self.awaits) is None or not _ready(fd):
             return False
-        # Once: nobody takes the answer if its file was given up, and this would be True again and again
+        # Told once: if the file was given up, nobody takes the answer, and the socket stays readable
         self._is_told = True
         return True
 

@@ -37,7 +37,7 @@ class _GroupState:
 
     group: Address
     until: float = _OVER  # of EXCLUDE mode: the group timer
-    reported_until: float = _OVER  # what was reported last is over then, if nobody asks for it
+    reported_until: float = _OVER  # if no query follows, what was reported last ends then
     sources: dict[Address, float] = field(default_factory=dict)  # the source timers
     # Hosts of older versions are members until then.
     joins_until: float = _OVER  # those that never say that they leave
