@@ -89,7 +89,7 @@ def test_nothing_from_the_network_moves_the_cursor(pair: Pair) -> None:
         for payload in (b"\x1b[2J\x1b]0;owned\x07\x1b[31mred\x9b5m", b"\rover\b\b", "\u202egnp.exe".encode()):
             sock.sendto(payload, (GROUP, PORT))
         sock.close()
-        terminal.wait("gnp.exe")
+        terminal.wait("gnp.exe\n", "the line of rates below")
         terminal.type("C-c")
         screen = terminal.wait("ended with 0").split("\n")
         assert terminal.state("pane_title") != "owned"

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from support.terminal import Terminal
 
-PROGRAM = "import os; print(os.get_terminal_size()); print('heard', ascii(input()), flush=True)"
+PROGRAM = "import os; print(os.get_terminal_size()); print('heard', ascii(input('what? ')), flush=True)"
 
 
 def test_a_program_finds_a_terminal_and_hears_what_is_typed() -> None:
     with Terminal([sys.executable, "-c", PROGRAM], columns=60, lines=10) as terminal:
-        terminal.wait("columns=60, lines=10")
+        terminal.wait("columns=60, lines=10)\nwhat?")
         terminal.type("éx", "Enter")
-        assert terminal.wait("ended with").split("\n")[1:4] == ["éx", r"heard '\xe9x'", "ended with 0"]
+        assert terminal.wait("ended with").split("\n")[1:4] == ["what? éx", r"heard '\xe9x'", "ended with 0"]
         terminal.wait(lambda screen: screen.endswith("\n$"))
         assert "icanon" in terminal.modes().split()
         terminal.resize(100, 12)
