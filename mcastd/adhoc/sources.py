@@ -12,7 +12,8 @@ from mcastd.adhoc import numbered
 from mcastd.errors import SourceError, reason_of
 from mcastd.net.link import Sender, SenderAround
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.outbound.framing import READ_BYTES, Framer
+from mcastd.outbound.framing import Framer
+from mcastd.outbound.pacing import READ_BYTES
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 
 # Datagrams that are made at once.

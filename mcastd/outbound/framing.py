@@ -13,14 +13,11 @@ from mcastd.config import OutboundChannel
 from mcastd.errors import SourceError
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net.payloads import Chunks, ListPayloads, Payloads
+from mcastd.outbound.pacing import READ_BYTES
 from mcastd.outbound.timed import TimedSchedule
 from mcastd.outbound.transport import TransportFramer
 
 Framing = Literal["line", "chunk", "file", "ts", "capture"]
-
-
-# Of a source that is not fast, this much is read at once.
-READ_BYTES = 65_536
 
 
 class Framer(Protocol):

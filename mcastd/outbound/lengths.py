@@ -7,7 +7,7 @@ import struct
 from mcastd.errors import SourceError
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net.payloads import ListPayloads
-from mcastd.outbound.framing import READ_BYTES
+from mcastd.outbound.pacing import READ_BYTES
 
 # 4 bytes, in network byte order.
 LENGTH = struct.Struct("!I")

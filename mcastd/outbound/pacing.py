@@ -26,6 +26,8 @@ ROUNDING_BITS = 1e-3
 CATCH_UP_FACTOR = 2
 # A sender that is further behind than this does not catch up.
 STALL_SECONDS = 1.0
+# Of a source that is not fast, this much is read at once.
+READ_BYTES = 65_536
 # Of a source with a rate, what it sends in this time is read at once, up to these bytes: what is done once
 # for each read costs less so.
 PACED_READ_SECONDS = 0.15

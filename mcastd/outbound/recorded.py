@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.outbound.framing import READ_BYTES, ChunkFramer, Framer
+from mcastd.outbound.framing import ChunkFramer, Framer
+from mcastd.outbound.pacing import READ_BYTES
 from mcastd.protocols import multicat
 from mcastd.protocols.capture_reading import BrokenCapture, CaptureReader, Selection
 

@@ -12,7 +12,7 @@ from collections import deque
 
 from mcastd.errors import ANY_TEXT, SettingChange, SourceError
 from mcastd.net.payloads import Chunks, ListPayloads, Payloads
-from mcastd.outbound.pacing import PACED_READ_BYTES, paced_read_bytes
+from mcastd.outbound.pacing import READ_BYTES
 from mcastd.outbound.timed import TimedSchedule
 from mcastd.protocols.program_clock import NoClockError, ProgramClock, TimedBytes
 from mcastd.protocols.ts import PACKET_BYTES, PCR_HZ, PROTECTED_PACKET_BYTES, TIMED_PACKET_BYTES
@@ -44,7 +44,8 @@ class TransportFramer:
         self._restamper = Restamper() if seamless else None
         self._clock = ProgramClock()
         self._schedule = schedule
-        self._packets = b""  # that are not in a datagram yet
+        self._pieces: list[memoryview] = []  # packets that are not in a datagram yet
+        self._held = 0  # bytes of them
         self._stretches: deque[TimedBytes] = (
             deque()
         )  # of them, from the first on, as far as their times are known
@@ -58,10 +59,10 @@ class TransportFramer:
     def rate(self) -> float | None:
         return self._clock.rate
 
-    def appetite(self, read_bytes: int = PACED_READ_BYTES) -> int:
-        """Whole datagrams."""
-        if self._clock.rate is not None:
-            read_bytes = max(read_bytes, paced_read_bytes(self._clock.rate))
+    def appetite(self, read_bytes: int = READ_BYTES) -> int:
+        """Whole datagrams. With a clock, no more than is cut and timed from one datagram to the next."""
+        if self._schedule is not None:
+            read_bytes = min(read_bytes, READ_BYTES)
         count = max(1, read_bytes // self._size)
         return count * self._size + self._cutter.wanted
 
@@ -81,15 +82,16 @@ class TransportFramer:
                 self._take(again.finish())
             if self._schedule is not None:
                 self._stretches += self._clock.finish()
-            return self._cut(len(self._packets), is_end=True)
+            return self._cut(self._held, is_end=True)
         except (NotTransportStreamError, NoClockError) as error:
             raise self._refused(error) from error
 
     def _take(self, packets: bytes | bytearray) -> int:
         """Take the next packets. Returns how many bytes of those that are held are ready to be sent."""
-        self._packets += packets
+        self._pieces.append(memoryview(packets))
+        self._held += len(packets)
         if self._schedule is None:
-            return len(self._packets)
+            return self._held
         self._stretches += self._clock.feed(packets)
         return sum(stretch.size for stretch in self._stretches)
 
@@ -99,7 +101,10 @@ class TransportFramer:
         length = ready if is_end else ready // size * size
         if not length:
             return ListPayloads()
-        data, self._packets = memoryview(self._packets)[:length], self._packets[length:]
+        if len(self._pieces) > 1:
+            self._pieces = [memoryview(b"".join(self._pieces))]
+        data, self._pieces[0] = self._pieces[0][:length], self._pieces[0][length:]
+        self._held -= length
         if self._schedule is not None:
             self._schedule.expect(self._times(length))
         if length % size:
@@ -129,7 +134,7 @@ class TransportFramer:
         self._clock = ProgramClock()
         if self._restamper is not None:
             self._restamper = Restamper()
-        self._packets = b""
+        self._pieces, self._held = [], 0
         self._stretches.clear()
         if isinstance(error, NoClockError):
             way_out = SettingChange("rate", ANY_TEXT, ' instead of timing = "pcr"')

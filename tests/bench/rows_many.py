@@ -75,9 +75,16 @@ class Crowd:
 
     def are_of_one_in_c(self, stack: contextlib.ExitStack) -> Self:
         """One C program for all of them, ``crowd``, in which datagrams gather as long as in the daemon."""
+        return self._are_of_one(stack, self.lab.program("crowd"))
+
+    def are_of_one_in_least_python(self, bench: Bench, stack: contextlib.ExitStack) -> Self:
+        """The same in the least Python, ``least_crowd.py``."""
+        return self._are_of_one(stack, bench.checkout.python, str(SOURCES / "least_crowd.py"))
+
+    def _are_of_one(self, stack: contextlib.ExitStack, *program: str) -> Self:
         lab, (group, port) = self.lab, self.addresses[0]
         settings = (group, str(port), INTERFACE, str(self.directory), str(GATHER))
-        command = (lab.program("crowd"), str(len(self.addresses)), *settings)
+        command = (*program, str(len(self.addresses)), *settings)
         self.programs = [lab.start(lab.receiver, *command, stack=stack, ready=True)]
         return self
 
@@ -282,8 +289,10 @@ def growth(bench: Bench) -> list[Result]:
         for number, count in enumerate(GROWTH):
             address = Address(f"239.253.{16 * number}.1", 40_000 + 4000 * number)
             crowds[f"{count} subscriptions"] = Crowd(bench.lab, count, address).are_of_daemon(bench, stack)
-            crowd = Crowd(bench.lab, count, after(address, 2000))
+            crowd = Crowd(bench.lab, count, after(address, 1000))
             crowds[f"{count} in C"] = crowd.are_of_one_in_c(stack)
+            crowd = Crowd(bench.lab, count, after(address, 2000))
+            crowds[f"{count} in {LEAST}"] = crowd.are_of_one_in_least_python(bench, stack)
         contestants = {name: partial(crowd.share, TOTAL, seconds) for name, crowd in crowds.items()}
         samples = bench.interleave(f"subscriptions sharing {TOTAL:,}/s", contestants)
 
@@ -312,7 +321,7 @@ def growth(bench: Bench) -> list[Result]:
             of_c=times(**of_c),
             notes=[
                 f"{kind}: {times(**{f'{count} of 1': of_one(count, kind) for count in GROWTH})}"
-                for kind in ("subscriptions", "in C")
+                for kind in ("subscriptions", "in C", f"in {LEAST}")
             ],
         )
     ]

@@ -26,9 +26,9 @@ from mcastd.errors import LinkError, SourceError
 from mcastd.net.fake import FakeSender
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.channel import Channel
-from mcastd.outbound.framing import EVEN_CHUNKS, READ_BYTES
+from mcastd.outbound.framing import EVEN_CHUNKS
 from mcastd.outbound.outlet import BATCH_DATAGRAMS
-from mcastd.outbound.pacing import STALL_SECONDS
+from mcastd.outbound.pacing import READ_BYTES, STALL_SECONDS
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import open_source
 from mcastd.worker import Context, Signal, Vitals

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from mcastd.errors import SourceError
-from mcastd.outbound.framing import READ_BYTES, make_framer
+from mcastd.outbound.framing import make_framer
+from mcastd.outbound.pacing import READ_BYTES
 from mcastd.outbound.sources.file import NAP_MAX_SECONDS, NAP_MIN_SECONDS, FileSource
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")

@@ -17,8 +17,8 @@ from typing import Literal
 from mcastd.config import FileSourceSettings, OpenFilesOf, OutboundChannel
 from mcastd.errors import SettingChange, SourceError, UnsafePathError, reason_of
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.outbound.framing import READ_BYTES, Framer, framer_of
-from mcastd.outbound.pacing import paced_read_bytes
+from mcastd.outbound.framing import Framer, framer_of
+from mcastd.outbound.pacing import READ_BYTES, paced_read_bytes
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, FramedSource, Source
 from mcastd.outbound.timed import TimedSchedule
 from mcastd.paths import KINDS, OF_FILES, FileIdentity, identity, place_of
