@@ -80,6 +80,22 @@ def test_datagrams_come_as_soon_as_their_time_is_known() -> None:
     assert noted.times == [[pytest.approx(0), pytest.approx(0.007)]]
 
 
+def test_the_datagram_that_waits_for_a_read_has_no_clock() -> None:
+    """It may be late by what the read takes."""
+    ticks = 1015  # of a packet: 40 Mbit/s, and a clock value every 20 ms
+    data = b"".join(
+        packet(0x100, number, pcr=number * ticks) if number % 532 == 0 else packet(0x101, number)
+        for number in range(20 * 532)
+    )
+    framer = make_framer("ts", 1472, schedule=Noted())
+    reads = range(0, len(data), framer.appetite())
+    found = [[*map(bytes, framer.feed(data[at : at + framer.appetite()]))] for at in reads]
+    after_a_read = [payloads[0] for payloads in found if payloads][1:]
+    assert len(after_a_read) > 10
+    assert not any(list(ts.clocks(one)) for one in after_a_read)
+    assert b"".join(map(b"".join, [*found, map(bytes, framer.finish())])) == data
+
+
 def read_all(source: FileSource) -> bytes:
     data = b""
     while not source.finished:
