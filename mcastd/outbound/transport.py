@@ -22,6 +22,7 @@ from mcastd.protocols.ts_restamp import Restamper
 # Of what is timed, the datagrams of this many seconds wait for the next to be read: the first datagram that
 # waits for a read may be late by the time that takes, and would else be the one that has the clock.
 RESERVE_SECONDS = 0.001
+RESERVE_BYTES_MAX = 16_384  # a clock may say anything
 _WHAT = "cannot send the source as a transport stream"
 _KNOWN_LENGTHS = {
     TIMED_PACKET_BYTES: "those of Blu-ray discs and cameras (.m2ts)",
@@ -49,9 +50,8 @@ class TransportFramer:
         self._schedule = schedule
         self._pieces: list[memoryview] = []  # packets that are not in a datagram yet
         self._held = 0  # bytes of them
-        self._stretches: deque[TimedBytes] = (
-            deque()
-        )  # of them, from the first on, as far as their times are known
+        # Of them, from the first on, as far as their times are known
+        self._stretches: deque[TimedBytes] = deque()
         self._ticks = 0.0  # when the first of them is due
 
     @property
@@ -96,8 +96,8 @@ class TransportFramer:
         if self._schedule is None:
             return self._held
         self._stretches += self._clock.feed(packets)
-        reserve = int((self._clock.rate or 0.0) / 8 * RESERVE_SECONDS)
-        return max(0, sum(stretch.size for stretch in self._stretches) - reserve)
+        reserve = min((self._clock.rate or 0.0) / 8 * RESERVE_SECONDS, RESERVE_BYTES_MAX)
+        return max(0, sum(stretch.size for stretch in self._stretches) - int(reserve))
 
     def _cut(self, ready: int, *, is_end: bool = False) -> Payloads:
         """Make datagrams of the first ``ready`` bytes; the last may be shorter if this is the end."""

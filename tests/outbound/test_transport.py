@@ -18,6 +18,7 @@ from mcastd.errors import SourceError
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.sources.file import FileSource, open_source
 from mcastd.outbound.timed import TimedSchedule
+from mcastd.outbound.transport import RESERVE_BYTES_MAX
 from mcastd.protocols import ts
 from mcastd.protocols.ts import PACKET_BYTES, PCR_HZ
 
@@ -94,6 +95,14 @@ def test_the_datagram_that_waits_for_a_read_has_no_clock() -> None:
     assert len(after_a_read) > 10
     assert not any(list(ts.clocks(one)) for one in after_a_read)
     assert b"".join(map(b"".join, [*found, map(bytes, framer.finish())])) == data
+
+
+def test_a_clock_that_hardly_goes_on_keeps_little_back() -> None:
+    """By it the rate is 10 terabits a second."""
+    data = b"".join(packet(0x100, number, pcr=number // 500) for number in range(4000))
+    framer = make_framer("ts", 1472, schedule=Noted())
+    came = sum(sum(framer.feed(data[at : at + 100_000]).sizes) for at in range(0, len(data), 100_000))
+    assert came > len(data) - 500 * PACKET_BYTES - RESERVE_BYTES_MAX - DATAGRAM
 
 
 def read_all(source: FileSource) -> bytes:
