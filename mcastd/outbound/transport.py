@@ -19,6 +19,10 @@ from mcastd.protocols.ts import PACKET_BYTES, PCR_HZ, PROTECTED_PACKET_BYTES, TI
 from mcastd.protocols.ts_packets import NotTransportStreamError, PacketCutter
 from mcastd.protocols.ts_restamp import Restamper
 
+# Of what is timed, the datagrams of this many seconds wait for the next to be read: the first datagram that
+# waits for a read may be late by the time that takes, and would else be the one that has the clock.
+RESERVE_SECONDS = 0.001
+RESERVE_BYTES_MAX = 16_384  # a clock may say anything
 _WHAT = "cannot send the source as a transport stream"
 _KNOWN_LENGTHS = {
     TIMED_PACKET_BYTES: "those of Blu-ray discs and cameras (.m2ts)",
@@ -46,9 +50,8 @@ class TransportFramer:
         self._schedule = schedule
         self._pieces: list[memoryview] = []  # packets that are not in a datagram yet
         self._held = 0  # bytes of them
-        self._stretches: deque[TimedBytes] = (
-            deque()
-        )  # of them, from the first on, as far as their times are known
+        # Of them, from the first on, as far as their times are known
+        self._stretches: deque[TimedBytes] = deque()
         self._ticks = 0.0  # when the first of them is due
 
     @property
@@ -87,13 +90,14 @@ class TransportFramer:
             raise self._refused(error) from error
 
     def _take(self, packets: bytes | bytearray) -> int:
-        """Take the next packets. Returns how many bytes of those that are held are ready to be sent."""
+        """Take the next packets. Returns how many bytes of those that are held are to be sent."""
         self._pieces.append(memoryview(packets))
         self._held += len(packets)
         if self._schedule is None:
             return self._held
         self._stretches += self._clock.feed(packets)
-        return sum(stretch.size for stretch in self._stretches)
+        reserve = min((self._clock.rate or 0.0) / 8 * RESERVE_SECONDS, RESERVE_BYTES_MAX)
+        return max(0, sum(stretch.size for stretch in self._stretches) - int(reserve))
 
     def _cut(self, ready: int, *, is_end: bool = False) -> Payloads:
         """Make datagrams of the first ``ready`` bytes; the last may be shorter if this is the end."""
@@ -121,11 +125,11 @@ class TransportFramer:
                 part = stretch.ticks * (length - at) / stretch.size
                 self._stretches.appendleft(TimedBytes(at + stretch.size - length, stretch.ticks - part))
                 stretch = TimedBytes(length - at, part)
-            end = at + stretch.size
-            while due < end:
-                times.append((self._ticks + stretch.ticks * (due - at) / stretch.size) / PCR_HZ)
-                due += self._size
-            at, self._ticks = end, self._ticks + stretch.ticks
+            end, begin = at + stretch.size, self._ticks
+            places = range(due, end, self._size)
+            times += [(begin + stretch.ticks * (place - at) / stretch.size) / PCR_HZ for place in places]
+            due += len(places) * self._size
+            at, self._ticks = end, begin + stretch.ticks
         return [*times, self._ticks / PCR_HZ]
 
     def _refused(self, error: NotTransportStreamError | NoClockError) -> SourceError:

@@ -18,6 +18,7 @@ from mcastd.errors import SourceError
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.sources.file import FileSource, open_source
 from mcastd.outbound.timed import TimedSchedule
+from mcastd.outbound.transport import RESERVE_BYTES_MAX
 from mcastd.protocols import ts
 from mcastd.protocols.ts import PACKET_BYTES, PCR_HZ
 
@@ -78,6 +79,30 @@ def test_datagrams_come_as_soon_as_their_time_is_known() -> None:
     assert len(framer.feed(data[: 10 * PACKET_BYTES])) == 0  # the clock of packet 10 is to come
     assert len(framer.feed(data[10 * PACKET_BYTES : 11 * PACKET_BYTES])) == 1
     assert noted.times == [[pytest.approx(0), pytest.approx(0.007)]]
+
+
+def test_the_datagram_that_waits_for_a_read_has_no_clock() -> None:
+    """It may be late by what the read takes."""
+    ticks = 1015  # of a packet: 40 Mbit/s, and a clock value every 20 ms
+    data = b"".join(
+        packet(0x100, number, pcr=number * ticks) if number % 532 == 0 else packet(0x101, number)
+        for number in range(20 * 532)
+    )
+    framer = make_framer("ts", 1472, schedule=Noted())
+    reads = range(0, len(data), framer.appetite())
+    found = [[*map(bytes, framer.feed(data[at : at + framer.appetite()]))] for at in reads]
+    after_a_read = [payloads[0] for payloads in found if payloads][1:]
+    assert len(after_a_read) > 10
+    assert not any(list(ts.clocks(one)) for one in after_a_read)
+    assert b"".join(map(b"".join, [*found, map(bytes, framer.finish())])) == data
+
+
+def test_a_clock_that_hardly_goes_on_keeps_little_back() -> None:
+    """By it the rate is 10 terabits a second."""
+    data = b"".join(packet(0x100, number, pcr=number // 500) for number in range(4000))
+    framer = make_framer("ts", 1472, schedule=Noted())
+    came = sum(sum(framer.feed(data[at : at + 100_000]).sizes) for at in range(0, len(data), 100_000))
+    assert came > len(data) - 500 * PACKET_BYTES - RESERVE_BYTES_MAX - DATAGRAM
 
 
 def read_all(source: FileSource) -> bytes:
