@@ -42,9 +42,9 @@ class CaptureFramer:
         self._skipped = skipped
         self._reader: CaptureReader | None = None  # None: nothing was fed
 
-    def appetite(self, _: int = READ_BYTES) -> int:
+    def appetite(self, read_bytes: int = READ_BYTES) -> int:
         """Little at once: while packets are looked at nothing is sent."""
-        return READ_BYTES
+        return min(read_bytes, READ_BYTES)
 
     def feed(self, data: bytes) -> Payloads:
         if self._reader is None:

@@ -27,7 +27,12 @@ from mcastd.net.payloads import Payloads
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import open_source
-from mcastd.outbound.sources.recording import STREAMS_NAMED, SURVEY_BYTES, RecordingSource
+from mcastd.outbound.sources.recording import (
+    STREAMS_NAMED,
+    SURVEY_BYTES,
+    TIMED_READ_BYTES,
+    RecordingSource,
+)
 from mcastd.outbound.timed import TimedSchedule
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
@@ -82,6 +87,15 @@ def test_the_only_stream_is_sent(path: Path, opened: Opened) -> None:
     assert (source.rounds, source.state, source.preparing, source.slow) == (2, "finished", "", False)
     source.restart()
     assert read_all(source) == [b"one", b"two"] * 2
+
+
+def test_at_its_times_little_is_read_at_once(path: Path, opened: Opened) -> None:
+    """Nothing is sent while it is looked at."""
+    payloads = [bytes(1316)] * 100
+    path.write_bytes(recording([(number * MILLISECOND, one) for number, one in enumerate(payloads)]))
+    stream = StreamSelection(ip_address(GROUP), PORT)
+    assert len(opened(stream, schedule=TimedSchedule()).read()) == TIMED_READ_BYTES // 1400
+    assert len(opened(stream).read()) > 40
 
 
 def test_a_stream_is_selected_without_looking_for_it(path: Path, opened: Opened) -> None:

@@ -20,6 +20,7 @@ from mcastd.config import FileSourceSettings, OpenFilesOf, OutboundChannel, Stre
 from mcastd.errors import SettingChange, SourceError, UnsafePathError
 from mcastd.log import get_logger
 from mcastd.net.payloads import Payloads
+from mcastd.outbound.pacing import READ_BYTES
 from mcastd.outbound.recorded import CaptureFramer, RecordedFramer, TimedChunksFramer
 from mcastd.outbound.recorded_times import RecordedTimes
 from mcastd.outbound.sources.file import FileSource
@@ -31,6 +32,9 @@ from mcastd.protocols.captured_packets import Unusable
 
 # Bytes of a recording that are looked through at once for its streams.
 SURVEY_BYTES = 1 << 18
+# What goes at its recorded times is read a dozen long packets at once: to look at them takes half of the time
+# that there is to the next one, at 40 Mbit/s.
+TIMED_READ_BYTES = 16_384
 # Streams that are told apart there, and those that an error names.
 STREAMS_MAX = 1000
 STREAMS_NAMED = 8
@@ -85,6 +89,7 @@ class RecordingSource(FileSource):
         self._recorded: RecordedFramer = CaptureFramer(self._wanted, self._skipped)
         super().__init__(path, self._recorded, repeat=repeat, follow=follow, files=files, schedule=schedule)
         self._timed = schedule
+        self._read_bytes = READ_BYTES if schedule is None else TIMED_READ_BYTES
         self._times = RecordedTimes(speed, max_gap)
         self._looks = None in self._wanted  # for its streams, before any of it is sent
         self._survey: Survey | None = None  # there is one meanwhile
