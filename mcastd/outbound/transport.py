@@ -48,7 +48,7 @@ class TransportFramer:
         self._restamper = Restamper() if seamless else None
         self._clock = ProgramClock()
         self._schedule = schedule
-        self._pieces: list[memoryview] = []  # packets that are not in a datagram yet
+        self._pieces: list[bytes | bytearray] = []  # packets that are not in a datagram yet
         self._held = 0  # bytes of them
         # Of them, from the first on, as far as their times are known
         self._stretches: deque[TimedBytes] = deque()
@@ -91,8 +91,9 @@ class TransportFramer:
 
     def _take(self, packets: bytes | bytearray) -> int:
         """Take the next packets. Returns how many bytes of those that are held are to be sent."""
-        self._pieces.append(memoryview(packets))
-        self._held += len(packets)
+        if packets:
+            self._pieces.append(packets)
+            self._held += len(packets)
         if self._schedule is None:
             return self._held
         self._stretches += self._clock.feed(packets)
@@ -105,10 +106,9 @@ class TransportFramer:
         length = ready if is_end else ready // size * size
         if not length:
             return ListPayloads()
-        if len(self._pieces) > 1:
-            self._pieces = [memoryview(b"".join(self._pieces))]
-        data, self._pieces[0] = self._pieces[0][:length], self._pieces[0][length:]
-        self._held -= length
+        held = memoryview(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+        data, rest = held[:length], bytes(held[length:])  # a view would keep all that was held
+        self._pieces, self._held = [rest] if rest else [], len(rest)
         if self._schedule is not None:
             self._schedule.expect(self._times(length))
         if length % size:

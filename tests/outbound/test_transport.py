@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from support.transport import packet, pes
 from mcastd.config import OutboundChannel
 from mcastd.errors import SourceError
 from mcastd.outbound.framing import make_framer
+from mcastd.outbound.pacing import READ_BYTES
 from mcastd.outbound.sources.file import FileSource, open_source
 from mcastd.outbound.timed import TimedSchedule
 from mcastd.outbound.transport import RESERVE_BYTES_MAX
@@ -93,6 +95,7 @@ def test_the_datagram_that_waits_for_a_read_has_no_clock() -> None:
     found = [[*map(bytes, framer.feed(data[at : at + framer.appetite()]))] for at in reads]
     after_a_read = [payloads[0] for payloads in found if payloads][1:]
     assert len(after_a_read) > 10
+    assert framer.appetite(1 << 20) < READ_BYTES + DATAGRAM, "what is read at once is looked at meanwhile"
     assert not any(list(ts.clocks(one)) for one in after_a_read)
     assert b"".join(map(b"".join, [*found, map(bytes, framer.finish())])) == data
 
@@ -103,6 +106,30 @@ def test_a_clock_that_hardly_goes_on_keeps_little_back() -> None:
     framer = make_framer("ts", 1472, schedule=Noted())
     came = sum(sum(framer.feed(data[at : at + 100_000]).sizes) for at in range(0, len(data), 100_000))
     assert came > len(data) - 500 * PACKET_BYTES - RESERVE_BYTES_MAX - DATAGRAM
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_little_is_kept_where_no_packets_come(timed: bool) -> None:
+    """As of a FIFO without a writer, or of a writer that sends something else."""
+    framer = make_framer("ts", 1316, schedule=Noted() if timed else None)
+    tracemalloc.start()
+    try:
+        data = film(10_000)
+        before = tracemalloc.get_traced_memory()[0]
+        framer.feed(film(20) + data)
+        at_rest = tracemalloc.get_traced_memory()[0] - before
+        framer.finish()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(1000):
+            framer.finish()
+        framer.feed(film(20))
+        for _ in range(1000):
+            framer.feed(b"?" * 100)
+        kept = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert at_rest < 100_000
+    assert kept < 10_000
 
 
 def read_all(source: FileSource) -> bytes:
