@@ -13,6 +13,7 @@ from mcastd.analysis.circles import CircleGuard
 from mcastd.config import OpenFilesOf, OutboundChannel, UdpSource, UnixSource, split_end
 from mcastd.errors import LinkError, NoArenaError, SourceError
 from mcastd.ip import MAX_DATAGRAM_BYTES
+from mcastd.net.arenas import MEMORY_RETRY_SECONDS
 from mcastd.net.link import Batch
 from mcastd.net.listeners import DatagramListener, listen_at_path, listen_udp
 from mcastd.net.payloads import ListPayloads, Payloads, SlotPayloads, as_payloads
@@ -74,10 +75,11 @@ class DatagramSource(ReceivedSource):
         super().__init__(admission)
         self._listen = listen
         self._binding = binding
-        if binding is not None:
-            self.nap = NAP_MAX_SECONDS
+        self._nap = self.nap if binding is None else NAP_MAX_SECONDS
+        self.nap = self._nap
         self._latency = latency
         self._listener: DatagramListener | None = None
+        self._shortage = ""  # why nothing can be received now, though the socket is open
         self._is_empty = False  # the last batch was all that there was
         self._came_at = 0.0  # monotonic seconds, of the last batch
         # The overflow of sockets that are closed, and the one that is open: only replaced, others read it
@@ -85,7 +87,12 @@ class DatagramSource(ReceivedSource):
         self._guard = CircleGuard()
 
     def fileno(self) -> int | None:
-        return None if self._listener is None else self._listener.fileno()
+        listener = self._listener
+        return None if listener is None or self._shortage else listener.fileno()
+
+    @property
+    def trouble(self) -> str:
+        return self._shortage or super().trouble
 
     def overflow(self, *, exact: bool) -> int:
         before, listener = self._overflowed
@@ -110,11 +117,13 @@ class DatagramSource(ReceivedSource):
             if not self._is_empty:
                 try:
                     batch = listener.receive()
-                except NoArenaError as error:  # the socket stays open: it holds what comes
-                    raise _as_source_error(error) from error
+                except NoArenaError as error:  # the socket holds what comes, until there is memory
+                    self._shortage, self.nap = str(error), MEMORY_RETRY_SECONDS
+                    break
                 except LinkError as error:
                     self.restart()
                     raise _as_source_error(error) from error
+                self._shortage, self.nap = "", self._nap
                 count = len(batch)
                 # What gathers is looked for again, at the cost of a call that may find nothing
                 self._is_empty = listener.emptied and not (count and self._gathers(count))
@@ -143,7 +152,7 @@ class DatagramSource(ReceivedSource):
             self._overflowed = self._overflowed[0] + listener.overflow(), None
             if self._binding is not None:
                 self._binding.remove()
-        self._is_empty = False
+        self._is_empty, self._shortage, self.nap = False, "", self._nap
         self.gather, self.state = 0.0, "not opened"
 
     def _open(self) -> DatagramListener:
