@@ -161,8 +161,8 @@ class Legs:
         """See Sender. What it returns raises the OSError of the first leg if none took it.
 
         If one leg refuses for another reason than a full queue, and another took the buffer, it goes there by
-        send(), which may find another way for that leg, or closes it. What was prepared is of no use there any
-        more: the next call raises that OSError before anything is sent, so that a plan ends. Nothing is prepared
+        send(), which may find another way for that leg, or closes it. What was prepared is no longer for it:
+        the next call raises that OSError before anything is sent, so that a plan ends. Nothing is prepared
         until send() has been called, nor while a leg is to be tried again.
         """
         if self._met is not None or self._retry_at < math.inf:
