@@ -21,12 +21,14 @@ from mcastd.config.inbound_conflicts import contradictions_of_keys, not_together
 from mcastd.config.keep_before import KEEPING, KeepBefore
 from mcastd.config.legs import (
     KEYS_OF_A_LEG,
+    LEGS_MAX,
     LEGS_MIN,
     LegSettings,
     check_sources,
     of_first_leg,
 )
 from mcastd.config.model import Conflicts, GroupSettings
+from mcastd.config.numbers import parse_moment
 from mcastd.config.output import GroupEnd, OutputPath, OutputSettings
 from mcastd.config.outputs import OutputTables
 from mcastd.config.protocol import InboundProtocol, NumberedInbound, RawInbound
@@ -309,13 +311,16 @@ def _legs_of(description: Description, said: Mapping[str, Any], keys: Mapping[st
         return {}
     if "legs" not in keys:
         ways = legs_of(description, said["group"], said["port"])
-        if len(ways) < LEGS_MIN or {"group", "port"} & keys.keys() or keys.get("fec"):
+        differ = len({(way.address, way.port, way.sources) for way in ways}) == len(ways)
+        if not differ or not LEGS_MIN <= len(ways) <= LEGS_MAX or {"group", "port"} & keys.keys():
             return {}
         try:
+            waits = keys.get("fec") or parse_moment(keys.get("reorder", 0))
             protocol = INBOUND_PROTOCOLS.model_of(keys.get("protocol", {}))
             via = VIAS.model_of(keys.get("via", {}))
         except ValueError:  # which is said of that key
             return {}
-        if protocol is None or not issubclass(protocol, NumberedInbound) or via is not NativeVia:
+        numbered = protocol is not None and issubclass(protocol, NumberedInbound)
+        if waits or not numbered or via is not NativeVia:
             return {}
     return {"legs": legs_described(description, said, keys)}

@@ -147,11 +147,11 @@ class Channel:
     def _announce(self) -> None:
         """Announce it, if its ways have changed. Not while the shared sender has the link.
 
-        A leg without a carrier has no way, unless none has a carrier.
+        A leg in trouble has no way, as one that has no carrier or is refused, unless all are.
         """
-        links = [leg.link for leg in self._legs] or [self._link]
-        if any(link is not None and link.carrier for link in links):
-            links = [link if link is not None and link.carrier else None for link in links]
+        links = [None if leg.trouble else leg.link for leg in self._legs]
+        if all(link is None for link in links):
+            links = [leg.link for leg in self._legs] or [self._link]
         ways = [None if link is None else link.describe() for link in links]
         if self._announcer is not None and ways != self._announced_ways:
             self._announced_ways = ways

@@ -12,7 +12,7 @@ from mcastd.clock import Clock
 from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError
 from mcastd.net.link import FULL_ERRNOS, DatagramFlow, Sender
-from mcastd.net.payloads import Payloads
+from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.net.reopening import Reopened, some_failed
 from mcastd.outbound.outlet import NO_CARRIER
 from mcastd.status import LegStatus, SenderDescription
@@ -64,10 +64,16 @@ class Leg(Reopened[Sender]):
     def refuse(self, error: LinkError | OSError) -> None:
         self.refused[errno.errorcode.get(error.errno or 0, "other")] += 1
 
-    def give_up(self, refusal: LinkError) -> None:
-        """The kernel refuses to send by this link: close it."""
-        self.fail(refusal)
-        self._refusal = refusal
+    def send(self, link: Sender, payloads: Payloads) -> int:
+        """Send by its ``link``, which is closed if the kernel refuses that for good. Raises LinkError."""
+        try:
+            return link.send(payloads)
+        except LinkError as error:
+            self.refuse(error)
+            if error.errno not in FULL_ERRNOS and error.errno != errno.EMSGSIZE:
+                self.fail(error)
+                self._refusal = error
+            raise
 
     def account(self, taken: int, most: int, why: str) -> None:
         """Of ``most`` datagrams that some leg took, this one took ``taken``; if fewer, then since ``why``."""
@@ -82,7 +88,11 @@ class Leg(Reopened[Sender]):
 
 
 class Legs:
-    """A Sender that sends by each of its legs. What one took is sent; all refuse if each does."""
+    """A Sender that sends by each of its legs. What one took is sent; all refuse if each does.
+
+    For a leg without a carrier the kernel takes everything. While another has one, those that have one
+    decide what is sent, and the others get what these took.
+    """
 
     held = 0
 
@@ -91,7 +101,7 @@ class Legs:
         self._legs = legs
         self._now = now
         self._retry_at = math.inf
-        # What the last plan met by one leg while another took it: the next send() finds out what it means.
+        # What a plan met by one leg, for which nothing is prepared any more; until the next send().
         self._met: OSError | None = None
         for leg in legs:
             leg.open()
@@ -112,24 +122,33 @@ class Legs:
     def _open(self) -> list[tuple[Leg, Sender]]:
         return [(leg, leg.link) for leg in self._legs if leg.link is not None]
 
+    @property
+    def _carriers_first(self) -> list[tuple[Leg, Sender]]:
+        """The legs that are open, those with a carrier first."""
+        return sorted(self._open, key=lambda one: not one[1].carrier)
+
     def send(self, payloads: Payloads) -> int:
         taken: dict[Leg, int] = {}
         errors: dict[Leg, LinkError] = {}
+        most = 0
         self._met = None
-        for leg, link in self._open:
+        for leg, link in self._carriers_first:
+            if not link.carrier and self.carrier:  # those that have one have decided
+                if not taken:
+                    break
+                payloads = payloads.part(0, most)
             try:
-                taken[leg] = link.send(payloads)
+                taken[leg] = leg.send(link, payloads)
             except LinkError as error:
-                leg.refuse(error)
                 errors[leg] = error
-        most = max(taken.values(), default=0)
-        for leg, refusal in errors.items():
-            if refusal.errno not in FULL_ERRNOS and refusal.errno != errno.EMSGSIZE:
-                leg.give_up(refusal)
+            else:
+                most = max(most, taken[leg])
         if not taken:
             self._look()
-            raise next(refusal for leg, refusal in errors.items() if leg.link is not None)
-        self._account(taken, most, {leg: refusal.code for leg, refusal in errors.items()})
+            refusals = [error for leg, error in errors.items() if leg.link is not None]
+            # What is too big for one leg is not for another that is full
+            raise min(refusals, key=lambda error: error.errno not in FULL_ERRNOS)
+        self._account(taken, most, {leg: error.code for leg, error in errors.items()})
         self._look()
         return most
 
@@ -141,17 +160,19 @@ class Legs:
     def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
         """See Sender. What it returns raises the OSError of the first leg if none took it.
 
-        If one leg refuses for another reason than a full queue, what it returns raises that at the next call,
-        before anything is sent, so that a plan ends there. Nothing is prepared until send() has been called,
-        which may find another way for that leg, or closes it; nor while a leg is to be tried again.
+        If one leg refuses for another reason than a full queue, and another took the buffer, it goes there by
+        send(), which may find another way for that leg, or closes it. What was prepared is no longer for it:
+        the next call raises that OSError before anything is sent, so that a plan ends. Nothing is prepared
+        until send() has been called, nor while a leg is to be tried again.
         """
         if self._met is not None or self._retry_at < math.inf:
             return None
         sends = []
-        for leg, link in self._open:
+        for leg, link in self._carriers_first:
             if (send := link.prepare(size, count)) is None:
                 return None
             sends.append((leg, link, send))
+        decided_by_carriers = self.carrier  # as in send()
 
         def send_by_each(data: bytes | memoryview) -> None:
             if self._met is not None:
@@ -160,6 +181,8 @@ class Legs:
             taken: dict[Leg, int] = {}
             errors: dict[Leg, OSError] = {}
             for leg, link, send in sends:
+                if decided_by_carriers and not taken and not link.carrier:
+                    break
                 try:
                     send(data)
                 except OSError as error:
@@ -170,9 +193,19 @@ class Legs:
                     taken[leg] = datagrams
             if not taken:
                 raise next(iter(errors.values()))
-            self._met = next((one for one in errors.values() if one.errno not in FULL_ERRNOS), None)
-            names = {leg: errno.errorcode.get(one.errno or 0, "other") for leg, one in errors.items()}
-            self._account(taken, datagrams, names)
+            why = {leg: errno.errorcode.get(one.errno or 0, "other") for leg, one in errors.items()}
+            for leg, link, _ in sends:
+                if leg in errors and errors[leg].errno not in FULL_ERRNOS:
+                    self._met = errors[leg]
+                    parts = [data] if count == 1 else [data[at:][:size] for at in range(0, len(data), size)]
+                    try:
+                        taken[leg] = leg.send(link, ListPayloads(parts))
+                        del why[leg]
+                    except LinkError as error:
+                        why[leg] = error.code
+            self._account(taken, datagrams, why)
+            if self._met is not None:
+                self._look()
 
         return send_by_each
 

@@ -120,13 +120,49 @@ def test_one_stream_by_two_ways_is_received_by_both_if_it_has_numbers(tmp_path: 
 
 @pytest.mark.parametrize(
     "keys",
-    ["fec = true", 'via = "amt"', 'via = { kind = "amt", relay = "192.0.2.1" }', 'via = "amt-fallback"'],
+    [
+        "fec = true",
+        'reorder = "0.1s"',
+        'via = "amt"',
+        'via = { kind = "amt", relay = "192.0.2.1" }',
+        'via = "amt-fallback"',
+    ],
 )
 def test_one_stream_by_two_ways_is_received_by_the_first_where_several_do_not_go(
     tmp_path: Path, keys: str
 ) -> None:
     one = Files(tmp_path, LEGS, f'protocol = "rtp"\nexpect_every = "5s"\n{keys}').load()
     assert (one.legs, *received(one)) == ((), "239.0.1.1", 5004, ["192.168.1.1"], [])
+
+
+@pytest.mark.parametrize("reorder", ["0", '"0s"'])
+def test_no_wait_for_order_keeps_none_of_two_ways_away(tmp_path: Path, reorder: str) -> None:
+    assert len(Files(tmp_path, LEGS, f'protocol = "rtp"\nreorder = {reorder}').load().legs) == 2
+
+
+@pytest.mark.parametrize(("ways", "legs"), [(8, 8), (9, 0)])
+def test_of_more_ways_than_a_subscription_has_it_is_the_first(tmp_path: Path, ways: int, legs: int) -> None:
+    media = [
+        f"m=audio {5004 + 2 * way} RTP/AVP 97\nc=IN IP4 239.0.{way}.1/32\na=mid:w{way}\n"
+        for way in range(ways)
+    ]
+    names = " ".join(f"w{way}" for way in range(ways))
+    files = Files(tmp_path, f"{HEAD}a=group:DUP {names}\n{''.join(media)}", 'protocol = "rtp"')
+    one = files.load()
+    assert (len(one.legs), *received(one)) == (legs, "239.0.0.1", 5004, [], [])
+    warned = [note.reason for note in examine(files.toml)[1] if note.path == "inbound.news.sdp"]
+    assert ["by 9 ways, of which 239.0.0.1 port 5004 is received" in reason for reason in warned] == (
+        [] if legs else [True]
+    )
+
+
+def test_of_one_way_that_is_described_twice_it_is_that_one(tmp_path: Path) -> None:
+    same = LEGS.replace("5006", "5004").replace("239.0.2.1", "239.0.1.1")
+    same = "".join(line for line in same.splitlines(keepends=True) if "source-filter" not in line)
+    one = Files(tmp_path, same, 'protocol = "rtp"').load()
+    assert (one.legs, *received(one)) == ((), "239.0.1.1", 5004, [], [])
+    each = 'protocol = "rtp"\nlegs = [{ interface = "eth0" }, { interface = "eth1" }]'
+    assert [leg.interface for leg in Files(tmp_path, same, each).load().legs] == ["eth0", "eth1"]
 
 
 def test_legs_say_more_of_the_ways_that_are_described(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from support.channel import running
 from support.wait import wait_for
 
@@ -27,10 +28,12 @@ from mcastd.net.fake import FakeSender
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.framing import EVEN_CHUNKS
+from mcastd.outbound.legs import Leg, Legs
 from mcastd.outbound.outlet import BATCH_DATAGRAMS
 from mcastd.outbound.pacing import READ_BYTES, STALL_SECONDS
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import open_source
+from mcastd.status import SenderDescription
 from mcastd.worker import Context, Signal, Vitals
 
 TEXT = b"".join(b"line %d\n" % number for number in range(1000))
@@ -734,3 +737,66 @@ def test_status_says_what_there_is_to_know(bench: Any, path: Path) -> None:
         "stream": None,
     }
     assert it.channel.status().link is None
+
+
+class By(FakeSender):
+    """By an interface of this name."""
+
+    def __init__(self, interface: str) -> None:
+        super().__init__()
+        self._interface = interface
+
+    def describe(self) -> SenderDescription:
+        return SenderDescription(self._interface, "192.0.2.9")
+
+
+def with_copies(path: Path, *links: FakeSender, **keys: Any) -> tuple[Channel, list[Leg]]:
+    """A channel that sends for ever by these legs."""
+    copies = [{"group": f"239.255.2.{number}"} for number, _ in enumerate(links[1:])]
+    config = OutboundChannel(
+        source=path, group="239.255.1.2", port=9190, interval=0.01, repeat="forever", copies=copies
+    )
+    opened = dict(enumerate(links))
+    legs = [Leg(config, lambda _, number=number: opened[number]) for number in opened]
+    return Channel(
+        "outbound/news", config, lambda _: Legs(legs), open_source(config), legs=legs, **keys
+    ), legs
+
+
+def test_a_leg_that_is_refused_for_good_is_not_announced_until_something_has_gone(path: Path) -> None:
+    """A change of the network opens it again, and the words for its trouble stay the same."""
+    said: list[list[str | None]] = []
+    announcer = mock.Mock()
+    announcer.status.return_value = None
+    announcer.announce.side_effect = lambda worker, settings, ways: said.append(
+        [way and way.interface for way in ways]
+    )
+    refused, other = By("eth7"), By("eth8")
+    refused.errors.extend([errno.EPERM] * 10_000)
+    channel, legs = with_copies(path, refused, other, announcer=announcer)
+    with running(channel) as run:
+        wait_for(lambda: len(said) == 2, "the refusal")
+        for changes in (1, 2):
+            run.context.send(Signal.NETWORK)
+            wait_for(lambda changes=changes: other.network_changes == changes, "the change")
+            more = len(other.sent) + 2
+            wait_for(lambda more=more: len(other.sent) >= more, "a datagram after it")
+        assert (legs[0].sent, said) == (0, [["eth7", "eth8"], [None, "eth8"]])
+        refused.errors.clear()
+        run.context.send(Signal.NETWORK)
+        wait_for(lambda: len(said) == 3, "the end of the refusal")
+    assert said[-1] == ["eth7", "eth8"]
+
+
+def test_the_troubles_of_legs_and_source_are_told_apart(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf, other = By("eth7"), By("eth8")
+    deaf.carrier = False
+    channel, _ = with_copies(path, deaf, other)
+    monkeypatch.setattr(type(channel._source), "trouble", "half of it cannot be read")
+    with capture_logs() as logs, running(channel):
+        pass  # it is ready
+    warned = [(one["event"], one["reason"]) for one in logs if one["log_level"] == "warning"]
+    assert warned == [
+        ("leg.failed", "to 239.255.1.2: eth7 has no carrier"),
+        ("source.impaired", "half of it cannot be read"),
+    ]

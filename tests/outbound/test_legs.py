@@ -158,9 +158,7 @@ def test_what_is_prepared_goes_by_each(count: int) -> None:
 
 @pytest.mark.parametrize("refusing", [0, 1])
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENETUNREACH])
-def test_a_plan_ends_where_one_refuses_for_good_and_the_send_after_it_closes_that_one(
-    refusing: int, number: int
-) -> None:
+def test_a_plan_ends_where_one_refuses_for_good_and_that_one_is_closed(refusing: int, number: int) -> None:
     ways = Way(), Way()
     first, second, make, watch = pair(*ways)
     legs = make()
@@ -169,7 +167,10 @@ def test_a_plan_ends_where_one_refuses_for_good_and_the_send_after_it_closes_tha
     send = legs.prepare(4, 1)
     assert send is not None
     send(b"abcd")
-    assert (leg.trouble, leg.dropped) == ("", {errno.errorcode[number]: 1})
+    assert ways[refusing].links[0].closed
+    assert "fake group" in leg.trouble
+    assert leg.refused == {errno.errorcode[number]: 2}  # prepared, and by send()
+    assert legs.deadline == watch.now + RETRY_SECONDS
     for _ in range(2):
         with pytest.raises(OSError, match=r".") as refused:  # before it goes by the other
             send(b"efgh")
@@ -178,9 +179,7 @@ def test_a_plan_ends_where_one_refuses_for_good_and_the_send_after_it_closes_tha
     assert legs.prepare(4, 1) is None
     assert legs.send(ListPayloads([b"efgh"])) == 1
     assert ways[1 - refusing].sent == [b"abcd", b"efgh"]
-    assert ways[refusing].links[0].closed
-    assert "fake group" in leg.trouble
-    assert (leg.sent, leg.dropped, leg.refused) == (0, *[{errno.errorcode[number]: 2}] * 2)
+    assert (leg.sent, leg.dropped) == (0, {errno.errorcode[number]: 1, "no-way": 1})
     assert (other.sent, other.dropped, other.trouble) == (2, {}, "")
     assert legs.deadline == watch.now + RETRY_SECONDS
     assert legs.prepare(4, 1) is None  # else a plan would put the attempt off
@@ -195,18 +194,47 @@ def test_a_plan_ends_where_one_refuses_for_good_and_the_send_after_it_closes_tha
     assert (leg.trouble, leg.books().works) == ("", True)
 
 
-def test_a_send_after_a_plan_may_find_that_the_refusal_is_over() -> None:
-    one, other = Way(), Way()
-    first, second, make, _ = pair(one, other)
+@pytest.mark.parametrize("refusing", [0, 1])
+@pytest.mark.parametrize("number", [errno.EMSGSIZE, errno.EINVAL, errno.EIO])
+@pytest.mark.parametrize(("count", "data"), [(3, b"abcdefghij"), (1, b"abcdefghij")])
+def test_what_one_does_not_take_as_it_was_prepared_goes_there_otherwise(
+    refusing: int, number: int, count: int, data: bytes
+) -> None:
+    """As segments that its interface cannot have: alone on a channel they are not lost either."""
+    ways = Way(), Way()
+    first, second, make, _ = pair(*ways)
     legs = make()
-    one.links[0].errors.append(errno.EINVAL)
-    send = legs.prepare(4, 2)
+    leg, other = (first, second) if refusing == 0 else (second, first)
+    ways[refusing].links[0].errors.append(number)
+    send = legs.prepare(4, count)
     assert send is not None
-    send(b"abcdefgh")
-    assert legs.send(ListPayloads([b"ijkl"])) == 1
-    assert legs.prepare(4, 2) is not None
-    assert (first.trouble, first.sent, first.dropped) == ("", 1, {"EINVAL": 2})
-    assert (second.sent, other.sent) == (3, [b"abcd", b"efgh", b"ijkl"])
+    send(data)
+    datagrams = [b"abcd", b"efgh", b"ij"] if count == 3 else [data]
+    assert ways[refusing].sent == ways[1 - refusing].sent == datagrams
+    for one in (leg, other):
+        assert (one.sent, one.dropped, one.trouble) == (len(datagrams), {}, "")
+    assert (leg.refused, other.refused) == ({errno.errorcode[number]: 1}, {})
+    with pytest.raises(OSError, match=r"."):  # what was prepared for it holds no more
+        send(data)
+    assert legs.prepare(4, count) is None
+    assert legs.send(ListPayloads([b"klmn"])) == 1
+    assert legs.prepare(4, count) is not None
+    assert ways[refusing].sent == ways[1 - refusing].sent == [*datagrams, b"klmn"]
+
+
+def test_what_one_does_not_take_as_it_was_prepared_may_find_little_room_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = Way(), Way()
+    first, _, make, _ = pair(one, other)
+    send = make().prepare(4, 3)
+    assert send is not None
+    one.links[0].errors.append(errno.EIO)
+    monkeypatch.setattr(one.links[0], "note_refusal", lambda *_: setattr(one.links[0], "room", 2))
+    send(b"abcdefghijkl")
+    assert (one.sent, first.sent) == ([b"abcd", b"efgh"], 2)
+    assert first.dropped == {"full": 1}
+    assert len(other.sent) == 3
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -222,6 +250,83 @@ def test_while_one_is_full_the_refusal_of_another_does_not_end_all(failing: int)
     assert legs.send(ListPayloads(LINES)) == 5
     assert ways[1 - failing].sent == LINES
     assert [bool(leg.trouble) for leg in (first, second)] == [failing == 0, failing == 1]
+
+
+@pytest.mark.parametrize("small", [0, 1])
+def test_while_one_is_full_what_is_too_big_for_another_is_tried_again(small: int) -> None:
+    ways = Way(), Way()
+    first, second, make, _ = pair(*ways)
+    legs = make()
+    leg, other = (first, second) if small == 0 else (second, first)
+    ways[small].links[0].largest = 3
+    ways[1 - small].links[0].errors.append(errno.ENOBUFS)
+    with pytest.raises(LinkError) as refused:
+        legs.send(ListPayloads(LINES))
+    assert refused.value.errno == errno.ENOBUFS
+    assert legs.send(ListPayloads(LINES)) == 5
+    assert ways[1 - small].sent == LINES
+    assert (leg.dropped, leg.trouble, other.dropped) == ({"EMSGSIZE": 5}, "", {})
+    ways[1 - small].links[0].largest = 3
+    with pytest.raises(LinkError) as refused:
+        legs.send(ListPayloads(LINES))
+    assert refused.value.errno == errno.EMSGSIZE
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE])
+def test_one_without_a_carrier_does_not_decide_what_is_sent(dead: int, number: int) -> None:
+    """The kernel takes all for it. What it took and the other did not would be lost where it could arrive."""
+    ways = Way(), Way()
+    first, second, make, _ = pair(*ways)
+    legs = make()
+    leg, other = (first, second) if dead == 0 else (second, first)
+    deaf, working = ways[dead].links[0], ways[1 - dead].links[0]
+    deaf.carrier = False
+    working.errors.append(number)
+    with pytest.raises(LinkError) as refused:
+        legs.send(ListPayloads(LINES))
+    assert (refused.value.errno, other.dropped, leg.dropped) == (number, {}, {})
+    working.room = 2
+    assert legs.send(ListPayloads(LINES)) == 2
+    assert (other.sent, other.dropped, leg.sent, leg.dropped) == (2, {}, 0, {"no-carrier": 2})
+    working.room = None
+    assert legs.send(ListPayloads(LINES[2:])) == 3
+    assert deaf.sent == working.sent == LINES  # to those who listen on this host it goes once, too
+    send = legs.prepare(4, 2)
+    assert send is not None
+    working.errors.append(number)
+    with pytest.raises(OSError, match=r".") as plan_refused:
+        send(b"abcdefgh")
+    assert (plan_refused.value.errno, other.dropped) == (number, {})
+    send(b"abcdefgh")
+    assert deaf.sent == working.sent == [*LINES, b"abcd", b"efgh"]
+    assert (other.sent, other.dropped, leg.sent, leg.dropped) == (7, {}, 0, {"no-carrier": 7})
+
+
+def test_where_the_only_one_with_a_carrier_is_closed_the_others_decide() -> None:
+    one, other = Way(), Way()
+    first, second, make, _ = pair(one, other)
+    legs = make()
+    one.links[0].carrier = False
+    other.links[0].errors.append(errno.EPERM)
+    assert legs.send(ListPayloads(LINES)) == 5
+    assert one.sent == LINES
+    assert not legs.carrier
+    assert (first.dropped, second.dropped) == ({"no-carrier": 5}, {"EPERM": 5})
+
+
+def test_a_refusal_is_over_once_the_kernel_takes_datagrams_also_without_a_carrier() -> None:
+    one, other = Way(), Way()
+    first, _, make, watch = pair(one, other)
+    legs = make()
+    one.links[0].errors.append(errno.EPERM)
+    legs.send(ListPayloads(LINES))
+    watch.now = legs.deadline
+    legs.tick(watch.now)
+    one.links[1].carrier = False
+    assert "fake group" in first.trouble
+    legs.send(ListPayloads(LINES))
+    assert first.trouble == "fake0 has no carrier"
 
 
 def test_without_a_carrier_nothing_counts_as_sent() -> None:

@@ -10,6 +10,7 @@ from mcastd.config.description import legs_of
 from mcastd.config.gateway import GatewaySettings
 from mcastd.config.inbound import GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.keys import SIGNING_SUFFIX
+from mcastd.config.legs import LEGS_MAX
 from mcastd.config.network_outputs import TcpServerOutput
 from mcastd.config.numbers import format_duration, format_size
 from mcastd.config.protocols import FluteInbound, RtpInbound
@@ -113,7 +114,8 @@ def _one_way(subscription: InboundSubscription) -> Advice:
         yield (
             "sdp",
             f"one stream is described by {ways} ways, of which {group} port {port} is received; a protocol"
-            " with numbers, without group and port, fec and a tunnel, receives it by all of them",
+            " with numbers, without group and port, reorder, fec and a tunnel, receives it by up to"
+            f" {LEGS_MAX} that differ",
         )
 
 
