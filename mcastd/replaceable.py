@@ -64,18 +64,20 @@ class ReplaceableThread:
 
     def begin(self, *arguments: object) -> None:
         """Start both threads unless they run. The lock is held. Raises RuntimeError if none can be had."""
-        if (
-            self._deputy is None or not self._deputy.is_alive()
-        ):  # first: without it, one that works could not be replaced
-            deputy = Thread(target=self._stand_by, name=f"{self._name}-deputy")
-            deputy.start()
-            self._deputy = deputy
-        if self.current is None:
-            self.replace(*arguments)
-        elif self.has_died:
-            self._on_hang()
-            if self.has_died:
-                raise NoThreadError(self._name)
+        try:
+            # First: without it, one that works could not be replaced
+            if self._deputy is None or not self._deputy.is_alive():
+                deputy = Thread(target=self._stand_by, name=f"{self._name}-deputy")
+                deputy.start()
+                self._deputy = deputy
+            if self.current is None:
+                self.replace(*arguments)
+            elif self.has_died:
+                self._on_hang()
+        except MemoryError as error:
+            raise NoThreadError(self._name) from error
+        if self.has_died:
+            raise NoThreadError(self._name)
 
     def replace(self, *arguments: object) -> None:
         """Start another thread in its place. The lock is held.

@@ -85,9 +85,13 @@ class Thread(threading.Thread):
     """
 
     def __init__(self, target: Callable[..., object], name: str, args: tuple[Any, ...] = ()) -> None:
-        super().__init__(target=target, name=name, args=args, daemon=True)
-        self._started = _Begun()
-        self._turn = threading.Lock()  # of the two below: only one of them gets True
+        """Raises NoThreadError, a RuntimeError, if there is no memory for it."""
+        try:
+            super().__init__(target=target, name=name, args=args, daemon=True)
+            self._started = _Begun()
+            self._turn = threading.Lock()  # of the two below: only one of them gets True
+        except MemoryError as error:
+            raise NoThreadError(name) from error
         self._given_up = False
         self._begun = False
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from support.wait import wait_for
 
 from mcastd import clock, replaceable
 from mcastd.replaceable import STUCK_SECONDS, ReplaceableThread
+from mcastd.threads import NoThreadError
 
 dies = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -179,12 +181,42 @@ def test_a_deputy_without_memory_for_another_thread_tries_again(
     wait_for(lambda: not mortal.thread.is_stuck(), "the account of the next one")
 
 
-def test_a_deputy_whose_owner_lacks_memory_tries_again(mortals: Callable[[float], Mortal]) -> None:
-    mortal, calls = mortals(0.001), list[int]()
+@dies
+@pytest.mark.parametrize("what", ["the deputy", "the thread", "the owner"])
+def test_without_memory_to_begin_there_is_no_thread(
+    monkeypatch: pytest.MonkeyPatch, mortals: Callable[[float], Mortal], what: str
+) -> None:
+    mortal = mortals(60)
+    made = replaceable.Thread
+    if what == "the owner":  # which is called since the thread has died
+        mortal.begin()
+        assert mortal.begun.acquire(timeout=60)
+        mortal.dies.set()
+        wait_for(lambda: mortal.thread.has_died, "its death")
+
+    def lack(*_: object, name: str = "", **more: Any) -> threading.Thread:
+        if name.endswith("-deputy") != (what == "the deputy"):
+            return made(name=name, **more)
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replaceable, "Thread", lack)
+        patch.setattr(mortal.thread, "_on_hang", lack)
+        with pytest.raises(NoThreadError):
+            mortal.begin()
+    mortal.begin()
+    assert mortal.begun.acquire(timeout=60)
+
+
+def test_a_deputy_whose_owner_lacks_memory_tries_again(
+    monkeypatch: pytest.MonkeyPatch, mortals: Callable[[float], Mortal]
+) -> None:
+    mortal, is_short = mortals(0.001), threading.Event()
+    monkeypatch.setattr(replaceable, "STUCK_SECONDS", 0.01)
+    is_short.set()
 
     def lack() -> None:
-        calls.append(1)
-        if len(calls) < 3:
+        if is_short.is_set():
             raise MemoryError
         mortal.thread.replace()
 
@@ -194,8 +226,10 @@ def test_a_deputy_whose_owner_lacks_memory_tries_again(mortals: Callable[[float]
     with mortal.thread.lock:
         mortal.thread.at, mortal.thread.steps = "a step that hangs", 1
     mortal.thread.busy.set()
+    wait_for(mortal.thread.is_stuck, "its account")
+    is_short.clear()
     assert mortal.begun.acquire(timeout=60)
-    assert len(calls) == 3
+    wait_for(lambda: not mortal.thread.is_stuck(), "the account of the next one")
 
 
 def test_each_step_that_hangs_without_another_thread_is_stuck_by_its_own_time(

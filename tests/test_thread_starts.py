@@ -12,7 +12,7 @@ import pytest
 from support.wait import wait_for
 
 from mcastd import threads
-from mcastd.threads import Thread
+from mcastd.threads import NoThreadError, Thread
 
 
 def test_one_that_dies_at_once_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +27,17 @@ def test_one_that_dies_at_once_cannot_be_had(monkeypatch: pytest.MonkeyPatch) ->
     wait_for(begins)
     monkeypatch.setattr(threads, "BEGIN_SECONDS", 60)
     assert begins()
+
+
+def test_one_that_has_no_memory_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lack(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    for owner, name in ((threading.Thread, "__init__"), (threading, "Lock"), (threading, "Condition")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lack)
+            with pytest.raises(NoThreadError, match="cannot start the thread a"):
+                Thread(lambda: None, "a")
 
 
 def begins() -> bool:

@@ -10,7 +10,7 @@ from mcastd.codec import from_json
 from mcastd.config import InboundSubscription, OutboundChannel, WorkerSettings
 from mcastd.counters import InboundCounters
 from mcastd.doctor.subject import Subject
-from mcastd.errors import LinkError
+from mcastd.errors import LinkError, NoArenaError
 from mcastd.net.link import Receiver, Sender
 from mcastd.status import ChannelStatus, ReceiveBuffer, SenderStatus, SubscriptionStatus
 from mcastd.views import Status
@@ -56,15 +56,11 @@ class Trial:
 
     def subjects(self) -> list[Subject[WorkerSettings]]:
         """All workers, and what their sockets have and got until now."""
-        return [
-            self._subject(name, settings, self._refused.get(name)) for name, settings in self._workers.items()
-        ]
+        return [self._subject(name, settings) for name, settings in self._workers.items()]
 
-    def _subject(
-        self, name: str, settings: WorkerSettings, error: LinkError | None
-    ) -> Subject[WorkerSettings]:
+    def _subject(self, name: str, settings: WorkerSettings) -> Subject[WorkerSettings]:
         subject = Subject(name, settings, status=self._status(name, settings))
-        if error is None:
+        if (error := self._refused.get(name)) is None:
             return subject
         return replace(subject, detail=str(error), errno=error.code, way_out=error.way_out or error.waits)
 
@@ -78,14 +74,22 @@ class Trial:
         link = self._receivers.get(name)
         if link is None or not isinstance(settings, InboundSubscription):
             return None
-        for _ in range(BATCHES_MAX):
-            self._received[name] += len(link.receive())
-            if link.emptied:
-                break
-        link.idle()
+        self._take(name, link)
         return replace(
             from_json(SubscriptionStatus, {}),
             memberships=link.memberships(),
             counters=InboundCounters(received=self._received[name]),
             receive_buffer=ReceiveBuffer(settings.receive_buffer, link.load().buffer, None),
         )
+
+    def _take(self, name: str, link: Receiver) -> None:
+        """Count what has come. It is refused for as long as there is no memory to receive into."""
+        self._refused.pop(name, None)
+        try:
+            for _ in range(BATCHES_MAX):
+                self._received[name] += len(link.receive())
+                if link.emptied:
+                    break
+        except NoArenaError as error:  # the kernel holds what comes
+            self._refused[name] = error
+        link.idle()

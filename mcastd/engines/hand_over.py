@@ -107,8 +107,8 @@ class HandOver:
         self._transfer: Transfer | None = None  # None: the spool is not open
         self._open_at = 0.0  # of the spool, in monotonic seconds
         self._spool_trouble: SinkError | None = None  # why it is not open
-        self._thread = Thread(target=self._run, name="engine")
         try:
+            self._thread = Thread(target=self._run, name="engine")
             self._thread.start()
         except RuntimeError:
             self._more.close()

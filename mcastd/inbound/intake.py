@@ -77,13 +77,16 @@ class Intake:
     def drain(self, link: Receiver, *, goes_on: bool = False) -> None:
         """Leave the group, take what was queued in the kernel by then, deliver what the protocol holds.
 
-        If the stream ``goes_on``, by another link, the protocol holds it until then.
+        If the stream ``goes_on``, by another link, the protocol holds it until then. Raises LinkError if not
+        all that was queued could be taken.
         """
         link.leave()
-        while batch := link.receive():
-            self.accept(batch)
-        if not goes_on:
-            self.expire(math.inf)
+        try:
+            while batch := link.receive():
+                self.accept(batch)
+        finally:  # what has been taken is delivered, even if nothing more can be
+            if not goes_on:
+                self.expire(math.inf)
 
     def change_protocol(self, protocol: Sequencer | None) -> None:
         """Deliver what the present protocol holds, then use another."""

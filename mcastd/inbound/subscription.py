@@ -15,7 +15,7 @@ from mcastd.bounded import Patience
 from mcastd.codec import as_json
 from mcastd.config import FEC_PORTS, InboundSubscription, label_of
 from mcastd.counters import InboundCounters
-from mcastd.errors import LinkError, McastdError
+from mcastd.errors import LinkError, McastdError, NoArenaError
 from mcastd.inbound.alarms import Alarms
 from mcastd.inbound.condition import Condition
 from mcastd.inbound.intake import Intake
@@ -374,8 +374,16 @@ class Subscription:
             protocol.open()
 
     def _drain(self, *, goes_on: bool = False) -> None:
-        if self._turns.link is not None:
-            self._intake.drain(self._turns.link, goes_on=goes_on)
+        """Take what has come by now. Without memory to receive into, what the kernel still holds is lost.
+
+        It is logged, not counted: the kernel says how full the buffer is, not how many datagrams that are.
+        """
+        if (link := self._turns.link) is not None:
+            try:
+                self._intake.drain(link, goes_on=goes_on)
+            except NoArenaError as error:
+                if filled := link.load().filled:
+                    self._log.warning("reception.abandoned", reason=str(error), filled=round(filled, 4))
 
     def _overflow(self) -> int:
         return self._listing.overflow()

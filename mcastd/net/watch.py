@@ -92,8 +92,8 @@ class NetworkWatch:
             self._poll.register(self._woken, select.POLLIN)
             if not self.problem:
                 self._poll.register(self._news, select.POLLIN)
-            thread = Thread(target=life, name="interfaces")
             try:
+                thread = Thread(target=life, name="interfaces")
                 thread.start()
             except RuntimeError as error:
                 wake.close()

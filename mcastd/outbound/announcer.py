@@ -115,8 +115,8 @@ class SessionAnnouncer:
         """Start the thread, unless it is there. The lock is held."""
         if self._thread is not None or self._closed:
             return
-        thread = Thread(target=self._work, name="announcer")
         try:
+            thread = Thread(target=self._work, name="announcer")
             thread.start()
         except McastdError as error:
             for session in self._sessions.values():

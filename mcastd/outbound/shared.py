@@ -79,7 +79,7 @@ class SharedSender:
         )
         self._lock = self._thread.lock  # not held during a visit
         self._entries: dict[Timed, _Entry] = {}
-        self._hanging: set[Timed] = set()  # still visited by threads that were replaced
+        self._hanging: dict[threading.Thread, Timed] = {}  # what threads that were replaced still visit
         self._schedule: dict[float, list[_Entry]] = {}  # what is due, by monotonic seconds
         self._times: list[float] = []  # a heap of the times in it
         self._visits: deque[_Entry] = deque()  # those that are to be visited now
@@ -156,21 +156,23 @@ class SharedSender:
 
         If the thread has died, all channels send for themselves: what was due may be known only to it.
         """
-        has_died = self._thread.has_died
+        has_died, before = self._thread.has_died, self._thread.current
         stuck: Timed = self._thread.at  # type: ignore[assignment] # set by _send alone
+        # Without those that an error has ended in their visit
+        self._hanging = {thread: channel for thread, channel in self._hanging.items() if thread.is_alive()}
+        handed_back = {*self._entries} if has_died else {stuck}
         try:
             self._thread.replace()
         except RuntimeError:  # no more threads: wait for this one
             return
         if has_died:
-            handed_back = {*self._entries}
             self._schedule, self._times = {}, []
             self._visits.clear()
         else:
-            handed_back = {stuck}
-            if stuck.device and any(other.device == stuck.device for other in self._hanging):
+            if stuck.device and any(other.device == stuck.device for other in self._hanging.values()):
                 handed_back.update(channel for channel in self._entries if channel.device == stuck.device)
-            self._hanging.add(stuck)
+            assert before is not None
+            self._hanging[before] = stuck
         for channel in handed_back:
             self._drop(channel)
             channel.hand_back()
@@ -220,8 +222,7 @@ class SharedSender:
         while True:
             with self._lock:
                 if thread.current is not me:
-                    if visited is not None:
-                        self._hanging.discard(visited.channel)
+                    self._hanging.pop(me, None)
                     return
                 now = clock.monotonic()
                 if visited is not None and not visited.has_left:

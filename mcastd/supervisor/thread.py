@@ -75,8 +75,8 @@ class WorkerThread:
 
     def start(self) -> None:
         """Raises OSError or RuntimeError if no file descriptor or thread can be had; call it again, then."""
-        thread = Thread(target=self._main, name=self.worker.name)
         try:
+            thread = Thread(target=self._main, name=self.worker.name)
             self._context.open()
             size = threading.stack_size(STACK_BYTES)  # process-wide: set it, start this thread, restore it
             try:

@@ -30,8 +30,8 @@ class WokenThread:
             if self._thread is not None:
                 return
             bell = Bell()
-            thread = Thread(target=self._live, name=self._name, args=(bell,))
             try:
+                thread = Thread(target=self._live, name=self._name, args=(bell,))
                 thread.start()
             except RuntimeError:
                 bell.close()

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from support.mounts import tmpfs
@@ -27,6 +28,7 @@ from mcastd.engines.outcomes import Outcomes
 from mcastd.engines.segments import KeptMessage
 from mcastd.errors import SinkError
 from mcastd.net.link import Origin
+from mcastd.threads import NoThreadError
 
 STREAM = KeptStream("239.255.9.7", 9190, "host/inbound/tv")
 ORIGIN = Origin("192.0.2.1", 5000, 1, 8)
@@ -206,6 +208,16 @@ def test_each_is_written_and_counted(server: Server, start: Start) -> None:
     assert handed.dropped == {}
     wait_for(lambda: handed.it.picture.spool_bytes == 0, "the spool is empty")
     assert handed.it.picture.server == "memory"
+
+
+@pytest.mark.parametrize("method", ["start", "__init__"])
+def test_without_memory_for_its_thread_it_leaves_nothing_open(
+    start: Start, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, method, mock.Mock(side_effect=MemoryError()))
+        with pytest.raises(NoThreadError):
+            start()
 
 
 @pytest.mark.parametrize("forgets", [False, True])

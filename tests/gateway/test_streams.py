@@ -89,6 +89,17 @@ def test_a_shortage_of_memory_is_said_once_and_costs_nothing() -> None:
     streams.close()
 
 
+def test_a_shortage_of_memory_is_over_also_where_nothing_comes() -> None:
+    streams, link, _ = joined()
+    link.failure = NoArenaError("cannot receive", "no memory left", errno=errno.ENOMEM)
+    assert list(streams.taken(101.0)) == []
+    assert streams.listed(101.0)[0].trouble
+    link.failure = None
+    assert list(streams.taken(102.0)) == []
+    assert streams.listed(102.0)[0].trouble == ""
+    streams.close()
+
+
 def test_a_group_is_joined_again_as_often_as_is_wanted() -> None:
     streams, link, _ = joined()
     assert list(streams.taken(1000.0)) == []

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from support import tardy
 from support.audited import Audited
 from support.subscription import Run, file_output, lost
 from support.wait import wait_for
 
 from mcastd.config import InboundSubscription
+from mcastd.errors import NoArenaError
 from mcastd.inbound.protocols import make_protocol
 from mcastd.inbound.subscription import Subscription
 from mcastd.net.link import Batch, ListBatch
@@ -128,3 +131,36 @@ def test_what_it_holds_is_delivered_when_a_run_fails(tmp_path: Path, make_run: C
     run.join()
     assert run.failure is link.error
     assert accounts(run.worker) == (2, 2, 0, 0)
+
+
+@pytest.mark.parametrize("filled", [0.25, 0.0], ids=["more waits", "nothing waits"])
+@pytest.mark.parametrize("ending", ["stop", "another stream"])
+def test_what_it_holds_is_delivered_when_there_is_no_memory_to_receive_more(
+    tmp_path: Path, make_run: Callable[..., Run], ending: str, filled: float
+) -> None:
+    """What the kernel still holds is lost, and said: it does not tell how many datagrams that are."""
+    run = make_run(file_output(tmp_path / "a"), protocol=LONG)
+    link = run.start()
+    link.deliver(b"a", b"b", b"c")
+    wait_for(lambda: accounts(run.worker) == (3, 2, 1, 0), "all")
+    link.failure = NoArenaError("cannot receive", "no memory left", errno=errno.ENOMEM)
+    link.filled = filled
+    link.deliver(b"never taken")
+    with capture_logs() as logs:
+        if ending == "stop":
+            run.stop()
+        else:
+            settings = {"group": "239.255.1.3", "port": 9191, "protocol": LONG}
+            assert run.worker.update(
+                InboundSubscription.model_validate(settings | {"output": [file_output(tmp_path / "a")]})
+            )
+            run.context.send(Signal.NETWORK)
+            wait_for(lambda: link.closed, "the other")
+            run.link.deliver(b"d", b"e")
+            wait_for(lambda: run.worker.counters.received == 5, "what comes there")
+            run.stop()
+    assert run.failure is None
+    assert accounts(run.worker)[2:] == (0, 0)
+    assert (tmp_path / "a").read_bytes() == (b"acb" if ending == "stop" else b"acbde")
+    said = [one["filled"] for one in logs if one["event"] == "reception.abandoned"]
+    assert said == [filled] * bool(filled)

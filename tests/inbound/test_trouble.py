@@ -7,7 +7,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mcastd import clock
 from mcastd.bounded import STATUS_PATIENCE_SECONDS, Patience
 from mcastd.delivery.keys import make_group_key
 from mcastd.errors import NoArenaError
+from mcastd.net.fake import FakeReceiver
 from mcastd.worker import Context, Signal
 
 DETAIL = "receiving 239.255.1.2 port 9190"
@@ -117,6 +118,65 @@ def test_a_shortage_of_memory_is_said_once_until_something_can_be_received(
     said(run)
     assert told == [True, False]
     run.received(int(stays))
+
+
+def run_short(run: Run, monkeypatch: pytest.MonkeyPatch) -> FakeReceiver:
+    """Begin a run, and let it come to a shortage of memory."""
+    monkeypatch.setattr("mcastd.inbound.turns.MEMORY_RETRY_SECONDS", 0.001)
+    link = run.start()
+    link.failure = NoArenaError("cannot receive", "no memory left", errno=errno.ENOMEM)
+    link.deliver(b"x")
+    said(run, "no memory left")
+    return link
+
+
+def test_while_an_output_is_blocked_a_shortage_of_memory_is_not_over_and_nothing_is_tried(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(fifo_output(tmp_path / "pipe", when_full="block"))
+    link = run_short(run, monkeypatch)
+    timeouts, wait = list[float | None](), run.context.wait
+
+    def note(timeout: float | None = None) -> Mapping[int, int]:
+        timeouts.append(timeout)
+        return wait(timeout)
+
+    def wake() -> None:
+        before = len(timeouts)
+        run.context.send(Signal.RETRY)
+        wait_for(lambda: len(timeouts) > before, "another look")
+
+    is_blocked = True
+    monkeypatch.setattr(run.context, "wait", note)
+    monkeypatch.setattr(type(run.worker.sinks[0]), "blocked", property(lambda _: is_blocked))
+    wake()  # it may have looked at the output before
+    timeouts.clear()
+    for _ in range(5):
+        wake()
+    assert 0.0 not in timeouts, "it would spin"
+    assert "no memory left" in run.context.detail
+    is_blocked, link.failure = False, None
+    run.context.send(Signal.RETRY)
+    said(run)
+    run.received(1)
+
+
+def test_the_next_run_knows_nothing_of_a_shortage_of_memory(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(file_output(tmp_path / "news.log"))
+    run_short(run, monkeypatch)
+    run.stop()
+    run.context.take(Signal.STOP)
+    told, ready = list[str](), run.context.ready
+
+    def note(detail: str = "", *, degraded: bool = False) -> None:
+        told.append(detail)
+        ready(detail, degraded=degraded)
+
+    monkeypatch.setattr(run.context, "ready", note)
+    run.start()
+    assert told == [DETAIL]
 
 
 def test_an_absent_reader_is_no_trouble(tmp_path: Path, make_run: Callable[..., Run]) -> None:

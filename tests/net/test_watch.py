@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
@@ -12,6 +13,7 @@ from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -595,6 +597,18 @@ def test_a_watch_that_could_not_begin_begins_later(monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
     assert watch.host().interfaces, "it is tried again"
     assert watch.problem == ""
+    watch.close()
+
+
+def test_a_watch_without_memory_for_its_thread_begins_later(
+    monkeypatch: pytest.MonkeyPatch, no_fd_leak: None
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "__init__", mock.Mock(side_effect=MemoryError()))
+        watch = NetworkWatch(lambda _: None)
+        with pytest.raises(CannotAskError, match="cannot start the thread interfaces"):
+            watch.host()
+    assert watch.host().interfaces, "it is tried again"
     watch.close()
 
 

@@ -501,14 +501,17 @@ def test_a_leg_that_fails_while_it_sends_is_announced_no_longer(
         wait_for(lambda: network.opened[-1][0] == "eth9", "the next way")
 
 
-def test_a_thread_that_cannot_be_had_at_first_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(thread: object) -> None:
+@pytest.mark.parametrize("method", ["start", "__init__"])
+def test_a_thread_that_cannot_be_had_at_first_is_started_later(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def none(*_: object, **__: object) -> None:
         raise NoThreadError("announcer")
 
     with announcing(monkeypatch) as (one, network):
         one.retry()  # there is nothing to announce
         with monkeypatch.context() as short:
-            short.setattr(module.Thread, "start", none)
+            short.setattr(module.Thread, method, none)
             one.announce("outbound/news", channel(), [WAY])
             one.retry()
             assert "cannot start the thread announcer" in (status(one).error or "")

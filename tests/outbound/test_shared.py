@@ -178,6 +178,29 @@ def test_many_on_a_file_system_that_hangs_hold_up_the_others_twice_and_not_each(
     assert not beside.handed_back.is_set()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_replaced_thread_that_an_error_ends_in_its_visit_hangs_no_longer(shared: SharedSender) -> None:
+    shared._thread.step_max_seconds = 0.2
+    first, late, beside = (Ticking(0.001, device=7) for _ in range(3))
+    end, again = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        end.wait(60)
+        raise MemoryError
+
+    first.during, late.during = fail, lambda: again.wait(60)
+    shared.add(first, 0.0)
+    wait_for(first.handed_back.is_set, "hand_back")
+    end.set()
+    wait_for(lambda: len(senders()) == 1, "the end of the thread that hung")
+    shared.add(beside, 0.0)
+    shared.add(late, 0.0)
+    wait_for(late.handed_back.is_set, "hand_back")
+    again.set()
+    assert not beside.handed_back.is_set()
+    assert first not in shared._hanging.values()
+
+
 @pytest.mark.parametrize("device", [0, 7])
 def test_only_what_is_known_to_be_on_one_file_system_hangs_with_it(
     shared: SharedSender, monkeypatch: pytest.MonkeyPatch, device: int

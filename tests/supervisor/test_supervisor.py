@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -686,19 +687,22 @@ def test_a_worker_that_runs_short_names_what_is_short(stage: Stage, error: Excep
     assert stage.supervisor.headlines()[0].detail.startswith(f"cannot work: {words}")
 
 
+@pytest.mark.parametrize(
+    ("method", "error"), [("start", RuntimeError("can't start new thread")), ("__init__", MemoryError())]
+)
 def test_what_cannot_be_started_is_tried_again_and_logged_once(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
 ) -> None:
-    start = threading.Thread.start
+    real = getattr(threading.Thread, method)
 
-    def refuse(thread: threading.Thread) -> None:
-        if thread.name == "inbound/b":
-            raise RuntimeError("can't start new thread")
-        start(thread)
+    def refuse(thread: threading.Thread, *, name: str = "", **more: Any) -> None:
+        if "inbound/b" in (name, getattr(thread, "_name", "")):
+            raise error
+        real(thread, **({"name": name} if name else {}), **more)
 
     stage.runs = {"inbound/a": work, "inbound/b": work}
     with capture_logs() as logs, monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
+        patch.setattr(threading.Thread, method, refuse)
         stage.apply(added=("inbound/a", "inbound/b"))
         for _ in range(3):
             assert stage.supervisor.begin_unstarted()

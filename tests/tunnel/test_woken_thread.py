@@ -53,9 +53,14 @@ def test_one_that_was_never_needed_ends_at_once(no_fd_leak: None) -> None:
     assert life.threads == []
 
 
-def test_without_a_thread_nothing_is_left_and_it_is_tried_again(no_fd_leak: None) -> None:
+@pytest.mark.parametrize(
+    ("method", "error"), [("start", RuntimeError("can't start new thread")), ("__init__", MemoryError())]
+)
+def test_without_a_thread_nothing_is_left_and_it_is_tried_again(
+    no_fd_leak: None, method: str, error: Exception
+) -> None:
     life = Life()
-    refused = mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread"))
+    refused = mock.patch.object(threading.Thread, method, side_effect=error)
     with refused, pytest.raises(RuntimeError, match="thread"):
         life.thread.begin()
     assert not life.thread.has_begun
