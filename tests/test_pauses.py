@@ -6,11 +6,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 
 from mcastd import pauses
+from mcastd.config import InboundSubscription, WorkerSettings
+from mcastd.doctor import examine
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Said
+from mcastd.doctor.subject import Subject
 from mcastd.pauses import PAUSE_MAX_SECONDS, WORK_SECONDS, with_pauses
 
 
@@ -66,6 +71,20 @@ def test_the_rest_of_the_work_is_left_to_whoever_ends_early(made_up: Time) -> No
     made_up.now += 1.0
     taken.close()
     assert not made_up.slept
+
+
+@pytest.mark.parametrize("of", ["workers", "the host"])
+def test_the_doctor_pauses_after_each_check(made_up: Time, monkeypatch: pytest.MonkeyPatch, of: str) -> None:
+    def works(*_: object) -> Iterator[Said]:
+        made_up.now += WORK_SECONDS * 3
+        return iter(())
+
+    monkeypatch.setattr(examine, "CHECKS", [(works, WorkerSettings)] * 2 if of == "workers" else [])
+    monkeypatch.setattr(examine, "HOST_CHECKS", [works] * 4 if of == "the host" else [])
+    settings = InboundSubscription(group="239.255.6.1", port=9190, output="/dev/null")
+    subjects = [Subject(f"inbound/{name}", settings, "active") for name in ("news", "films")]
+    examine.examine(subjects, Evidence(subjects))
+    assert made_up.slept == pytest.approx([WORK_SECONDS * 3] * 4)
 
 
 def busy(seconds: float) -> None:

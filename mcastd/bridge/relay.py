@@ -48,7 +48,7 @@ class _WayOut:
 
     interface: Interface
     sender: TtlSender | None = None  # None: it is to be opened
-    retry_at: float = 0.0  # monotonic seconds, after it could not be
+    retry_at: float = 0.0  # monotonic seconds, since the last attempt failed; 0: it did not
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +80,7 @@ class Relay:
         self.refused: tuple[str, ...] = ()  # why some of it cannot be received, in words
         self.troubles: dict[str, str] = {}  # by interface that nothing can be sent by, and why
         self.shortage = ""  # why something cannot be received now, while there is no memory for it
+        self._short: dict[_Stream, str] = {}  # those for which there is none, and why
         self.last: float | None = None  # monotonic seconds when something came
         self.pause = 0.0  # seconds after which :meth:`receive` is due again; 0: once something is readable
         self._gather = Gather(LATENCY_SECONDS)
@@ -118,8 +119,7 @@ class Relay:
         if config.latency != self._gather.max_latency:
             self._gather = Gather(config.latency)
         self._config = config
-        self.refused = tuple(map(str, errors))
-        self.troubles, self.shortage = {}, ""
+        self._forget_troubles(tuple(map(str, errors)))
         self._go_over(streams)
         if not streams and errors:
             raise errors[0]
@@ -154,19 +154,20 @@ class Relay:
         since, now = self._received_at, clock.monotonic()
         self._received_at = now
         filled = self._look(found, now) if now - self._looked_at >= LOOK_SECONDS else 0.0
-        taken, shortage = 0, ""
+        taken, is_short = 0, False
         for stream in found:
             try:
                 taken += self._hand_on(stream)
+                self._short.pop(stream, None)
             except NoArenaError as error:  # the kernel holds what comes
-                shortage = str(error)
-        if found:
-            self.shortage = shortage
+                self._short[stream] = str(error)
+                is_short = True
+        self.shortage = next(iter(self._short.values()), "")
         self._reading.update(found)
         self.pause = self._gather.wait(taken, now - since, filled)
         if not (self.pause and self._has_room and all(stream.receiver.emptied for stream in found)):
             self._rest()
-        if shortage:
+        if is_short:
             self._rest()
             self.pause = MEMORY_RETRY_SECONDS
 
@@ -208,6 +209,11 @@ class Relay:
     def close(self) -> None:
         self._rest()
         self._go_over({})
+        self._forget_troubles()
+
+    def _forget_troubles(self, refused: tuple[str, ...] = ()) -> None:
+        self.refused, self.troubles, self.shortage = refused, {}, ""
+        self._short.clear()
 
     def _send(self, stream: _Stream, ttl: int, payloads: Payloads) -> None:
         """Send what came with one TTL by each interface: one that fails keeps no other from it."""
@@ -250,7 +256,9 @@ class Relay:
                 way.sender.close()  # another one finds what there is by then
             way.sender, way.retry_at = None, now + RETRY_SECONDS
             return 0, REFUSED
-        self.troubles.pop(name, None)
+        if way.retry_at:  # what another group is refused there stays
+            way.retry_at = 0.0
+            self.troubles.pop(name, None)
         return count, FULL
 
 

@@ -52,6 +52,7 @@ class Discovery:
         self._links: dict[Address, Receiver] = {}  # replaced, never changed: others read it
         self._refused: dict[Address, LinkError] = {}  # groups that are not joined, and why; replaced as well
         self._watched: dict[int, tuple[Address, Receiver]] = {}  # by descriptor
+        self._short: dict[Address, str] = {}  # groups for which there is no memory now, and why
         self._overflow_before = 0  # of links that are closed
         self._overflow = 0  # of all, as of the last look
         self._last: float | None = None  # monotonic seconds when something came
@@ -74,14 +75,17 @@ class Discovery:
                     look_at = now + LOOK_SECONDS
                 for fd in context.wait(look_at - clock.monotonic()):
                     began = clock.monotonic()
+                    group, link = self._watched[fd]
                     try:
-                        self._receive(*self._watched[fd])
+                        self._receive(group, link)
                     except NoArenaError as error:  # the link stays open: the kernel holds what comes
+                        self._short[group] = str(error)
                         if not context.degraded:
-                            self._tell(context, str(error))
+                            self._tell(context)
                         context.nap(MEMORY_RETRY_SECONDS)
                         continue
-                    if context.degraded:
+                    self._short.pop(group, None)
+                    if context.degraded and not self._short:
                         self._tell(context)
                     context.nap(max(REST_SECONDS, REST_TIMES * (clock.monotonic() - began)))
         finally:
@@ -160,11 +164,13 @@ class Discovery:
         if refused and (config.named or not links):
             raise next(iter(refused.values()))
         self._watch(context, links)
+        self._short.clear()  # it is seen anew
         self._tell(context)
         context.taken_over()
 
-    def _tell(self, context: Context, trouble: str = "") -> None:
+    def _tell(self, context: Context) -> None:
         detail = f"in {len(self._links)} of {len(self._applied.groups)} groups of announcements"
+        trouble = next(iter(self._short.values()), "")
         context.ready(f"{detail}; {trouble}" if trouble else detail, degraded=bool(trouble))
 
     def _watch(self, context: Context, links: dict[Address, Receiver]) -> None:

@@ -45,6 +45,8 @@ FILE_SECONDS = 1.0
 FILE_MODE = 0o644
 # How far an interval is from the one that is meant, at most, as a part of it (RFC 2974 section 3.1).
 JITTER = 1 / 3
+# Channels that have ended, of which it is still known by which ways they sent.
+ENDED_MAX = 1024
 # How long close() waits for the thread.
 CLOSE_SECONDS = 2.0
 
@@ -83,7 +85,7 @@ class SessionAnnouncer:
         self._changed = threading.Condition()  # its lock guards all that follows
         self._sessions: dict[str, _Session] = {}
         # By which way each leg of a channel sent last. It outlives the session: a channel whose legs all fail
-        # ends, and begins again with the first that is back.
+        # ends, and begins again with the first that is back. Announced last: at the end.
         self._last: dict[str, dict[tuple[object, ...], SenderDescription | None]] = {}
         self._thread: Thread | None = None
         self._closed = False
@@ -233,10 +235,12 @@ class SessionAnnouncer:
 
     def _sent_last(self, worker: str, channel: OutboundChannel, ways: Ways) -> Ways:
         """Returns the ways with those by which legs that have none now sent last, and notes them."""
-        known = self._last.get(worker, {})
+        known = self._last.pop(worker, {})
         keys = [(leg.group, leg.port, leg.interface) for leg in channel.by_leg()]
         last = [way or known.get(key) for key, way in zip(keys, ways, strict=True)]
         self._last[worker] = dict(zip(keys, last, strict=True))
+        if len(self._last) > len(self._sessions) + ENDED_MAX:
+            del self._last[next(name for name in self._last if name not in self._sessions)]
         return last
 
     def _delete(self, session: _Session) -> None:

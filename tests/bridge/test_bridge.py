@@ -28,6 +28,7 @@ from mcastd.counters import BridgeCounters
 from mcastd.errors import CannotAskError, LinkError, NoArenaError
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
 from mcastd.net import _abi
+from mcastd.net.arenas import MEMORY_RETRY_SECONDS
 from mcastd.net.fake import FakeJoins, FakeQuerySender, FakeReceiver, FakeRoutingTable, FakeSender
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.link import Origin
@@ -598,6 +599,79 @@ def test_receivers_of_a_relay_hold_what_comes_while_there_is_no_memory(kernel: K
     assert (link.closed, one.failure) == (False, None)
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["reload", "another run"])
+@pytest.mark.parametrize("lacks", ["a group", "a way out", "memory"])
+def test_what_a_relay_lacked_is_no_trouble_of_the_kernel(
+    kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch, lacks: str, again: bool
+) -> None:
+    kernel.owned.add(4)
+    if lacks == "a group":
+        kernel.refused.add("right")
+    one = run(groups=["239.1.0.7"], ports=[5004], engine="auto", **{"from": ["left", "right"]})
+    link = kernel.receivers["239.1.0.7", 5004, "left"]
+    if lacks == "a way out":
+
+        def refuse(*_: object) -> FakeTtlSender:
+            raise LinkError("cannot send to 239.1.0.7 on wg0", "network is down")
+
+        monkeypatch.setattr(one.worker._relay, "_open_sender", refuse)
+    if lacks == "memory":
+        link.failure = NoArenaError("cannot receive", "no memory left", errno=errno.ENOMEM)
+    link.deliver(b"one", origin=origin(9))
+    wait_for(lambda: one.context.degraded, "it is told")
+    kernel.owned.clear()
+    if again:
+        one.stop()
+        one = Running(one.worker)
+    one.context.send(Signal.RETRY)
+    try:
+        wait_for(lambda: one.worker.status().engine == "kernel" and link.closed, "the kernel takes over")
+        wait_for(lambda: one.context.detail == "from left, right to right, wg0", "all is well")
+        assert (one.context.degraded, one.worker.status().troubles) == (False, ())
+        assert one.worker._until_retry() is None
+    finally:
+        one.stop()
+
+
+def test_a_relay_says_a_shortage_until_each_receiver_has_memory(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    relay = Relay(BridgeCounters(), kernel.open_receiver, kernel.open_sender)
+    left, right, *_ = kernel.interfaces.values()
+    config = Bridge.model_validate({**SETTINGS, **RELAYED, "ports": [5004]})
+    relay.follow(config, [left], [right])
+    short, other = (kernel.receivers[group, 5004, "left"] for group in ("239.1.0.7", "239.1.0.8"))
+    streams = relay.filenos()
+    rested: list[str] = []
+    for name, link in (("short", short), ("other", other)):
+        monkeypatch.setattr(link, "idle", lambda name=name: rested.append(name))
+    short.failure = NoArenaError("cannot receive", "no memory left", errno=errno.ENOMEM)
+
+    def take(*links: FakeReceiver) -> tuple[str, float]:
+        """What is said, and the pause."""
+        now[0] += 0.0005
+        rested.clear()
+        other.deliver(*[b"one"] * 10, origin=origin(9))
+        relay.receive([streams[link.fileno()] for link in links])
+        return relay.shortage, relay.pause
+
+    said = "cannot receive: no memory left"
+    assert take(other) == ("", 0.001)
+    assert rested == []
+    assert take(short, other) == (said, MEMORY_RETRY_SECONDS)
+    assert sorted(rested) == ["other", "short"], "who has buffers lets others have them"
+    assert take(other) == (said, 0.001)
+    assert take() == (said, 0.0)
+    relay.follow(config, [left], [right])
+    assert relay.shortage == "", "it is seen anew"
+    assert take(short)[0] == said
+    short.failure = None
+    assert take(short)[0] == ""
+    relay.close()
+
+
 def test_a_relay_hands_on_what_comes(kernel: Kernel, run: Run) -> None:
     one = run(**RELAYED)
     assert one.context.detail == "from left to right, wg0; relayed"
@@ -868,6 +942,33 @@ def test_what_a_relay_cannot_send_is_counted(
     deliver(b"five")
     wait_for(lambda: not one.context.degraded, "there is another")
     assert kernel.sending["239.1.0.7", 5004, "right"].sent == [b"five"]
+
+
+def test_what_a_relay_cannot_send_to_one_group_is_told_whatever_goes_to_others(
+    kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a firewall, by which the others go on."""
+    monkeypatch.setattr("mcastd.bridge.relay.RETRY_SECONDS", 0.0)
+    one = run(**RELAYED)
+    counters = one.worker.counters
+
+    def deliver(group: str) -> None:
+        count = counters.received + 1
+        kernel.receivers[group, 5004, "left"].deliver(b"x", origin=origin(9))
+        wait_for(lambda: counters.received == count == counters.forwarded, "it goes by one way at least")
+
+    deliver("239.1.0.7")
+    deliver("239.1.0.8")
+    kernel.sending["239.1.0.8", 5004, "right"].errors.append(errno.EPERM)
+    deliver("239.1.0.8")
+    wait_for(lambda: one.context.degraded, "it is told")
+    for _ in range(3):
+        deliver("239.1.0.7")
+    one.context.send(Signal.NEWS)
+    wait_for(lambda: not one.context.signals, "it is told again")
+    assert len(one.worker.status().troubles) == 1
+    deliver("239.1.0.8")
+    wait_for(lambda: not one.context.degraded, "it goes there, too")
 
 
 def test_a_relay_has_one_sender_for_all_ttls(kernel: Kernel, run: Run) -> None:

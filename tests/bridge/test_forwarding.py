@@ -295,6 +295,12 @@ def test_what_is_counted_between_two_looks_is_part_of_the_next(members_change: b
         assert look(now) == (2, streams)
     assert look(106.0) == (0, True)
     assert look(107.0) == (0, False)
+    kernel.send(UP, SOURCE, FILMS, 107.3)  # a report, which is heard after it was accounted
+    if members_change:
+        kernel.members ^= {(DOWN, SOURCE, FILMS)}
+        kernel.apply(kernel.forwarding.members_changed({FILMS}, 107.4))
+    kernel.forwarding.heard(SOURCE, FILMS)
+    assert look(108.0) == (0, False)
 
 
 def test_a_route_that_was_taken_over_is_a_stream_once_more_comes() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mcastd.bridge.members import RETRY_SECONDS, TIMING, Members
 from mcastd.errors import LinkError
-from mcastd.ip import ANY_SOURCE, Address, Prefix
+from mcastd.ip import ANY_SOURCE, Address, Prefix, SourceFilter
 from mcastd.net import _abi
 from mcastd.net.fake import FakeQuerySender, FakeRoutingTable
 from mcastd.net.interfaces import Interface
@@ -61,9 +61,10 @@ class Lab:
         source: Address | None = None,
         to: Address | None = None,
         groups: Mapping[int, Address] = GROUPS,
+        sources: tuple[Address, ...] = (),
     ) -> Heard:
         source, to = source or HOSTS[self.version], to or REPORTS[self.version]
-        records = [GroupRecord(kind, groups[self.version])]
+        records = [GroupRecord(kind, groups[self.version], sources)]
         if self.version == 4:
             (message,) = igmp.build_reports(records, 1000)
         else:
@@ -302,6 +303,16 @@ def test_a_query_that_cannot_be_sent_is_sent_again_soon(lab: Lab) -> None:
         (RIGHT, ASKING[lab.version], igmp.ALL_SYSTEMS if lab.version == 4 else mld.ALL_NODES)
     ]
     assert lab.members.tick(119.0) == {group}
+    # And one of a source, to which its members listen
+    sources = (LOWER[lab.version],)
+    for kind in (RecordKind.ALLOW, RecordKind.BLOCK):
+        lab.members.hear(lab.report(kind, sources=sources), 200.0)
+    lab.sender.refusal = LinkError("cannot ask for members", "network is down")
+    lab.members.tick(200.0)
+    lab.sender.refusal = None
+    lab.members.tick(203.0)
+    assert lab.members.wanted(RIGHT, group) == SourceFilter(False, sources)
+    assert lab.members.tick(209.0) == {group}
 
 
 def test_a_query_that_was_refused_is_told_until_one_is_sent_or_another_router_asks(lab: Lab) -> None:

@@ -20,6 +20,7 @@ from mcastd.config import Discover
 from mcastd.discovery.discovery import Discovery
 from mcastd.errors import LinkError, NoArenaError
 from mcastd.ip import Address
+from mcastd.net.arenas import MEMORY_RETRY_SECONDS
 from mcastd.net.fake import FakeReceiver
 from mcastd.net.link import Origin, Receiver
 from mcastd.protocols import sap, sdp
@@ -126,6 +127,43 @@ def test_its_links_hold_what_comes_while_there_is_no_memory() -> None:
         wait_for(lambda: worker.counters.received == 1, "what waited")
         wait_for(lambda: (context.detail, context.degraded) == (said, False), "all is well")
         assert (link.closed, failures) == (False, [])
+
+
+def test_a_shortage_is_said_once_whatever_other_groups_receive(monkeypatch: pytest.MonkeyPatch) -> None:
+    naps, nap = list[float](), Context.nap
+
+    def note(context: Context, seconds: float) -> None:
+        naps.append(seconds)
+        nap(context, seconds)
+
+    monkeypatch.setattr(Context, "nap", note)
+    network, groups = Network(), ["239.255.255.255", "239.195.255.255"]
+    worker = discovery(network, groups=groups)
+    with running(worker) as (context, _):
+        short, other = (network.links[group] for group in groups)
+        told, ready = list[bool](), context.ready
+
+        def tell(detail: str = "", *, degraded: bool = False) -> None:
+            told.append(degraded)
+            ready(detail, degraded=degraded)
+
+        monkeypatch.setattr(context, "ready", tell)
+        short.failure = NoArenaError("cannot receive", "no memory left", errno=errno.ENOMEM)
+        short.deliver(packet(), origin=ORIGIN)
+        wait_for(lambda: MEMORY_RETRY_SECONDS in naps, "a pause: it is not tried all the time")
+        for count in (1, 2, 3):
+            other.deliver(packet(), origin=ORIGIN)
+            wait_for(lambda count=count: worker.counters.received == count, "what others receive")
+        wait_for(lambda: naps.count(MEMORY_RETRY_SECONDS) >= 3, "it is tried again")
+        assert told == [True]
+        short.failure = None
+        wait_for(lambda: told == [True, False], "all is well")
+        short.failure = NoArenaError("cannot receive", "no memory left", errno=errno.ENOMEM)
+        short.deliver(packet(), origin=ORIGIN)
+        wait_for(lambda: context.degraded, "it is short again")
+        assert worker.update(Discover.model_validate({"groups": groups[1:]}))
+        context.send(Signal.NETWORK)
+        wait_for(lambda: not context.degraded, "that group is not wanted any more")
 
 
 def test_all_scopes_of_which_some_cannot_be_joined() -> None:

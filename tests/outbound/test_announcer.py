@@ -293,6 +293,22 @@ def test_a_leg_that_is_down_is_named_with_the_sender_that_it_had(monkeypatch: py
         assert said(WAY, None, None) == [["192.0.2.9"], [], ["198.51.100.9"]], "of the same leg"
 
 
+def test_the_ways_of_channels_that_ended_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of those whose names a script makes."""
+    monkeypatch.setattr(module, "ENDED_MAX", 2)
+    with announcing(monkeypatch) as (one, _):
+        one.announce("outbound/news", channel(), [WAY])
+        wait_for(lambda: status(one).sent, "the one that stays")
+        for number in range(5):
+            name = f"outbound/{number}"
+            one.announce(name, channel(), [WAY])
+            wait_for(lambda name=name: status(one, name).sent, "it is announced")
+            one.withdraw(name)
+            wait_for(lambda name=name: name not in one._sessions, "it has ended")
+        # The last one was a session when the others were counted
+        assert one._last.keys() == {"outbound/news", "outbound/2", "outbound/3", "outbound/4"}
+
+
 def test_what_nobody_has_heard_of_is_not_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     with announcing(monkeypatch) as (one, network):
         one.announce("outbound/news", channel({"interval": "1h"}), [WAY])

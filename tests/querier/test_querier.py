@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from mcastd.ip import ANY_SOURCE
+from mcastd.ip import ANY_SOURCE, Address, SourceFilter
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, MembershipReport, RecordKind, Speaks
 from mcastd.querier.querier import INTERVAL_MAX_SECONDS, Querier
 from mcastd.querier.timing import Timing
@@ -243,8 +243,9 @@ def test_nobody_is_forgotten_who_could_not_be_asked() -> None:
     """But no longer than without a question."""
     querier = Querier(TIMING, MIDDLE, 0.0)
     run(querier, 10.0)
-    for reported_by in (JOINED, LEFT):
-        querier.hear(HIGH, reported_by, 11.0)
+    querier.hear(HIGH, JOINED, 11.0)
+    querier.hear(HIGH, LEFT, 11.0)
+    querier.hear(LOW, LEFT, 13.0)  # who leaves says nothing of members that stay
     forgotten_at = 11.0 + TIMING.membership
     while (now := querier.deadline) < forgotten_at:
         for query in querier.tick(now)[1]:
@@ -254,8 +255,65 @@ def test_nobody_is_forgotten_who_could_not_be_asked() -> None:
     assert querier.listeners.filter(GROUP) is None
 
 
-def test_without_an_address_to_ask_from_nobody_is_forgotten_sooner() -> None:
-    querier = Querier(TIMING, None, 0.0)
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("refused", ["general", "of sources"])
+def test_sources_are_wanted_until_their_members_could_be_asked(version: int, refused: str) -> None:
+    group = ip_address("232.1.1.1" if version == 4 else "ff3e::1")
+    stays, goes, comes = (
+        ip_address(f"{'192.0.2.' if version == 4 else 'fd00::'}{last}") for last in (7, 8, 9)
+    )
+    querier = Querier(TIMING, MIDDLE, 0.0)
+    run(querier, 10.0)
+
+    def hear(kind: RecordKind, *sources: Address) -> None:
+        querier.hear(HIGH, MembershipReport((GroupRecord(kind, group, sources),)), 11.0)
+
+    hear(RecordKind.ALLOW, stays, goes)
+    hear(RecordKind.BLOCK, goes)
+    _, (query,) = querier.tick(11.0)
+    assert (query.group, query.sources) == (group, (goes,))
+    querier.retry(query if refused == "of sources" else MembershipQuery(), 11.0)
+    hear(RecordKind.ALLOW, comes)  # what is wanted is made anew
+    answered_at = 16.0 + 2.0 + TIMING.last_member  # it is asked again after 5 s
+    run(querier, answered_at - 0.1)
+    assert querier.listeners.filter(group) == SourceFilter(False, (stays, goes, comes))
+    run(querier, answered_at)
+    assert querier.listeners.filter(group) == SourceFilter(False, (stays, comes))
+
+
+def test_a_source_that_nobody_wants_is_not_wanted_since_nobody_could_be_asked() -> None:
+    querier = Querier(TIMING, MIDDLE, 0.0)
+    run(querier, 10.0)
+
+    def hear(kind: RecordKind, *sources: Address) -> None:
+        querier.hear(HIGH, MembershipReport((GroupRecord(kind, GROUP, sources),)), 11.0)
+
+    hear(RecordKind.IS_EXCLUDE, LOW)
+    hear(RecordKind.TO_INCLUDE)
+    for query in querier.tick(11.0)[1]:
+        querier.retry(query, 11.0)
+    hear(RecordKind.ALLOW, MIDDLE)  # its filter is made anew
+    assert querier.listeners.filter(GROUP) == SourceFilter(True, (LOW,))
+
+
+def test_a_query_of_one_group_that_could_not_be_sent_puts_off_no_other() -> None:
+    other = ip_address("239.1.1.2")
+    querier = Querier(TIMING, MIDDLE, 0.0)
+    run(querier, 10.0)
+    for kind in (RecordKind.TO_EXCLUDE, RecordKind.TO_INCLUDE):
+        for group in (GROUP, other):
+            querier.hear(HIGH, MembershipReport((GroupRecord(kind, group),)), 11.0)
+    for query in querier.tick(11.0)[1]:
+        if query.group == GROUP:
+            querier.retry(query, 11.0)
+    run(querier, 11.0 + TIMING.last_member)
+    assert (querier.listeners.filter(GROUP), querier.listeners.filter(other)) == (ANY_SOURCE, None)
+
+
+@pytest.mark.parametrize("before", [None, MIDDLE], ids=["never had one", "has lost it"])
+def test_without_an_address_to_ask_from_nobody_is_forgotten_sooner(before: Address | None) -> None:
+    querier = Querier(TIMING, before, 0.0)
+    querier.move(None, 0.5)
     for reported_by in (JOINED, LEFT):
         querier.hear(HIGH, reported_by, 1.0)
     querier.tick(60.0)

@@ -36,6 +36,7 @@ LAN = Interface(7, "lan", 0x1043, 0, (HERE, HERE_6))
 MEMBER, MEMBER_6 = ip_address("10.1.0.9"), ip_address("fe80::9")
 GROUPS = {4: ip_address("239.1.2.3"), 6: ip_address("ff15::123")}
 SOURCE = ip_address("203.0.113.7")
+SOURCE_6 = ip_address("fd00:9::7")
 
 
 class Asked:
@@ -203,6 +204,16 @@ def test_a_query_that_cannot_be_sent_is_sent_again_soon() -> None:
     assert asked_since(asked, members, 125.0) == {HERE}
     assert [*members.wanted()], "one that stays was not asked"
     members.tick(125.0 + 2.0 + Timing().last_member)
+    assert [*members.wanted()] == []
+    # And one of a source, to which a member listens
+    for kind in (RecordKind.ALLOW, RecordKind.BLOCK):
+        members.hear(report(kind, GROUPS[6], SOURCE_6), 300.0)
+    asked.refuses = True
+    members.tick(300.0)
+    asked.refuses = False
+    members.tick(303.0)
+    assert [*members.wanted()] == [want(GROUPS[6], SourceFilter(False, (SOURCE_6,)))]
+    members.tick(303.0 + RETRY_SECONDS + 2.0 + Timing().last_member)
     assert [*members.wanted()] == []
 
 
