@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -21,6 +22,7 @@ GROWTH = (1, 10, 100, 1000)
 TOTAL = 100_000  # datagrams a second
 FLOOD = 600_000  # datagrams a second that no json subscription here keeps up with
 GATHER = 1_000_000  # ns that datagrams gather: see max_latency
+COUNTING = "least Python that counts"
 IDLE = 1000  # channels, and as many subscriptions
 
 
@@ -77,14 +79,15 @@ class Crowd:
         """One C program for all of them, ``crowd``, in which datagrams gather as long as in the daemon."""
         return self._are_of_one(stack, self.lab.program("crowd"))
 
-    def are_of_one_in_least_python(self, bench: Bench, stack: contextlib.ExitStack) -> Self:
+    def are_of_one_in_least_python(self, bench: Bench, stack: contextlib.ExitStack, *more: str) -> Self:
         """The same in the least Python, ``least_crowd.py``."""
-        return self._are_of_one(stack, bench.checkout.python, str(SOURCES / "least_crowd.py"))
+        program = bench.checkout.python, str(SOURCES / "least_crowd.py")
+        return self._are_of_one(stack, *program, more=more)
 
-    def _are_of_one(self, stack: contextlib.ExitStack, *program: str) -> Self:
+    def _are_of_one(self, stack: contextlib.ExitStack, *program: str, more: Sequence[str] = ()) -> Self:
         lab, (group, port) = self.lab, self.addresses[0]
         settings = (group, str(port), INTERFACE, str(self.directory), str(GATHER))
-        command = (*program, str(len(self.addresses)), *settings)
+        command = (*program, str(len(self.addresses)), *settings, *more)
         self.programs = [lab.start(lab.receiver, *command, stack=stack, ready=True)]
         return self
 
@@ -293,6 +296,8 @@ def growth(bench: Bench) -> list[Result]:
             crowds[f"{count} in C"] = crowd.are_of_one_in_c(stack)
             crowd = Crowd(bench.lab, count, after(address, 2000))
             crowds[f"{count} in {LEAST}"] = crowd.are_of_one_in_least_python(bench, stack)
+            crowd = Crowd(bench.lab, count, after(address, 3000))
+            crowds[f"{count} in {COUNTING}"] = crowd.are_of_one_in_least_python(bench, stack, "counts")
         contestants = {name: partial(crowd.share, TOTAL, seconds) for name, crowd in crowds.items()}
         samples = bench.interleave(f"subscriptions sharing {TOTAL:,}/s", contestants)
 
@@ -300,8 +305,11 @@ def growth(bench: Bench) -> list[Result]:
         return ratio(samples, f"{count} {kind}", f"1 {kind}", "cpu")
 
     goals = {100: 2.5, 1000: 4.5}
-    least = {
-        f"at {count}": ratio(samples, f"{count} in {LEAST}", "1 subscriptions", "cpu") for count in goals
+    of_least = {
+        kind: {
+            f"at {count}": ratio(samples, f"{count} in {kind}", "1 subscriptions", "cpu") for count in goals
+        }
+        for kind in (LEAST, COUNTING)
     }
     of_c = {
         f"CPU at {count}": ratio(samples, f"{count} subscriptions", f"{count} in C", "cpu")
@@ -324,8 +332,8 @@ def growth(bench: Bench) -> list[Result]:
             of_c=times(**of_c),
             notes=[
                 f"{kind}: {times(**{f'{count} of 1': of_one(count, kind) for count in GROWTH})}"
-                for kind in ("subscriptions", "in C", f"in {LEAST}")
+                for kind in ("subscriptions", "in C", f"in {LEAST}", f"in {COUNTING}")
             ]
-            + [f"{LEAST}, of one subscription of the daemon: {times(**least)}"],
+            + [f"{kind}, of one subscription: {times(**ratios)}" for kind, ratios in of_least.items()],
         )
     ]
