@@ -51,9 +51,8 @@ def is_open(daemon: RunningDaemon, source: str) -> bool:
     return bool((status["source"], status["source_state"]) == (source, "waiting for a writer"))
 
 
-def adds_up(daemon: RunningDaemon) -> bool:
-    """Return True if all that has come was sent or dropped by now."""
-    status = status_of(daemon)
+def adds_up(status: dict[str, Any]) -> bool:
+    """Return True if all that had come was sent or dropped by then."""
     counters = status["counters"]
     done: int = counters["sent"] + sum(counters["dropped"].values())
     return bool(status["reception"]["received"] == done and done > 0)
@@ -81,7 +80,7 @@ def test_each_datagram_of_udp_goes_on_as_it_came(hosts: tuple[Host, Host, Host],
             status = status_of(daemon)
             counts = [status["reception"]["by_sender"], status["reception"]["refused"]]
             is_all = counts == [{"10.8.0.1": len(SENT)}, {"10.8.0.7": len(SENT)}]
-            return status if is_all and adds_up(daemon) else None
+            return status if is_all and adds_up(status) else None
 
         status = wait_for(accounted, "the account")
         assert status is not None
