@@ -20,7 +20,6 @@ from mcastd.config import FileSourceSettings, OpenFilesOf, OutboundChannel, Stre
 from mcastd.errors import SettingChange, SourceError, UnsafePathError
 from mcastd.log import get_logger
 from mcastd.net.payloads import Payloads
-from mcastd.outbound.pacing import READ_BYTES
 from mcastd.outbound.recorded import CaptureFramer, RecordedFramer, TimedChunksFramer
 from mcastd.outbound.recorded_times import RecordedTimes
 from mcastd.outbound.sources.file import FileSource
@@ -89,7 +88,8 @@ class RecordingSource(FileSource):
         self._recorded: RecordedFramer = CaptureFramer(self._wanted, self._skipped)
         super().__init__(path, self._recorded, repeat=repeat, follow=follow, files=files, schedule=schedule)
         self._timed = schedule
-        self._read_bytes = READ_BYTES if schedule is None else TIMED_READ_BYTES
+        if schedule is not None:
+            self._read_bytes = TIMED_READ_BYTES
         self._times = RecordedTimes(speed, max_gap)
         self._looks = None in self._wanted  # for its streams, before any of it is sent
         self._survey: Survey | None = None  # there is one meanwhile
