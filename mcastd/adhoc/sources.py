@@ -10,8 +10,9 @@ from typing import Literal
 from mcastd import clock
 from mcastd.adhoc import numbered
 from mcastd.errors import SourceError, reason_of
-from mcastd.net.link import Sender, SenderAround
+from mcastd.net.link import Sender
 from mcastd.net.payloads import ListPayloads, Payloads
+from mcastd.net.sender_around import SenderAround
 from mcastd.outbound.framing import Framer
 from mcastd.outbound.pacing import READ_BYTES
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source

@@ -171,6 +171,7 @@ class FakeSender:
         self.closed = False
         self.carrier = True
         self.network_changes = 0
+        self.skipped = 0  # datagrams
 
     def send(self, payloads: Payloads) -> int:
         if self.errors:
@@ -208,6 +209,9 @@ class FakeSender:
 
     def note_refusal(self, error: OSError, size: int, count: int) -> None:
         """The same error comes with the next send, if it still holds."""
+
+    def skip(self, count: int) -> None:
+        self.skipped += count
 
     def tick(self, now: float) -> None:
         """Never called: there is no deadline."""

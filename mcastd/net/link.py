@@ -286,7 +286,7 @@ class Receiver(Protocol):
 
 
 class Sender(Protocol):
-    """An open way to one group and port: a socket, or a Sender around others (see SenderAround)."""
+    """An open way to one group and port: a socket, or a Sender around others (see sender_around.py)."""
 
     def send(self, payloads: Payloads) -> int:
         """Hand datagrams to the kernel, in order; return how many it took.
@@ -306,6 +306,9 @@ class Sender(Protocol):
 
     def note_refusal(self, error: OSError, size: int, count: int) -> None:
         """Take note that what :meth:`prepare` returned has raised ``error``, for ``count`` datagrams."""
+
+    def skip(self, count: int) -> None:
+        """Take note that the next ``count`` datagrams are not sent by this link: it may have refused them."""
 
     @property
     def deadline(self) -> float:
@@ -350,51 +353,3 @@ class TtlSender(Sender, Protocol):
 
     def set_ttl(self, ttl: int) -> None:
         """Have what is sent from here on begin with this TTL or hop limit. Raises LinkError."""
-
-
-class SenderAround:
-    """A Sender that hands all on to another one: a protocol overrides what it does otherwise."""
-
-    def __init__(self, link: Sender) -> None:
-        self._link = link
-
-    def send(self, payloads: Payloads) -> int:
-        return self._link.send(payloads)
-
-    def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
-        """Nothing: what a protocol adds to datagrams is not in the buffers."""
-        return None
-
-    def note_refusal(self, error: OSError, size: int, count: int) -> None:
-        """Never called: nothing is prepared."""
-
-    @property
-    def deadline(self) -> float:
-        return self._link.deadline
-
-    def tick(self, now: float) -> None:
-        self._link.tick(now)
-
-    @property
-    def held(self) -> int:
-        return self._link.held
-
-    def network_changed(self) -> None:
-        self._link.network_changed()
-
-    def describe(self) -> SenderDescription:
-        return self._link.describe()
-
-    def flows(self) -> Sequence[DatagramFlow]:
-        return self._link.flows()
-
-    @property
-    def carrier(self) -> bool:
-        return self._link.carrier
-
-    @property
-    def sending(self) -> str:
-        return self._link.sending
-
-    def close(self) -> None:
-        self._link.close()

@@ -183,6 +183,9 @@ class SocketSender:
     def note_refusal(self, error: OSError, size: int, count: int) -> None:
         self._burst.note_refusal(error, size, count)
 
+    def skip(self, count: int) -> None:
+        self._burst.refused = max(0, self._burst.refused - count)
+
     def _send_on(self, payloads: Payloads) -> int:
         """Send. What found no room in the network was looped to this host before: it goes there alone."""
         burst, sent = self._burst, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mcastd import clock
 from mcastd.clock import Clock
@@ -14,12 +14,15 @@ from mcastd.errors import LinkError
 from mcastd.net.link import FULL_ERRNOS, DatagramFlow, Sender
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.net.reopening import Reopened, some_failed
-from mcastd.outbound.outlet import NO_CARRIER
+from mcastd.outbound.outlet import NO_CARRIER, TOO_BIG
 from mcastd.status import LegStatus, SenderDescription
 from mcastd.worker import SentLegBooks
 
 # A leg that could not be opened is tried again after this long, and when the network has changed.
 RETRY_SECONDS = 1.0
+# Why a leg did not send what another has sent: else the name of an errno, or NO_CARRIER.
+FULL, NO_WAY = "full", "no-way"
+_NOTHING: Mapping[str, int] = {}
 
 
 class Leg(Reopened[Sender]):
@@ -75,16 +78,51 @@ class Leg(Reopened[Sender]):
                 self._refusal = error
             raise
 
-    def account(self, taken: int, most: int, why: str) -> None:
-        """Of ``most`` datagrams that some leg took, this one took ``taken``; if fewer, then since ``why``."""
+    def complete(self, payloads: Payloads, taken: int, error: LinkError | OSError | None) -> None:
+        """Account for ``payloads``, which some leg has sent. This one took ``taken``, the first of them.
+
+        The others are sent, too, as far as it goes, but for those that are too big; the first of them was
+        refused with ``error``, if with any. What does not go then is dropped here.
+        """
+        most, tried = len(payloads), taken
+        if taken == most:
+            self.account(most)
+            return
+        dropped: Counter[str] = Counter()
+        while tried < most and (link := self.link) is not None:
+            if error is None:
+                try:
+                    more = self.send(link, payloads.part(tried, most))
+                except LinkError as refusal:
+                    error = refusal
+                else:
+                    taken, tried = taken + more, tried + more
+                    continue
+            if error.errno != errno.EMSGSIZE:
+                link.skip(most - tried)
+                break
+            dropped[TOO_BIG] += 1
+            tried, error = tried + 1, None
+        if tried < most:
+            dropped[_reason(error)] += most - tried
+        self.account(taken, dropped)
+
+    def account(self, taken: int, dropped: Mapping[str, int] = _NOTHING) -> None:
+        """Of the datagrams that some leg has sent, this one took ``taken``; it has ``dropped`` the others."""
         if taken:
             self._refusal = None
         if self.link is not None and not self.link.carrier:
-            self.dropped[NO_CARRIER] += most
+            self.dropped[NO_CARRIER] += taken + sum(dropped.values())
             return
         self.sent += taken
-        if taken < most:
-            self.dropped[why] += most - taken
+        self.dropped.update(dropped)
+
+
+def _reason(error: LinkError | OSError | None) -> str:
+    """Why what was refused with ``error`` is dropped; None: there was nothing to send by."""
+    if error is None:
+        return NO_WAY
+    return FULL if error.errno in FULL_ERRNOS else errno.errorcode.get(error.errno or 0, "other")
 
 
 class Legs:
@@ -148,14 +186,12 @@ class Legs:
             refusals = [error for leg, error in errors.items() if leg.link is not None]
             # What is too big for one leg is not for another that is full
             raise min(refusals, key=lambda error: error.errno not in FULL_ERRNOS)
-        self._account(taken, most, {leg: error.code for leg, error in errors.items()})
+        if most < len(payloads):
+            payloads = payloads.part(0, most)
+        for leg in self._legs:
+            leg.complete(payloads, taken.get(leg, 0), errors.get(leg))
         self._look()
         return most
-
-    def _account(self, taken: dict[Leg, int], most: int, why: dict[Leg, str]) -> None:
-        for leg in self._legs:
-            reason = why.get(leg) or ("full" if leg.link is not None else "no-way")
-            leg.account(taken.get(leg, 0), most, reason)
 
     def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
         """See Sender. What it returns raises the OSError of the first leg if none took it.
@@ -178,10 +214,10 @@ class Legs:
             if self._met is not None:
                 raise self._met
             datagrams = 1 if count == 1 else -(-len(data) // size)
-            taken: dict[Leg, int] = {}
+            is_taken = False
             errors: dict[Leg, OSError] = {}
             for leg, link, send in sends:
-                if decided_by_carriers and not taken and not link.carrier:
+                if decided_by_carriers and not is_taken and not link.carrier:
                     break
                 try:
                     send(data)
@@ -190,20 +226,19 @@ class Legs:
                     link.note_refusal(error, size, datagrams)
                     errors[leg] = error
                 else:
-                    taken[leg] = datagrams
-            if not taken:
+                    is_taken = True
+            if not is_taken:
                 raise next(iter(errors.values()))
-            why = {leg: errno.errorcode.get(one.errno or 0, "other") for leg, one in errors.items()}
             for leg, link, _ in sends:
-                if leg in errors and errors[leg].errno not in FULL_ERRNOS:
+                if leg not in errors:
+                    leg.account(datagrams)
+                elif errors[leg].errno in FULL_ERRNOS:
+                    link.skip(datagrams)
+                    leg.account(0, {FULL: datagrams})
+                else:
                     self._met = errors[leg]
                     parts = [data] if count == 1 else [data[at:][:size] for at in range(0, len(data), size)]
-                    try:
-                        taken[leg] = leg.send(link, ListPayloads(parts))
-                        del why[leg]
-                    except LinkError as error:
-                        why[leg] = error.code
-            self._account(taken, datagrams, why)
+                    leg.complete(ListPayloads(parts), 0, None)
             if self._met is not None:
                 self._look()
 
@@ -211,6 +246,10 @@ class Legs:
 
     def note_refusal(self, error: OSError, size: int, count: int) -> None:
         """Each leg was told of its own."""
+
+    def skip(self, count: int) -> None:
+        for _, link in self._open:
+            link.skip(count)
 
     @property
     def deadline(self) -> float:

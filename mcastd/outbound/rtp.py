@@ -9,8 +9,9 @@ from itertools import chain
 
 from mcastd import clock
 from mcastd.config import RtpOutbound
-from mcastd.net.link import Sender, SenderAround
+from mcastd.net.link import Sender
 from mcastd.net.payloads import HeadedPayloads, Payloads
+from mcastd.net.sender_around import SenderAround
 from mcastd.outbound.pacing import TIMETABLE_BURSTS
 from mcastd.protocols.rtp import (
     HEADER_BYTES,

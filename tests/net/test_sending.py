@@ -112,6 +112,39 @@ def test_what_the_queue_has_no_room_for_is_sent_later(
         assert here == payloads
 
 
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_what_comes_after_what_was_given_up_is_heard_on_this_host(
+    wire: None, no_fd_leak: None, version: int, is_prepared: bool
+) -> None:
+    """As by a leg that is full, while another has sent the datagram."""
+    queue("tbf", "rate", "80kbit", "burst", "1600", "limit", "3200")
+    payloads = [b"%05d".ljust(1000, b"z") % number for number in range(60)]
+    port, group = free_port(), GROUPS[version]
+    with ExitStack() as stack:
+        near = SocketReceiver(group, port, interface="out0", receive_buffer=8 << 20)
+        sender = SocketSender(group, port, interface="out0")
+        for one in (near, sender):
+            stack.callback(one.close)
+        given_up = 0
+        for payload in payloads:
+            try:
+                if is_prepared and (send := sender.prepare(1000, 1)) is not None:
+                    send(payload)
+                else:
+                    sender.send(ListPayloads([payload]))
+            except (OSError, LinkError) as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                if isinstance(error, OSError):
+                    sender.note_refusal(error, 1000, 1)
+                sender.skip(1)
+                given_up += 1
+            time.sleep(0.01)
+        assert 0 < given_up < len(payloads)
+        assert taken(near) == payloads
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_what_was_prepared_and_has_no_room_is_sent_later(wire: None, no_fd_leak: None, count: int) -> None:
     queue("tbf", "rate", "8mbit", "burst", "70000", "limit", "70000")

@@ -69,16 +69,17 @@ def test_what_one_has_no_room_for_is_dropped_there_alone() -> None:
     one.links[0].room = 2
     assert legs.send(ListPayloads(LINES)) == 5
     assert (one.sent, other.sent) == (LINES[:2], LINES)
+    assert (one.links[0].skipped, other.links[0].skipped) == (3, 0)  # they are not sent there again
     assert (first.sent, first.dropped, second.sent, second.dropped) == (2, {"full": 3}, 5, {})
     assert legs.send(ListPayloads(LINES)) == 5
-    assert (first.refused, first.dropped) == ({"EAGAIN": 1}, {"full": 3, "EAGAIN": 5})
+    assert (first.refused, first.dropped) == ({"EAGAIN": 2}, {"full": 8})
     status = first.status()
     assert (status.sent, status.refused, status.dropped) == (2, first.refused, first.dropped)
     other.links[0].room = 0
     with pytest.raises(LinkError) as refused:
         legs.send(ListPayloads(LINES))
     assert refused.value.errno == errno.EAGAIN
-    assert (first.dropped["EAGAIN"], second.dropped) == (5, {})  # it is sent again
+    assert (first.dropped["full"], second.dropped) == (8, {})  # it is sent again
 
 
 @pytest.mark.parametrize("down", [0, 1])
@@ -147,8 +148,9 @@ def test_what_is_prepared_goes_by_each(count: int) -> None:
         send(buffer)
     assert other.sent == datagrams
     assert one.sent == datagrams[count:]
-    assert (first.sent, first.dropped, first.refused) == (3 - count, {"ENOBUFS": count}, {"ENOBUFS": 1})
+    assert (first.sent, first.dropped, first.refused) == (3 - count, {"full": count}, {"ENOBUFS": 1})
     assert (second.sent, second.dropped) == (3, {})
+    assert (one.links[0].skipped, other.links[0].skipped) == (count, 0)
     for way in (one, other):
         way.links[0].errors.append(errno.EAGAIN)
     with pytest.raises(OSError, match="unavailable"):
@@ -265,11 +267,34 @@ def test_while_one_is_full_what_is_too_big_for_another_is_tried_again(small: int
     assert refused.value.errno == errno.ENOBUFS
     assert legs.send(ListPayloads(LINES)) == 5
     assert ways[1 - small].sent == LINES
-    assert (leg.dropped, leg.trouble, other.dropped) == ({"EMSGSIZE": 5}, "", {})
+    assert (leg.dropped, leg.trouble, other.dropped) == ({"too-big": 5}, "", {})
     ways[1 - small].links[0].largest = 3
     with pytest.raises(LinkError) as refused:
         legs.send(ListPayloads(LINES))
     assert refused.value.errno == errno.EMSGSIZE
+
+
+@pytest.mark.parametrize("small", [0, 1])
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_what_is_too_big_for_one_takes_no_other_with_it(small: int, first: int) -> None:
+    ways = Way(), Way()
+    one, two, make, _ = pair(*ways)
+    legs = make()
+    leg, other = (one, two) if small == 0 else (two, one)
+    ways[small].links[0].largest = 8
+    datagrams = [b"it is much longer" if number in {first, 4} else line for number, line in enumerate(LINES)]
+    assert legs.send(ListPayloads(datagrams)) == 5
+    assert ways[1 - small].sent == datagrams
+    assert ways[small].sent == [datagram for datagram in datagrams if len(datagram) <= 8]
+    assert (leg.sent, leg.dropped, leg.trouble) == (3, {"too-big": 2}, "")
+    assert (other.sent, other.dropped) == (5, {})
+    ways[small].links[0].room = 2
+    ways[1 - small].links[0].room = 4
+    assert legs.send(ListPayloads(datagrams)) == 4, "what no leg has taken is sent again"
+    full = 2 if first == 3 else 1  # one that is too big, too, if it comes after the link was full
+    assert ways[small].links[0].skipped == full
+    assert (leg.sent, other.sent) == (5, 9)
+    assert leg.dropped == {"too-big": 4 - full, "full": full}
 
 
 @pytest.mark.parametrize("dead", [0, 1])

@@ -16,8 +16,9 @@ from mcastd import clock
 from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError
 from mcastd.net.fake import FakeSender
-from mcastd.net.link import Sender, SenderAround
+from mcastd.net.link import Sender
 from mcastd.net.payloads import ListPayloads, Payloads
+from mcastd.net.sender_around import SenderAround
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import open_source

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from mcastd.config import OUTBOUND_PROTOCOLS, SOURCES, OutboundProtocol, SourceSettings
-from mcastd.net.link import SenderAround
 from mcastd.net.payloads import ListPayloads, Payloads
+from mcastd.net.sender_around import SenderAround
 from mcastd.outbound import protocols, sources
 from mcastd.outbound.pacing import Pacer
 
