@@ -21,9 +21,15 @@ from support.daemon import RunningDaemon
 from support.host import connect, ip
 from support.wait import wait_for
 
+from mcastd import clock, log
+from mcastd.config import GroupOutput
 from mcastd.errors import LinkError
+from mcastd.inbound.sinks import StreamFacts
+from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.formats import FORMATS
+from mcastd.inbound.sinks.group import GroupSink
 from mcastd.net.interfaces import look
-from mcastd.net.link import Metadata
+from mcastd.net.link import ListBatch, Metadata
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
@@ -143,6 +149,38 @@ def test_what_comes_after_what_was_given_up_is_heard_on_this_host(
             time.sleep(0.01)
         assert 0 < given_up < len(payloads)
         assert taken(near) == payloads
+
+
+def test_what_an_output_sends_after_it_dropped_some_is_heard_on_this_host(
+    wire: None, no_fd_leak: None
+) -> None:
+    queue("tbf", "rate", "80kbit", "burst", "1600", "limit", "3200")
+    payloads = [b"%05d".ljust(1000, b"z") % number for number in range(60)]
+    port = free_port()
+    config = GroupOutput(
+        group=GROUPS[4], port=port, interface="out0", ttl=3, queue="4 KiB", when_full="drop-oldest"
+    )
+    with ExitStack() as stack:
+        far, near = (
+            SocketReceiver(GROUPS[4], port, interface=name, receive_buffer=8 << 20)
+            for name in ("in0", "out0")
+        )
+        sink = GroupSink(config, FORMATS["raw"](StreamFacts(str, str)), Account(config, log.get_logger()))
+        sink.open()
+        for one in (far, near, sink):
+            stack.callback(one.close)
+        for payload in payloads:
+            sink.write(ListBatch([payload]))
+            time.sleep(0.01)
+            if sink.deadline <= clock.monotonic():
+                sink.tick(clock.monotonic())
+        dropped = sink.counters.dropped["full"]
+        assert 0 < dropped < len(payloads)
+        wait_for(lambda: sink.counters.queued == 0 or sink.tick(clock.monotonic()), "an empty queue")
+        heard, arrived = taken(near), list[bytes]()
+        wait_for(lambda: arrived.extend(taken(far)) or len(arrived) == len(payloads) - dropped, "the others")
+        assert {*arrived} - {*heard} == set()
+        assert len(heard) == len({*heard}), "none of them twice"
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -61,6 +61,10 @@ class GroupSink(SendingSink[SocketSender]):
     def prepare(self, destination: SocketSender, alike: int) -> None:
         destination.set_ttl(alike)
 
+    def skip(self, count: int) -> None:
+        if self.destination is not None:
+            self.destination.skip(count)
+
     def runs(self, batch: Batch, senders: Sequence[tuple[str, int]]) -> Iterable[RecordRun]:
         payloads, ttl = self._format.payloads(batch), self._config.ttl
         if ttl is not None and senders and self._flows.addresses.isdisjoint(dict(senders)):  # as a rule
