@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import importlib
+import logging
+import pkgutil
 import re
 import subprocess
 from pathlib import Path
@@ -13,8 +17,10 @@ import generate
 import pytest
 import roots
 
+import mcastd
 from mcastd import __version__, cli, ctl, status
 from mcastd.metrics.families import families
+from mcastd.supervisor.thread import CHANGES
 from mcastd.views import Status
 
 
@@ -82,6 +88,58 @@ def test_every_metric_is_explained(generated: Path) -> None:
     text = (generated / "man" / "mcastd.8").read_text()
     for family in families().values():
         assert f".It Li {family.name}\n{family.help}\n" in text, family.name
+
+
+def logged_events() -> set[str]:
+    """What the program logs at info and above, by its sources."""
+    found = {f"worker.{name}" for level, name in CHANGES.values() if level >= logging.INFO}
+    for path in Path(mcastd.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(ast.Attribute(attr="info" | "warning" | "error" | "exception"), [first, *_]):
+                    pass
+                case ast.Call(ast.Name("write"), [first, *_]):  # at a level that is chosen there
+                    pass
+                case ast.Tuple([first, ast.JoinedStr() | ast.Name()]):  # an event and its reason
+                    pass
+                case _:
+                    continue
+            if isinstance(first, ast.Constant) and re.fullmatch(r"[a-z]+\.[a-z_]+", str(first.value)):
+                found.add(str(first.value))
+    return found
+
+
+def test_every_event_of_the_log_is_explained(generated: Path) -> None:
+    page = (generated / "man" / "mcastd.8").read_text()
+    section = page.partition(".Sh LOG\n")[2].partition("\n.Sh ")[0]
+    entries = re.findall(r"^\.It Li (.+)\n((?:(?!\.It |\.El).*\n)+)", section, re.MULTILINE)
+    explained = [name for names, _ in entries for name in names.split(" , ")]
+    assert len(explained) == len({*explained})
+    assert {*explained} == logged_events()
+
+
+def reasons() -> set[str]:
+    """For which something is dropped or refused, as the metrics have them from the start."""
+    found: set[str] = set()
+    for module in pkgutil.walk_packages(mcastd.__path__, "mcastd."):
+        if module.name != "mcastd.__main__":
+            names = vars(importlib.import_module(module.name))
+            lists = [value for name, value in names.items() if name.endswith("REASONS")]
+            kinds = [vars(value) for value in names.values() if isinstance(value, type)]
+            lists += [kind.get(name) for kind in kinds for name in ("reasons", "own_reasons")]
+            found.update(*(one for one in lists if isinstance(one, tuple)))
+    return found
+
+
+def test_every_reason_is_explained(generated: Path) -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    text = "".join(path.read_text() for path in [*docs.glob("*.md"), *(generated / "man").iterdir()])
+    words = {*re.findall(r"`([a-z0-9-]+)`", text)}
+    for names in re.findall(r"^\.(?:Li|Ql|Cm|Pq Li|Pq Ql) ([a-z0-9, -]+)", text, re.MULTILINE):
+        words.update(names.split())
+    found = reasons()
+    assert {"no-space", "ttl", "other-leg", "compression", "too-many-groups", "wrong-interface"} <= found
+    assert found - words == set()
 
 
 def test_every_field_of_a_status_is_explained(generated: Path) -> None:
