@@ -21,7 +21,7 @@ class ReplaceableThread:
     None after it, with the lock held, unless another step follows at once. If :attr:`current` is not its
     thread after a step, it sets nothing and returns. If a step takes longer than ``step_max_seconds``, the
     deputy calls ``on_hang`` once, with the lock held, which may :meth:`replace` the thread. If it does not,
-    it is called again while the step hangs.
+    it is called again while the step hangs; and while it is ``unfinished``, as where memory was missing.
 
     If an error ends the first one, as one of memory that is short, ``on_hang`` is called as if the step hung;
     then :attr:`has_died` is True, and ``at`` may be None.
@@ -39,6 +39,7 @@ class ReplaceableThread:
         # That takes the steps; None before the first begin(), and after close()
         self.current: threading.Thread | None = None
         self.has_died = False  # an error has ended the current one
+        self.unfinished = False  # set by the owner: on_hang has replaced the thread, and has more to do
         self.busy = threading.Event()  # set while a step may hang; the deputy sleeps otherwise
         self.closed = threading.Event()
         self.steps = 0  # begun so far
@@ -72,7 +73,7 @@ class ReplaceableThread:
                 self._deputy = deputy
             if self.current is None:
                 self.replace(*arguments)
-            elif self.has_died:
+            elif self.has_died or self.unfinished:
                 self._on_hang()
         except MemoryError as error:
             raise NoThreadError(self._name) from error
@@ -116,12 +117,14 @@ class ReplaceableThread:
     def _stand_by(self) -> None:
         """The deputy's main function."""
         while not self.closed.is_set():
-            self.busy.wait()
+            if not self.unfinished:
+                self.busy.wait()
             before = self.steps, self.at
             if self.closed.wait(self.step_max_seconds):
                 return
             with self.lock:
-                if self.has_died or (self.at is not None and before == (self.steps, self.at)):
+                hangs = self.at is not None and before == (self.steps, self.at)
+                if self.unfinished or self.has_died or hangs:
                     try:
                         self._on_hang()
                     except MemoryError:  # it is tried again after the next wait

@@ -54,6 +54,7 @@ class Reader:
             "reader", self._read, self._hand_back, step_max_seconds=VISIT_MAX_SECONDS
         )
         self._visited: dict[int, Visited] = {}  # by fd; changed with the thread's lock held
+        self._owed: tuple[int, Visited] | None = None  # what is still to be handed back, by fd
         self._events_max = 1  # that can come at a time: of each of them, and of the bell
         self._alone: list[ReadyFd] = []  # the only one that there is; none if there are several
         self._gather: Gather | None = None  # for the strictest of all; made anew after a change
@@ -103,20 +104,27 @@ class Reader:
     def _hand_back(self) -> None:
         """A visit takes long, or the thread has died: have another one read on for the others.
 
-        The lock is held.
+        The lock is held. Where memory is missing for that, it is called again, and goes on where it was.
         """
-        fd = at if isinstance(at := self._thread.at, int) else -1  # it may have died between two visits
-        stuck = self._visited.get(fd)
-        try:  # edge-triggered: the old thread consumed these events, so visit all once
-            self._thread.replace([(other, select.EPOLLIN) for other in self._visited if other != fd])
-        except RuntimeError:  # no more threads: wait for the old one
-            return
-        if stuck is not None:  # it was not removed meanwhile
-            del self._visited[fd]
+        if not self._thread.unfinished:
+            fd = at if isinstance(at := self._thread.at, int) else -1  # it may have died between two visits
+            # None: it was removed meanwhile
+            owed = None if (stuck := self._visited.get(fd)) is None else (fd, stuck)
+            try:  # edge-triggered: the old thread consumed these events, so visit all once
+                self._thread.replace([(other, select.EPOLLIN) for other in self._visited if other != fd])
+            except RuntimeError:  # no more threads: wait for the old one
+                return
+            self._owed, self._thread.unfinished = owed, True
+        if self._owed is not None:
+            fd, stuck = self._owed
+            if self._visited.get(fd) is stuck:
+                with contextlib.suppress(OSError):
+                    self._poll.unregister(fd)
+                del self._visited[fd]
             self._note_change()
-            with contextlib.suppress(OSError):
-                self._poll.unregister(fd)
             stuck.hand_back()
+            self._owed = None
+        self._thread.unfinished = False
 
     # -- the thread
 

@@ -393,4 +393,5 @@ class Channel:
             self._watcher.forget(self)
         if fd is not None:
             context.unwatch(fd)
-        self._outlet.schedule.idle(clock.monotonic())
+        if not source.reads_on:
+            self._outlet.schedule.idle(clock.monotonic())

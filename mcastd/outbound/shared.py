@@ -80,6 +80,7 @@ class SharedSender:
         self._lock = self._thread.lock  # not held during a visit
         self._entries: dict[Timed, _Entry] = {}
         self._hanging: dict[threading.Thread, Timed] = {}  # what threads that were replaced still visit
+        self._owed: list[Timed] = []  # those that are still to be handed back
         self._schedule: dict[float, list[_Entry]] = {}  # what is due, by monotonic seconds
         self._times: list[float] = []  # a heap of the times in it
         self._visits: deque[_Entry] = deque()  # those that are to be visited now
@@ -154,28 +155,42 @@ class SharedSender:
     def _hand_back(self) -> None:
         """A visit takes too long: another thread goes on with the others.
 
-        If the thread has died, all channels send for themselves: what was due may be known only to it.
+        If the thread has died, all channels send for themselves: what was due may be known only to it. Where
+        memory is missing for that, it is called again, and goes on where it was.
         """
+        if not self._thread.unfinished and not self._replace():
+            return
+        while self._owed:
+            channel = self._owed[-1]
+            self._drop(channel)
+            channel.hand_back()
+            self._owed.pop()
+        self._thread.unfinished = False
+
+    def _replace(self) -> bool:
+        """Have another thread go on, and note which channels are to be handed back. False: there is none."""
         has_died, before = self._thread.has_died, self._thread.current
         stuck: Timed = self._thread.at  # type: ignore[assignment] # set by _send alone
         # Without those that an error has ended in their visit
         self._hanging = {thread: channel for thread, channel in self._hanging.items() if thread.is_alive()}
-        handed_back = {*self._entries} if has_died else {stuck}
+        owed = [*self._entries]
+        if not has_died:
+            assert before is not None
+            devices = {other.device for other in self._hanging.values()} & {stuck.device} - {0}
+            owed = [stuck, *(one for one in owed if one is not stuck and one.device in devices)]
+            self._hanging[before] = stuck
         try:
             self._thread.replace()
         except RuntimeError:  # no more threads: wait for this one
-            return
+            if not has_died:
+                del self._hanging[before]
+            return False
+        self._owed, self._thread.unfinished = owed, True
         if has_died:
-            self._schedule, self._times = {}, []
+            self._schedule.clear()
+            self._times.clear()
             self._visits.clear()
-        else:
-            if stuck.device and any(other.device == stuck.device for other in self._hanging.values()):
-                handed_back.update(channel for channel in self._entries if channel.device == stuck.device)
-            assert before is not None
-            self._hanging[before] = stuck
-        for channel in handed_back:
-            self._drop(channel)
-            channel.hand_back()
+        return True
 
     def _take_up(self, entry: _Entry, result: float | BurstPlan | None, now: float) -> None:
         """Go on as a visit has returned it."""

@@ -381,6 +381,33 @@ def test_one_that_an_error_ends_between_visits_is_replaced_and_nothing_is_lost(r
         guest.close()
 
 
+def test_one_that_hangs_is_handed_back_though_memory_is_missing_for_that_at_first(reader: Reader) -> None:
+    class Short(Guest):
+        attempts = 0
+
+        def hand_back(self) -> None:
+            self.attempts += 1
+            if self.attempts < 3:
+                raise MemoryError
+            super().hand_back()
+
+    reader._thread.step_max_seconds = 0.02
+    hanging, sound = Short(reader), Guest(reader)
+    hanging.stuck = threading.Event()
+    hanging.deliver()
+    assert hanging.handed_back.wait(60)
+    assert hanging.attempts == 3
+    for _ in range(3):
+        taken = sound.taken
+        sound.deliver()
+        wait_for(lambda taken=taken: sound.taken > taken, "a visit by the next thread")
+    assert not sound.handed_back.is_set()
+    hanging.stuck.set()
+    wait_for(lambda: hanging.taken == 1, "the end of the visit")
+    for guest in (hanging, sound):
+        guest.close()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_one_whose_visit_ends_the_thread_is_handed_back(reader: Reader) -> None:
     class Faulty(Guest):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from ipaddress import ip_address
@@ -356,6 +357,41 @@ def test_a_channel_sends_them_as_far_apart_as_they_came(path: Path, is_shared: b
         assert status.framing == "capture"
         assert channel.counters.sent == 12
         assert channel.counters.rounds == 2
+    finally:
+        shared.close()
+
+
+class HeldUpSender(NotingSender):
+    """One that takes a while for one datagram."""
+
+    def send(self, payloads: Payloads) -> int:
+        sent = super().send(payloads)
+        if len(self.sent) == 20:
+            time.sleep(0.4)
+        return sent
+
+    def prepare(self, size: int, count: int) -> None:
+        """Nothing: all goes by :meth:`send`."""
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_what_is_late_stays_so_where_most_of_the_file_is_of_others(path: Path, is_shared: bool) -> None:
+    """A read that finds nothing of the stream is no pause of it."""
+    of_others = [packet(bytes(1300), n, GROUP, 9199) for n in range(20)]
+    wanted = [packet(b"%d" % n, 10 * MILLISECOND * n) for n in range(100)]
+    path.write_bytes(HEAD + b"".join(one + b"".join(of_others) for one in wanted))
+    select = {"group": GROUP, "port": PORT}
+    config = OutboundChannel(
+        source=path, group=GROUP, port=PORT, framing="capture", timing="capture", select=select
+    )
+    link, shared = HeldUpSender(), SharedSender()
+    channel = Channel(
+        "outbound/tv", config, lambda _: link, open_source(config), shared=shared if is_shared else None
+    )
+    try:
+        with closing(channel), running(channel):
+            wait_for(lambda: channel.counters.sent == 100, "all of it")
+        assert channel.counters.late > 40, "it catches up at twice the pace"
     finally:
         shared.close()
 

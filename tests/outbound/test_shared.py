@@ -275,6 +275,35 @@ def test_when_an_error_ends_the_thread_all_send_for_themselves_and_another_begin
     wait_for(lambda: all(len(c.visits) > before for c, before in zip(channels, seen, strict=True)), "visits")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_all_are_handed_back_though_memory_is_missing_for_some_at_first(shared: SharedSender) -> None:
+    class Short(Ticking):
+        attempts = 0
+
+        def hand_back(self) -> None:
+            self.attempts += 1
+            if self.attempts < 3:
+                raise MemoryError
+            super().hand_back()
+
+    def fail() -> None:
+        raise MemoryError
+
+    shared._thread.step_max_seconds = 0.02
+    dying, *others = channels = [Short(0.001), *(Short(3600) for _ in range(3))]
+    for channel in others:
+        shared.add(channel, clock.monotonic() + 3600)
+    dying.during = fail
+    shared.add(dying, 0.0)
+    for channel in channels:
+        assert channel.handed_back.wait(60)
+    assert [channel.attempts for channel in channels] == [3] * 4
+    wait_for(lambda: not shared._thread.unfinished, "its end")
+    after = Ticking(0.001, count=3)
+    shared.add(after, 0.0)
+    wait_for(lambda: not after.left, "visits by the next thread")
+
+
 def test_nobody_wakes_while_nothing_is_due(shared: SharedSender) -> None:
     shared.add(Ticking(1), clock.monotonic() + 3600)
     (leader,) = senders()

@@ -116,6 +116,7 @@ class FileSource(FramedSource):
         Empty if there are none now (see :meth:`fileno` and :attr:`nap`), or never again (:attr:`finished`).
         Raises SourceError, and may then be called again.
         """
+        self.reads_on = False
         while not self.finished:
             if self._fd < 0:
                 self._open()
@@ -127,6 +128,7 @@ class FileSource(FramedSource):
             data = self._read()
             if data:
                 if (payloads := self._feed(data)) or self._is_sparse:
+                    self.reads_on = not payloads
                     return payloads
             elif self._is_fifo:
                 return ListPayloads() if data is None else self._end_writers()
