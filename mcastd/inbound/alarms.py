@@ -93,7 +93,13 @@ class Alarms:
             *map(of, sinks),
         ]
         if (protocol := intake.protocol) is not None:
-            alarms.append(Alarm(lambda: protocol.deadline, intake.expire))
+
+            def expire(now: float) -> None:
+                # First what the kernel holds: it has come by then, though this process had no time to read it
+                intake.take(link)
+                intake.expire(now)
+
+            alarms.append(Alarm(lambda: protocol.deadline, expire))
         if (keeper := intake.keeper) is not None:
             alarms.append(Alarm(lambda: keeper.deadline, keeper.tick))
         if expected is not None:

@@ -75,6 +75,7 @@ class RepairingSequencer(Sequencer):
         self._decoder = FecDecoder()
         self._of: tuple[OfStream | None, int] = None, 0  # the stream that it decodes, and restarts of that
         self._aside: deque[_Aside] = deque()
+        self._unclaimed: list[tuple[str, bytes]] = []  # the last media, by sender, while no stream is known
         self._accounted = 0  # repair packets that were taken, but for those that recovered one or are dropped
 
     # -- what is seen of it
@@ -137,23 +138,27 @@ class RepairingSequencer(Sequencer):
         """Begin anew with another stream, or where that begins anew."""
         of = self._order.stream, self._order.total.restarts
         if of != self._of:
-            self._of = of
-            self._forget()
+            before, self._of = self._of[0], of
+            if before is not None:  # else what waits may repair what comes first
+                self._forget()
 
     def _forget(self) -> None:
         self._decoder = FecDecoder()
         self._aside.clear()
+        self._unclaimed = []
         self._settle()
 
     def _take_media(self, batch: Batch) -> Iterable[Batch]:
+        came = [*zip(BatchColumns(batch).addresses, map(bytes, batch.payloads), strict=True)]
         if (stream := self._order.stream) is None:
+            self._unclaimed = came
             return
-        wire = self._order.wire
+        wire, came, self._unclaimed = self._order.wire, self._unclaimed + came, []
         # Anybody may send this SSRC, and what others send neither is repaired nor repairs anything
         recovered = self._decoder.take_media(
             (
-                (wire.cells.number(datagram), bytes(datagram))
-                for datagram, address in zip(batch.payloads, BatchColumns(batch).addresses, strict=True)
+                (wire.cells.number(datagram), datagram)
+                for address, datagram in came
                 if address == stream.address
                 and len(datagram) >= wire.cells.end
                 and wire.identity_of(datagram) == stream.identity
@@ -174,8 +179,6 @@ class RepairingSequencer(Sequencer):
                 self._dropped[OTHER_SENDER] += 1
             elif (packet := parse_fec(datagram)) is None:
                 self._dropped[NOT_FEC] += 1
-            elif stream is None:
-                self._dropped[FEC] += 1
             elif len(self._aside) == KEPT_FEC_PACKETS:
                 self._dropped[FEC_SURPLUS] += 1
             else:
@@ -184,8 +187,11 @@ class RepairingSequencer(Sequencer):
 
     def _take_repair(self, now: float) -> Iterable[Batch]:
         while self._aside and self._aside[0].due <= now:
-            aside = self._aside.popleft()
-            if self._decoder.is_ahead(aside.packet):  # not before: the media may not have been read yet
+            aside, stream = self._aside.popleft(), self._order.stream
+            if stream is not None and aside.datagram.addresses[0] != stream.address:
+                self._accounted -= 1
+                self._dropped[OTHER_SENDER] += 1
+            elif self._decoder.is_ahead(aside.packet):  # not before: the media may not have been read yet
                 self._accounted -= 1
                 self._dropped[FEC_AHEAD] += 1
             elif recovered := self._decoder.take_fec(aside.packet):

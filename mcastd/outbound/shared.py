@@ -183,7 +183,7 @@ class SharedSender:
             self._thread.replace()
         except RuntimeError:  # no more threads: wait for this one
             if not has_died:
-                del self._hanging[before]
+                self._hanging.popitem()
             return False
         self._owed, self._thread.unfinished = owed, True
         if has_died:

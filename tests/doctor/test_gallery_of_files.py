@@ -258,6 +258,7 @@ CASES = [
         at_once,
         worker="outbound/news",
         prepare=with_a_large_file,
+        measured=True,
     ),
     Case(
         "cycle-too-long",

@@ -95,6 +95,21 @@ def test_link_sink_and_refused_memberships_have_their_own_times(bench: Bench) ->
     assert bench.retries == 1
 
 
+def test_a_protocol_gives_up_nothing_that_has_come_by_then(bench: Bench) -> None:
+    """As where this process had no processor until its time was up."""
+    kept: list[tuple[float, int]] = []
+    protocol = Tardy(TardySettings(), Counter())
+    protocol.expire = lambda now: kept.append((now, protocol.fed)) or iter(())  # type: ignore[func-returns-value]
+    bench.intake.protocol, protocol.deadline = protocol, BEGAN + 3
+    bench.intake.begin(Context())
+    bench.set()
+    bench.link.deliver(b"one", b"two")
+    bench.alarms.ring(BEGAN + 2)
+    assert (kept, bench.intake.counters.received) == ([], 0)
+    bench.alarms.ring(BEGAN + 4)
+    assert (kept, bench.intake.counters.received) == ([(BEGAN + 4, 2)], 2)
+
+
 def test_a_silence_is_due_until_it_is_known(bench: Bench) -> None:
     bench.set(expect_every=11)
     bench.intake.heard = BEGAN + 2

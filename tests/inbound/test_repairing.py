@@ -114,6 +114,21 @@ def test_repair_far_ahead_of_what_was_read_is_of_use_once_its_media_is_read() ->
     assert repairing.dropped == {"fec": ROWS - 1}
 
 
+def test_repair_that_is_read_before_the_stream_is_known_is_of_use_and_so_is_its_first_datagram() -> None:
+    packets = media(100, COLUMNS * ROWS)
+    sent, repair = [*packets.values()], matrix(packets, 100, COLUMNS, ROWS)
+    repairing = Repairing()
+    assert repairing.feed(MEDIA, sent[0]) == []
+    for sender in (SENDER, "192.0.2.66"):
+        batch = ListBatch(repair[COLUMNS:], addresses=[sender] * ROWS)
+        assert repairing.audited.feed(LegBatch(batch, ROW)) == []
+    assert repairing.feed(MEDIA, *sent[1:3], *sent[4:]) == sent[:3]  # of the row of the first datagram
+    assert repairing.expire(100.0 + READ_SECONDS) == sent[3:]
+    assert repairing.repairing.repaired == 1
+    assert repairing.dropped == {"fec": ROWS - 1, "other-sender": ROWS}
+    assert repairing.repairing.held == 0
+
+
 def test_what_is_made_when_media_comes_has_come_with_that() -> None:
     packets = media(100, COLUMNS)
     sent = [*packets.values()]
