@@ -69,11 +69,7 @@ def stream_of(description: Description, keys: Mapping[str, Any]) -> Medium:
     Of one stream by several ways it is the first. Raises ValueError.
     """
     session = description.session
-    streams = [
-        index
-        for index, medium in enumerate(session.media)
-        if medium.port and medium.address is not None and medium.address.is_multicast
-    ]
+    streams = [index for index, medium in enumerate(session.media) if goes_to_group(medium)]
     if not streams:
         raise ValueError(f"{description.named} describes no stream that is sent to a group")
     meant = [index for index in streams if _is_meant(session.media[index], keys)] or streams
@@ -86,13 +82,18 @@ def stream_of(description: Description, keys: Mapping[str, Any]) -> Medium:
     return first
 
 
+def goes_to_group(medium: Medium) -> bool:
+    """Return True if it can be received: it is offered, and sent to a group."""
+    return bool(medium.port) and medium.address is not None and medium.address.is_multicast
+
+
 def _is_meant(medium: Medium, keys: Mapping[str, Any]) -> bool:
     values = {"group": medium.address, "port": medium.port}
     return all(_parsed(key, keys[key]) == value for key, value in values.items() if key in keys)
 
 
 def legs_of(description: Description, group: Address, port: int) -> tuple[Medium, ...]:
-    """The ways by which the stream to ``group`` and ``port`` is sent."""
+    """The ways by which the stream to ``group`` and ``port`` is sent, also those that go to no group."""
     media = description.session.media
     index = next(i for i, medium in enumerate(media) if (medium.address, medium.port) == (group, port))
     return description.session.legs_of(index)
@@ -113,12 +114,13 @@ def _keys_of(medium: Medium) -> dict[str, Any]:
 
 
 def legs_described(description: Description, said: Mapping[str, Any], keys: Mapping[str, Any]) -> list[Any]:
-    """The ``legs`` of a subscription to the stream ``said``: a table for each way by which it is sent.
+    """The ``legs`` of a subscription to the stream ``said``: a table for each way that can be received.
 
     ``legs`` among the keys may say more of each, as its interface; without, that of the subscription is for
     all. Raises ValueError.
     """
-    ways = [_keys_of(medium) for medium in legs_of(description, said["group"], said["port"])]
+    media = filter(goes_to_group, legs_of(description, said["group"], said["port"]))
+    ways = [_keys_of(medium) for medium in media]
     given = keys.get("legs")
     if given is None:
         interface = {"interface": keys["interface"]} if "interface" in keys else {}

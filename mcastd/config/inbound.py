@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from mcastd.config.addresses import may_meet
 from mcastd.config.description import (
@@ -13,7 +13,6 @@ from mcastd.config.description import (
     contradictions,
     filled,
     legs_described,
-    legs_of,
     parse_description,
 )
 from mcastd.config.ends import ProgramEnd
@@ -21,14 +20,12 @@ from mcastd.config.inbound_conflicts import contradictions_of_keys, not_together
 from mcastd.config.keep_before import KEEPING, KeepBefore
 from mcastd.config.legs import (
     KEYS_OF_A_LEG,
-    LEGS_MAX,
     LEGS_MIN,
     LegSettings,
     check_sources,
     of_first_leg,
 )
 from mcastd.config.model import Conflicts, GroupSettings
-from mcastd.config.numbers import parse_moment
 from mcastd.config.output import GroupEnd, OutputPath, OutputSettings
 from mcastd.config.outputs import OutputTables
 from mcastd.config.protocol import InboundProtocol, NumberedInbound, RawInbound
@@ -306,21 +303,15 @@ class InboundSubscription(GroupSettings):
 
 
 def _legs_of(description: Description, said: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The legs that a description says, of a subscription that names none of them, and can merge all."""
+    """The legs that a description says. Where none are written, there are some only if all keys fit them."""
     if not keys.get("legs", True):  # there are none, as dump() writes it
         return {}
+    legs = {"legs": legs_described(description, said, keys)}
     if "legs" not in keys:
-        ways = legs_of(description, said["group"], said["port"])
-        differ = len({(way.address, way.port, way.sources) for way in ways}) == len(ways)
-        if not differ or not LEGS_MIN <= len(ways) <= LEGS_MAX or {"group", "port"} & keys.keys():
+        if len(legs["legs"]) < LEGS_MIN or {"group", "port"} & keys.keys():
             return {}
         try:
-            waits = keys.get("fec") or parse_moment(keys.get("reorder", 0))
-            protocol = INBOUND_PROTOCOLS.model_of(keys.get("protocol", {}))
-            via = VIAS.model_of(keys.get("via", {}))
-        except ValueError:  # which is said of that key
+            InboundSubscription.model_validate({**said, **keys, "sdp": description, **legs})
+        except ValidationError:  # what is wrong without them, too, is said then
             return {}
-        numbered = protocol is not None and issubclass(protocol, NumberedInbound)
-        if waits or not numbered or via is not NativeVia:
-            return {}
-    return {"legs": legs_described(description, said, keys)}
+    return legs

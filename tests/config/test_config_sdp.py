@@ -135,6 +135,71 @@ def test_one_stream_by_two_ways_is_received_by_the_first_where_several_do_not_go
     assert (one.legs, *received(one)) == ((), "239.0.1.1", 5004, ["192.168.1.1"], [])
 
 
+PLAIN = LEGS.replace("a=source-filter: incl IN IP4 239.0.1.1 192.168.1.1\n", "")
+SIX = LEGS.replace("IN IP4 239.0.2.1/32", "IN IP6 ff3e::2:1")
+TO_SECOND = '[{ kind = "group", group = "239.0.2.1", port = 5006 }, "/srv/more"]'
+BY_TTL = '[{ kind = "group", group = "239.9.2.1", port = 5016, ttl = 4 }, "/srv/more"]'
+
+
+@pytest.mark.parametrize(
+    ("description", "keys", "sources", "excluded"),
+    [
+        (PLAIN, {"sources": '["192.168.3.1"]'}, ["192.168.3.1"], []),
+        (PLAIN, {"exclude_sources": '["192.168.4.1"]'}, [], ["192.168.4.1"]),
+        (SIX, {"interface": '"192.0.2.1"'}, ["192.168.1.1"], []),
+        (LEGS, {"output": TO_SECOND}, ["192.168.1.1"], []),
+        (LEGS, {"output": BY_TTL}, ["192.168.1.1"], []),
+    ],
+    ids=["sources", "exclude_sources", "interface", "output to the second", "output with a ttl"],
+)
+def test_one_stream_by_two_ways_is_received_by_the_first_where_a_key_does_not_suit_the_second(
+    tmp_path: Path, description: str, keys: dict[str, str], sources: list[str], excluded: list[str]
+) -> None:
+    """Nobody has written the legs: that they do not fit refuses no configuration."""
+    files = Files(tmp_path, description)
+    table = {"sdp": f'"{files.sdp}"', "protocol": '"rtp"', "output": '"/srv/news"', **keys}
+    lines = (f"{key} = {value}\n" for key, value in table.items())
+    files.toml.write_text(f"[inbound.news]\n{''.join(lines)}")
+    one = files.load()
+    assert (one.legs, *received(one)) == ((), "239.0.1.1", 5004, sources, excluded)
+    (warning,) = [note.reason for note in examine(files.toml)[1] if note.path == "inbound.news.sdp"]
+    assert "by 2 ways, of which 239.0.1.1 port 5004 is received; a protocol with numbers" in warning
+    files.toml.write_text(dump(load(files.toml)))
+    assert files.load() == one
+
+
+def test_sources_of_the_first_way_may_be_written_beside_it(tmp_path: Path) -> None:
+    files = Files(tmp_path, LEGS, 'protocol = "rtp"\nsources = ["192.168.1.1"]')
+    assert [leg.sources for leg in files.load().legs] == [(ip_address("192.168.1.1"),), ()]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("audio 5006", "audio 0"), ("239.0.2.1/32", "192.0.2.5")],
+    ids=["not offered", "unicast"],
+)
+def test_ways_that_go_to_no_group_are_no_legs(tmp_path: Path, old: str, new: str) -> None:
+    two = Files(tmp_path, LEGS.replace(old, new), 'protocol = "rtp"')
+    one = two.load()
+    assert (one.legs, *received(one)) == ((), "239.0.1.1", 5004, ["192.168.1.1"], [])
+    (warning,) = [note.reason for note in examine(two.toml)[1] if note.path == "inbound.news.sdp"]
+    assert warning.endswith("of which 239.0.1.1 port 5004 is received; no other one is sent to a group")
+    third = "m=audio 5008 RTP/AVP 97\nc=IN IP4 239.0.3.1/32\na=mid:three\n"
+    of_three = LEGS.replace(old, new).replace("DUP one two", "DUP one two three") + third
+    ways = [("239.0.1.1", 5004, ["192.168.1.1"], []), ("239.0.3.1", 5008, [], [])]
+    assert [received(leg) for leg in Files(tmp_path, of_three, 'protocol = "rtp"').load().by_leg()] == ways
+    each = 'protocol = "rtp"\nlegs = [{ interface = "eth0" }, { interface = "eth1" }]'
+    named = Files(tmp_path, of_three, each).load()
+    assert [received(leg) for leg in named.by_leg()] == ways
+    assert [leg.interface for leg in named.legs] == ["eth0", "eth1"]
+
+
+def test_one_stream_by_two_ways_without_numbers_is_merged_by_payload_where_that_is_said(
+    tmp_path: Path,
+) -> None:
+    assert len(Files(tmp_path, LEGS, 'merge = "payload"').load().legs) == 2
+
+
 @pytest.mark.parametrize("reorder", ["0", '"0s"'])
 def test_no_wait_for_order_keeps_none_of_two_ways_away(tmp_path: Path, reorder: str) -> None:
     assert len(Files(tmp_path, LEGS, f'protocol = "rtp"\nreorder = {reorder}').load().legs) == 2

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 from mcastd.config.addresses import means_several, split_end
-from mcastd.config.description import legs_of
+from mcastd.config.description import goes_to_group, legs_of
 from mcastd.config.gateway import GatewaySettings
 from mcastd.config.inbound import GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.keys import SIGNING_SUFFIX
@@ -110,12 +110,17 @@ def _one_way(subscription: InboundSubscription) -> Advice:
     described, group, port = subscription.sdp, subscription.group, subscription.port
     if described is None or subscription.legs:
         return
-    if (ways := len(legs_of(described, group, port))) > 1:
+    ways = legs_of(described, group, port)
+    if len(ways) > 1:
+        why = "no other one is sent to a group"
+        if sum(map(goes_to_group, ways)) > 1:
+            why = (
+                "a protocol with numbers, without group and port, sources of its own, reorder, fec and a"
+                f" tunnel, receives it by up to {LEGS_MAX} that differ, if interface and output suit each"
+            )
         yield (
             "sdp",
-            f"one stream is described by {ways} ways, of which {group} port {port} is received; a protocol"
-            " with numbers, without group and port, reorder, fec and a tunnel, receives it by up to"
-            f" {LEGS_MAX} that differ",
+            f"one stream is described by {len(ways)} ways, of which {group} port {port} is received; {why}",
         )
 
 
