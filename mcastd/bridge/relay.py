@@ -155,6 +155,9 @@ class Relay:
         self._received_at = now
         filled = self._look(found, now) if now - self._looked_at >= LOOK_SECONDS else 0.0
         taken, is_short = 0, False
+        if self._short:  # those that have waited longest for memory come first
+            waiting = [*self._short]
+            found.sort(key=lambda one: waiting.index(one) if one in self._short else len(waiting))
         for stream in found:
             try:
                 taken += self._hand_on(stream)
@@ -163,7 +166,6 @@ class Relay:
                 self._short[stream] = str(error)
                 is_short = True
         self.shortage = next(iter(self._short.values()), "")
-        self._reading.update(found)
         self.pause = self._gather.wait(taken, now - since, filled)
         if not (self.pause and self._has_room and all(stream.receiver.emptied for stream in found)):
             self._rest()
@@ -179,8 +181,13 @@ class Relay:
         return max([load.filled for load in loads], default=0.0)
 
     def _hand_on(self, stream: _Stream) -> int:
-        """Hand on what has come by one. Returns the number of datagrams."""
-        batch = stream.receiver.receive()
+        """Hand on what has come by one. Returns the number of datagrams. Raises NoArenaError."""
+        try:
+            batch = stream.receiver.receive()
+        except NoArenaError:  # other streams may have all the arenas that there is memory for
+            self._rest()
+            batch = stream.receiver.receive()
+        self._reading.add(stream)
         if not (count := len(batch)):
             return 0
         self.last = clock.monotonic()

@@ -187,8 +187,7 @@ class Discovery:
             self._last = now
             place = HeardAt(origin.source, str(group), self._interface_name(origin.ifindex))
             self._sessions.feed(bytes(payload), place, now, wall)
-        if link.emptied:
-            link.idle()
+        link.idle()  # also if there is more: a flood of one group keeps no other from its only arena
         self._count_overflow()
 
     def _close(self, link: Receiver) -> None:

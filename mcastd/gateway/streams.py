@@ -98,20 +98,22 @@ class JoinedStream:
         """What has come, as its players want it. Raises LinkError."""
         self.gather.follow(self.link.load().filled if self._came >= FILLING_DATAGRAMS else 0.0)
         self._came = 0
-        for _ in range(BATCHES_AT_ONCE):
-            batch = self.link.receive()
-            self.shortage = ""
-            if not (count := len(batch)):
-                break
-            self.last = now
-            self._came += count
-            self.received += count
-            self.received_bytes += batch.size
-            if self.players_count:
-                yield from self._pieces(batch.payloads)
-            if self.link.emptied:
-                break
-        self.link.idle()
+        try:
+            for _ in range(BATCHES_AT_ONCE):
+                batch = self.link.receive()
+                self.shortage = ""
+                if not (count := len(batch)):
+                    break
+                self.last = now
+                self._came += count
+                self.received += count
+                self.received_bytes += batch.size
+                if self.players_count:
+                    yield from self._pieces(batch.payloads)
+                if self.link.emptied:
+                    break
+        finally:  # others may need its arena
+            self.link.idle()
 
     def _pieces(self, payloads: Sequence[bytes | memoryview]) -> Iterator[StreamPiece]:
         """What came together, for those who have it with RTP, and for those who have it without.

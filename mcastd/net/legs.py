@@ -14,7 +14,7 @@ from itertools import chain
 
 from mcastd import clock
 from mcastd.bounded import Patience
-from mcastd.errors import LinkError
+from mcastd.errors import LinkError, NoArenaError
 from mcastd.ip import Interfaces, SourceFilter
 from mcastd.net.link import NOTHING, Batch, Glance, LegLink, Load, Metadata, Origin, Receiver
 from mcastd.net.reopening import Reopened, some_failed
@@ -216,7 +216,11 @@ class ReceivingLegs:
         for _ in self._legs:
             leg = self._legs[self._next]
             self._next = (self._next + 1) % len(self._legs)
-            batch = leg.receive()
+            try:
+                batch = leg.receive()
+            except NoArenaError:  # the other legs may have all the arenas that there is memory for
+                self.idle()
+                batch = leg.receive()
             self._empty = self._empty + 1 if leg.is_empty() else 0
             if batch:
                 # One that was read empty may have more by now, and the reader waits for what comes after that
@@ -226,8 +230,9 @@ class ReceivingLegs:
         return NOTHING
 
     def idle(self) -> None:
-        for link in self._links():
-            link.idle()
+        for leg in self._legs:
+            for link in leg.links():
+                link.idle()
 
     @property
     def retry_at(self) -> float | None:

@@ -11,8 +11,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from support.arenas import FewArenas
 from support.daemon import RunningDaemon
 from support.host import Host, connect
+from support.meanwhile import meanwhile
 from support.programs import program
 from support.wait import wait_for
 
@@ -21,7 +23,7 @@ from mcastd.discovery.discovery import Discovery
 from mcastd.errors import LinkError, NoArenaError
 from mcastd.ip import Address
 from mcastd.net.arenas import MEMORY_RETRY_SECONDS
-from mcastd.net.fake import FakeReceiver
+from mcastd.net.fake import BATCH_DATAGRAMS, FakeReceiver
 from mcastd.net.link import Origin, Receiver
 from mcastd.protocols import sap, sdp
 from mcastd.worker import Context, Signal
@@ -44,12 +46,13 @@ class Network:
         self.links: dict[str, FakeReceiver] = {}
         self.refused: set[str] = set()
         self.opened: list[str] = []
+        self.arenas = FewArenas(20)
 
     def open(self, _: Discover, group: Address) -> Receiver:
         if str(group) in self.refused:
             raise LinkError(f"cannot join {group}", "no such interface", errno=errno.ENODEV)
         self.opened.append(str(group))
-        link = self.links[str(group)] = FakeReceiver()
+        link = self.links[str(group)] = self.arenas.receiver()
         return link
 
 
@@ -127,6 +130,19 @@ def test_its_links_hold_what_comes_while_there_is_no_memory() -> None:
         wait_for(lambda: worker.counters.received == 1, "what waited")
         wait_for(lambda: (context.detail, context.degraded) == (said, False), "all is well")
         assert (link.closed, failures) == (False, [])
+
+
+def test_a_flood_of_one_group_keeps_no_other_from_the_only_arena() -> None:
+    network, groups = Network(), ["239.255.255.255", "239.195.255.255"]
+    network.arenas.free = 1
+    worker = discovery(network, groups=groups)
+    with running(worker):
+        flooded, other = (network.links[group] for group in groups)
+        with meanwhile(lambda: flooded.deliver(*[b"x"] * (2 * BATCH_DATAGRAMS)), 0.01, "flood"):
+            wait_for(lambda: worker.counters.received > BATCH_DATAGRAMS, "the flood")
+            other.deliver(packet(), origin=ORIGIN)
+            wait_for(lambda: worker.status().heard == 1, "what another group has")
+    assert network.arenas.free == 1
 
 
 def test_a_shortage_is_said_once_whatever_other_groups_receive(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from mcastd.config import GatewaySettings
 from mcastd.counters import GatewayCounters
-from mcastd.errors import NoArenaError
+from mcastd.errors import LinkError, NoArenaError
 from mcastd.gateway.client_queue import StreamBlock
 from mcastd.gateway.player import Player
 from mcastd.gateway.streams import BATCHES_AT_ONCE, FILLING_DATAGRAMS, StreamPiece, Streams
@@ -97,6 +97,18 @@ def test_a_shortage_of_memory_is_over_also_where_nothing_comes() -> None:
     link.failure = None
     assert list(streams.taken(102.0)) == []
     assert streams.listed(102.0)[0].trouble == ""
+    streams.close()
+
+
+def test_a_group_that_fails_keeps_no_arena(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be memory for no other."""
+    streams, link, _ = joined()
+    idle = list[str]()
+    monkeypatch.setattr(link, "idle", lambda: idle.append("idle"))
+    link.deliver(*[b"x"] * (BATCH_DATAGRAMS + 1))
+    for _ in streams.taken(101.0):
+        link.failure = LinkError("cannot receive", "network is down", errno=errno.ENETDOWN)
+    assert (idle, link.network_changes) == (["idle"], 1)
     streams.close()
 
 

@@ -7,9 +7,10 @@ import select
 from collections.abc import Iterator
 
 import pytest
+from support.arenas import FewArenas, LeasingReceiver
 
-from mcastd.errors import LinkError
-from mcastd.net.fake import BATCH_DATAGRAMS, FakeReceiver
+from mcastd.errors import LinkError, NoArenaError
+from mcastd.net.fake import BATCH_DATAGRAMS
 from mcastd.net.legs import LegBatch, ReceivingLegs
 from mcastd.net.link import LegLink, Metadata
 
@@ -19,12 +20,13 @@ class Ways:
 
     def __init__(self) -> None:
         self.refused: list[LinkError | None] = [None, None]
-        self.opened: list[list[FakeReceiver]] = [[], []]
+        self.opened: list[list[LeasingReceiver]] = [[], []]
+        self.arenas = FewArenas(9)
 
-    def open(self, leg: int) -> FakeReceiver:
+    def open(self, leg: int) -> LeasingReceiver:
         if (error := self.refused[leg]) is not None:
             raise error
-        self.opened[leg].append(FakeReceiver())
+        self.opened[leg].append(self.arenas.receiver())
         self.opened[leg][-1].joined = f"fake{leg}"
         return self.opened[leg][-1]
 
@@ -97,6 +99,31 @@ def test_a_flood_on_one_leg_keeps_the_other_from_nothing(ways: Ways) -> None:
     assert [leg for leg, _ in taken(legs)][:3] == [0, 1, 0]
     assert taken(legs) == []
     legs.close()
+
+
+def test_all_legs_come_by_the_only_arena(ways: Ways) -> None:
+    ways.arenas.free = 1
+    legs = ways.legs()
+    (left,), (right,) = ways.opened
+    for number in (b"1", b"2"):
+        left.deliver(*[b"a" + number] * (BATCH_DATAGRAMS + 1))
+        right.deliver(b"b" + number)
+        assert sorted(leg for leg, _ in taken(legs)) == [0, 0, 1]
+    legs.idle()
+    assert ways.arenas.free == 1
+    left.deliver(*[b"a3"] * (BATCH_DATAGRAMS + 1))
+    assert legs.receive()
+    right.deliver(b"b3")
+    ways.refuse(0, "there is no interface eth0")
+    legs.network_changed()
+    assert [leg for leg, _ in taken(legs)] == [1, 0], "also by that of a leg that has failed"
+    legs.idle()
+    ways.arenas.free = 0
+    with pytest.raises(NoArenaError):
+        legs.receive()
+    ways.arenas.free = 1
+    legs.close()
+    assert ways.arenas.free == 1
 
 
 def test_all_that_a_batch_is_asked_for_is_that_of_the_link(ways: Ways) -> None:
