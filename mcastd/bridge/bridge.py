@@ -76,7 +76,7 @@ class BridgeWorker:
                 if pause := self._relay.pause:
                     context.nap(pause)
                 ready = context.wait(0.0 if pause else left)
-                if ready or pause:
+                if ready or pause or self._relay.retry_at <= clock.monotonic():
                     self._hand_on(ready, context)
                 if self._retry_at <= clock.monotonic() and not context.signals:
                     self._follow(context)
@@ -155,12 +155,11 @@ class BridgeWorker:
 
     def _until_retry(self) -> float | None:
         """Seconds until what is refused is tried again, whatever comes meanwhile; None: nothing is."""
-        if not (self._unasked or self._router.seen(self.name).refused or self._relay.refused):
-            self._retry_at = math.inf
-            return None
         now = clock.monotonic()
-        self._retry_at = min(self._retry_at, now + RETRY_SECONDS)
-        return max(0.0, self._retry_at - now)
+        is_lacking = self._unasked or self._router.seen(self.name).refused or self._relay.refused
+        self._retry_at = min(self._retry_at, now + RETRY_SECONDS) if is_lacking else math.inf
+        due = min(self._retry_at, self._relay.retry_at)
+        return None if due == math.inf else max(0.0, due - now)
 
     def _follow(self, context: Context) -> None:
         """Route among the interfaces that are meant now. Raises LinkError: see :meth:`run`."""
@@ -243,9 +242,9 @@ class BridgeWorker:
             context.watch(fd, select.POLLIN)
 
     def _hand_on(self, ready: Iterable[int], context: Context) -> None:
-        before = len(self._relay.troubles), self._relay.shortage
+        before = self._relay.troubles, self._relay.shortage
         self._relay.receive([self._watched[fd] for fd in ready])
-        if before != (len(self._relay.troubles), self._relay.shortage):
+        if before != (self._relay.troubles, self._relay.shortage):
             self._tell(context)
 
     def _tell(self, context: Context) -> None:
@@ -258,7 +257,7 @@ class BridgeWorker:
 
     def _troubles(self) -> tuple[str, ...]:
         relay = first_told(self._relay.refused, "groups and ports")
-        relay += first_told(self._relay.troubles.copy().values(), "interfaces")
+        relay += first_told(self._relay.troubles, "groups and ports")
         problems = first_told(self._problems, "troubles of interfaces")
         relay += [shortage] if (shortage := self._relay.shortage) else []
         return (*problems, *self._router.seen(self.name).troubles, *relay)

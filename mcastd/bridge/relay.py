@@ -12,9 +12,11 @@ goes in a circle for ever.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from heapq import nsmallest
 from ipaddress import ip_address
 
 from mcastd import clock
@@ -30,8 +32,12 @@ from mcastd.net.link import FULL_ERRNOS, Origin, Receiver, Sender, TtlSender, ru
 from mcastd.net.payloads import Payloads, as_payloads
 from mcastd.token_bucket import TokenBucket
 
-# After an interface by which nothing can be sent.
+# Time until a way that was refused is tried again.
 RETRY_SECONDS = 1.0
+# Ways that are tried again at a time although nothing comes for them.
+RETRIED_WAYS_MAX = 64
+# A way that refused a datagram counts as refused for so long, unless another datagram goes.
+REFUSED_SECONDS = 60.0
 # Time between two looks at receive buffers.
 LOOK_SECONDS = 0.01
 # Why what came does not go on, beside what stands in rules.py.
@@ -42,13 +48,15 @@ OpenRelayed = Callable[[Bridge, Address, int, Interface], Receiver]
 OpenRelaying = Callable[[Address, int, Interface, int], TtlSender]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _WayOut:
     """By which datagrams of one stream leave."""
 
     interface: Interface
     sender: TtlSender | None = None  # None: it is to be opened
-    retry_at: float = 0.0  # monotonic seconds, since the last attempt failed; 0: it did not
+    trouble: str = ""  # why the last attempt to open it, or to send by it, failed; "": it did not
+    retry_at: float = 0.0  # monotonic seconds, while there is a trouble
+    refused_at: float = -math.inf  # monotonic seconds, of the last datagram that was refused
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +86,8 @@ class Relay:
         # Overflow of receivers that are closed, and the streams that there are: only replaced, others read it
         self._overflowed: tuple[int, Mapping[_Key, _Stream]] = 0, {}
         self.refused: tuple[str, ...] = ()  # why some of it cannot be received, in words
-        self.troubles: dict[str, str] = {}  # by interface that nothing can be sent by, and why
+        self._refused_ways: dict[_WayOut, _Stream] = {}  # those with a trouble, and whose they are
+        self.retry_at = math.inf  # monotonic seconds when :meth:`receive` is due for these, whatever comes
         self.shortage = ""  # why something cannot be received now, while there is no memory for it
         self._short: dict[_Stream, str] = {}  # those for which there is none, and why
         self.last: float | None = None  # monotonic seconds when something came
@@ -144,12 +153,20 @@ class Relay:
         overflow, streams = self._overflowed
         return overflow + sum(stream.receiver.glance().overflow for stream in streams.values())
 
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why streams cannot be sent by one interface or another, in words. For any thread."""
+        return tuple([trouble for way in self._refused_ways.copy() if (trouble := way.trouble)])
+
     def filenos(self) -> dict[int, object]:
         """What is to be watched: by descriptor, what :meth:`receive` takes."""
         return {stream.receiver.fileno(): stream for stream in self._streams.values()}
 
     def receive(self, streams: Iterable[object]) -> None:
-        """Hand on what has come by these, and see how long more may gather: :attr:`pause`."""
+        """Hand on what has come by these, and see how long more may gather: :attr:`pause`.
+
+        Try ways again that were refused, if it is time for that: see :attr:`retry_at`.
+        """
         found = [stream for stream in streams if isinstance(stream, _Stream)]
         since, now = self._received_at, clock.monotonic()
         self._received_at = now
@@ -172,6 +189,8 @@ class Relay:
         if is_short:
             self._rest()
             self.pause = MEMORY_RETRY_SECONDS
+        if now >= self.retry_at:
+            self._retry_ways(now)
 
     def _look(self, streams: Sequence[_Stream], now: float) -> float:
         """Look at receive buffers that are about to be read. Returns how full the fullest is, from 0 to 1."""
@@ -219,8 +238,9 @@ class Relay:
         self._forget_troubles()
 
     def _forget_troubles(self, refused: tuple[str, ...] = ()) -> None:
-        self.refused, self.troubles, self.shortage = refused, {}, ""
+        self.refused, self.shortage, self.retry_at = refused, "", math.inf
         self._short.clear()
+        self._refused_ways.clear()
 
     def _send(self, stream: _Stream, ttl: int, payloads: Payloads) -> None:
         """Send what came with one TTL by each interface: one that fails keeps no other from it."""
@@ -249,7 +269,7 @@ class Relay:
 
     def _send_by(self, way: _WayOut, stream: _Stream, ttl: int, payloads: Payloads) -> tuple[int, str]:
         """Returns how many went, and the reason for which others did not, if there are some."""
-        name, now = way.interface.name, clock.monotonic()
+        now = clock.monotonic()
         try:
             if way.sender is None:
                 if now < way.retry_at:
@@ -258,15 +278,43 @@ class Relay:
             way.sender.set_ttl(ttl)
             count = _sent(way.sender, payloads)
         except LinkError as error:
-            self.troubles[name] = str(error)
             if way.sender is not None:
+                way.refused_at = now
                 way.sender.close()  # another one finds what there is by then
-            way.sender, way.retry_at = None, now + RETRY_SECONDS
+                way.sender = None
+            self._note_refused(way, stream, error, now)
             return 0, REFUSED
-        if way.retry_at:  # what another group is refused there stays
-            way.retry_at = 0.0
-            self.troubles.pop(name, None)
+        if count and way.trouble:
+            self._note_works(way)
         return count, FULL
+
+    def _note_refused(self, way: _WayOut, stream: _Stream, error: LinkError, now: float) -> None:
+        way.trouble, way.retry_at = str(error), now + RETRY_SECONDS
+        self._refused_ways[way] = stream
+        self.retry_at = min(self.retry_at, way.retry_at)
+
+    def _note_works(self, way: _WayOut) -> None:
+        """What other streams are refused by the same interface stays."""
+        way.trouble, way.refused_at = "", -math.inf
+        del self._refused_ways[way]
+
+    def _retry_ways(self, now: float) -> None:
+        """See whether ways work again, though nothing may come that would show it: the longest due first."""
+        for way in nsmallest(RETRIED_WAYS_MAX, self._refused_ways, key=lambda way: way.retry_at):
+            if way.retry_at > now:
+                break
+            stream = self._refused_ways[way]
+            try:
+                if way.sender is None:
+                    way.sender = self._open_sender(stream.group, stream.port, way.interface, 1)
+            except LinkError as error:
+                self._note_refused(way, stream, error, now)
+                continue
+            if now < way.refused_at + REFUSED_SECONDS:  # a firewall may let it be opened
+                way.retry_at = way.refused_at + REFUSED_SECONDS
+            else:
+                self._note_works(way)
+        self.retry_at = now + RETRY_SECONDS if self._refused_ways else math.inf
 
 
 @lru_cache(maxsize=4096)

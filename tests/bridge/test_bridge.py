@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from mcastd.bridge.bridge import BridgeWorker
 from mcastd.bridge.family import FamilyRoutes, Version
 from mcastd.bridge.forwarding import Forwarding
 from mcastd.bridge.members import MemberNetwork
-from mcastd.bridge.relay import Relay
+from mcastd.bridge.relay import REFUSED_SECONDS, RETRY_SECONDS, Relay
 from mcastd.bridge.router import MulticastRouter
 from mcastd.bridge.rules import Rule
 from mcastd.config import Bridge
@@ -1026,6 +1027,149 @@ def test_what_a_relay_cannot_send_to_one_group_is_told_whatever_goes_to_others(
     assert len(one.worker.status().troubles) == 1
     deliver("239.1.0.8")
     wait_for(lambda: not one.context.degraded, "it goes there, too")
+
+
+class Refusing:
+    """A relay by a clock of the test, some of whose ways out cannot be opened."""
+
+    def __init__(self, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
+        self.now = 100.0
+        self.refused: dict[str, int] = {}  # errno by group
+        self.tried: list[str] = []  # groups
+        self._kernel = kernel
+        monkeypatch.setattr(clock, "monotonic", lambda: self.now)
+        self.relay = Relay(BridgeCounters(), kernel.open_receiver, self._open)
+        left, right, *_ = kernel.interfaces.values()
+        config = Bridge.model_validate({**SETTINGS, **RELAYED, "ports": [5004], **settings})
+        self.relay.follow(config, [left], [right])
+        self._streams = self.relay.filenos()
+
+    def _open(self, group: Address, port: int, interface: Interface, ttl: int) -> FakeTtlSender:
+        self.tried.append(str(group))
+        if number := self.refused.get(str(group)):
+            raise LinkError(f"cannot send to {group} on {interface.name}", "refused", errno=number)
+        return self._kernel.open_sender(group, port, interface, ttl)
+
+    def take(self, *groups: str, after: float = 0.0) -> list[str]:
+        """What is said after a datagram has come to each of these groups."""
+        self.now += after
+        links = [self._kernel.receivers[group, 5004, "left"] for group in groups]
+        for link in links:
+            link.deliver(b"x", origin=origin(9))
+        self.relay.receive([self._streams[link.fileno()] for link in links])
+        return [*self.relay.troubles]
+
+    def sender(self, group: str) -> FakeTtlSender:
+        return self._kernel.sending[group, 5004, "right"]
+
+
+SEVEN, EIGHT = "239.1.0.7", "239.1.0.8"
+
+
+def said(group: str) -> str:
+    return f"cannot send to {group} on right: refused"
+
+
+def test_what_a_relay_could_not_open_is_tried_again_though_nothing_comes(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Refusing(kernel, monkeypatch)
+    assert one.relay.retry_at == math.inf
+    one.refused = {SEVEN: errno.EMFILE}
+    assert one.take(SEVEN, EIGHT) == [said(SEVEN)]
+    assert one.relay.retry_at == 101.0
+    assert one.take(SEVEN, EIGHT, after=0.9) == [said(SEVEN)]
+    assert one.tried == [SEVEN, EIGHT]
+    assert one.take(EIGHT, after=0.1) == [said(SEVEN)]
+    assert one.tried == [SEVEN, EIGHT, SEVEN]
+    one.refused.clear()
+    assert one.take(after=0.9) == [said(SEVEN)]
+    assert one.take(after=0.1) == []
+    assert (one.tried[3:], one.relay.retry_at) == ([SEVEN], math.inf)
+    one.take(SEVEN)
+    assert (one.sender(SEVEN).sent, one.sender(SEVEN).ttls) == ([b"x"], [8])
+    one.relay.close()
+
+
+def test_each_way_that_a_relay_is_refused_is_told_until_it_works_itself(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Refusing(kernel, monkeypatch)
+    one.refused = {SEVEN: errno.EPERM, EIGHT: errno.ENOMEM}
+    assert one.take(SEVEN, EIGHT) == [said(SEVEN), said(EIGHT)]
+    del one.refused[EIGHT]
+    assert one.take(EIGHT, after=1.0) == [said(SEVEN)]
+    one.refused = {EIGHT: errno.ENOMEM}
+    one.sender(EIGHT).errors.append(errno.EPERM)
+    of_seven, of_eight = one.take(EIGHT, after=0.5)
+    assert of_seven == said(SEVEN)
+    assert one.take(SEVEN, after=0.5) == [of_eight]
+    one.relay.close()
+
+
+def test_a_way_that_refused_a_datagram_is_told_until_one_goes_or_none_has_come_for_long(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A firewall lets it be opened."""
+    one = Refusing(kernel, monkeypatch)
+    assert one.take(SEVEN, EIGHT) == []
+    one.sender(SEVEN).errors.append(errno.EPERM)
+    told = one.take(SEVEN)
+    assert len(told) == 1
+    assert one.take(after=RETRY_SECONDS) == told
+    assert one.tried == [SEVEN, EIGHT, SEVEN], "it is open"
+    one.sender(SEVEN).room = 0
+    assert one.take(SEVEN) == told, "it is full"
+    one.sender(SEVEN).room = None
+    one.sender(SEVEN).errors.append(errno.EPERM)
+    assert one.take(SEVEN, after=30.0) == told
+    assert one.take(EIGHT, after=REFUSED_SECONDS - 1) == told
+    assert one.take(EIGHT, after=1.0) == [], "nothing has come to it for long"
+    one.sender(SEVEN).errors.append(errno.EPERM)
+    assert one.take(SEVEN) == told
+    assert one.take(SEVEN, after=1.0) == [], "one went"
+    assert one.relay.troubles == ()
+    one.relay.close()
+
+
+def test_few_of_the_ways_that_a_relay_is_refused_are_tried_again_at_a_time(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = [f"239.1.{number // 100}.{number % 100}" for number in range(150)]
+    one = Refusing(kernel, monkeypatch, groups=groups)
+    one.refused = dict.fromkeys(groups, errno.EMFILE)
+    assert len(one.take(*groups)) == 150
+    one.tried.clear()
+    for attempts in (64, 128, 192):
+        one.take(after=1.0)
+        assert len(one.tried) == attempts
+    assert {*one.tried} == {*groups}, "each has its turn"
+    one.refused.clear()
+    for left in (86, 22, 0):
+        assert len(one.take(after=1.0)) == left
+    one.relay.close()
+
+
+def test_a_bridge_that_could_not_open_a_way_is_well_again_though_nothing_comes(
+    kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.bridge.relay.RETRY_SECONDS", 0.05)
+    one = run(**RELAYED)
+    tries = list[str]()
+
+    def open_sender(group: Address, port: int, interface: Interface, ttl: int) -> FakeTtlSender:
+        tries.append(str(group))
+        if len(tries) <= 7:
+            raise LinkError(f"cannot send to {group} on {interface.name}", "too many open files")
+        return kernel.open_sender(group, port, interface, ttl)
+
+    monkeypatch.setattr(one.worker._relay, "_open_sender", open_sender)
+    for group in (SEVEN, EIGHT):
+        kernel.receivers[group, 5004, "left"].deliver(b"x", origin=origin(9))
+    wait_for(lambda: len(tries) >= 4 and one.context.degraded, "it is told")
+    wait_for(lambda: not one.context.degraded, "it works again")
+    assert one.context.detail == "from left to right, wg0; relayed"
+    assert (one.worker._until_retry(), one.worker.status().troubles) == (None, ())
 
 
 def test_a_relay_has_one_sender_for_all_ttls(kernel: Kernel, run: Run) -> None:
