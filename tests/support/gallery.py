@@ -240,7 +240,9 @@ def require_gone(case: Case, lab: Lab) -> None:
 
     def gone() -> bool:
         _, report = lab.doctor(*case.arguments)
-        left = [one for one in report["findings"] if (one["worker"], one["cause"]) == (case.worker, case.cause)]
+        left = [
+            one for one in report["findings"] if (one["worker"], one["cause"]) == (case.worker, case.cause)
+        ]
         for finding in left if case.measured else ():
             follow(lab, finding["ways"][0])
         return not left
