@@ -118,6 +118,7 @@ def test_what_the_queue_has_no_room_for_is_sent_later(
         assert here == payloads
 
 
+ROOM_FOR_ONE = "rate", "80kbit", "burst", "1600", "limit", "3200"
 ROOM_FOR_SEGMENTS = "rate", "800kbit", "burst", "45000", "limit", "50000"
 
 
@@ -127,7 +128,7 @@ def test_what_comes_after_what_was_given_up_is_heard_on_this_host(
     wire: None, no_fd_leak: None, version: int, is_prepared: bool
 ) -> None:
     """As by a leg that is full, while another has sent the datagram."""
-    queue("tbf", "rate", "80kbit", "burst", "1600", "limit", "3200")
+    queue("tbf", *ROOM_FOR_ONE)
     payloads = [b"%05d".ljust(1000, b"z") % number for number in range(60)]
     port, group = free_port(), GROUPS[version]
     with ExitStack() as stack:
@@ -155,9 +156,7 @@ def test_what_comes_after_what_was_given_up_is_heard_on_this_host(
 
 
 @pytest.mark.parametrize("when_full", ["drop-oldest", "drop-newest"])
-@pytest.mark.parametrize(
-    ("together", "queued"), [(1, ("rate", "80kbit", "burst", "1600", "limit", "3200")), (40, ROOM_FOR_SEGMENTS)]
-)
+@pytest.mark.parametrize(("together", "queued"), [(1, ROOM_FOR_ONE), (40, ROOM_FOR_SEGMENTS)])
 def test_what_an_output_sends_after_it_dropped_some_is_heard_on_this_host(
     wire: None, no_fd_leak: None, when_full: str, together: int, queued: Sequence[str]
 ) -> None:
