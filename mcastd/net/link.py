@@ -285,6 +285,10 @@ class Receiver(Protocol):
         """Leave the group."""
 
 
+class LastBurst(Exception):
+    """What was prepared has sent its buffer, and is not to be used again: see :meth:`Sender.prepare`."""
+
+
 class Sender(Protocol):
     """An open way to one group and port: a socket, or a Sender around others (see sender_around.py)."""
 
@@ -301,7 +305,8 @@ class Sender(Protocol):
         The buffer has up to ``count`` datagrams of ``size`` bytes, one after another, the last maybe shorter;
         or a single one of any size if ``count`` is 1. The function never blocks. It raises OSError if the
         kernel took none of them: :meth:`note_refusal` takes that. It may be used until this object is next
-        called to send or to prepare. None: use :meth:`send`, there is nothing cheaper now.
+        called to send or to prepare, or until it raises LastBurst, for a buffer that has gone. None: use
+        :meth:`send`, there is nothing cheaper now.
         """
 
     def note_refusal(self, error: OSError, size: int, count: int) -> None:

@@ -183,8 +183,9 @@ class SocketSender:
     def note_refusal(self, error: OSError, size: int, count: int) -> None:
         self._burst.note_refusal(error, size, count)
 
-    def skip(self, count: int) -> None:
-        self._burst.refused = max(0, self._burst.refused - count)
+    def skip(self, count: int, left: float = math.inf) -> None:
+        """See Sender. After these, only ``left`` of those that were tried are sent again."""
+        self._burst.refused = int(min(max(0, self._burst.refused - count), left))
 
     def _send_on(self, payloads: Payloads) -> int:
         """Send. What found no room in the network was looped to this host before: it goes there alone."""

@@ -135,7 +135,7 @@ class Channel:
         if not isinstance(settings, OutboundChannel):
             return False
         # Another group begins a file anew; what was read of a FIFO and not sent cannot be had again
-        keys: tuple[str, ...] = UPDATABLE if self._source.fileno() is None else (*UPDATABLE, "group", "port")
+        keys: tuple[str, ...] = (*UPDATABLE, "group", "port") if self._source.comes_once else UPDATABLE
         if self._source.schedule is not None:
             keys = tuple(key for key in keys if key != "burst")  # the schedule has it
         old = {key: getattr(self._config, key) for key in keys}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 from collections import Counter
@@ -11,7 +12,7 @@ from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError
-from mcastd.net.link import FULL_ERRNOS, DatagramFlow, Sender
+from mcastd.net.link import FULL_ERRNOS, DatagramFlow, LastBurst, Sender
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.net.reopening import Reopened, some_failed
 from mcastd.outbound.outlet import NO_CARRIER, TOO_BIG
@@ -30,14 +31,25 @@ class Leg(Reopened[Sender]):
 
     def __init__(self, settings: OutboundChannel, open_sender: Callable[[OutboundChannel], Sender]) -> None:
         """``open_sender`` raises LinkError while there is no way."""
-        super().__init__(lambda: open_sender(self.settings))
-        self.settings = settings  # group, port and interface are its own
+        super().__init__(lambda: open_sender(self._settings))
+        self._settings = settings
         self.sent = 0  # datagrams
         self.refused: Counter[str] = Counter()  # calls that the kernel refused, by errno name
         self.dropped: Counter[str] = Counter()  # datagrams that another leg has sent and this one has not
         # With this the kernel refused to send for good. It holds until a datagram has gone: a new link may be
         # refused the same.
         self._refusal: LinkError | None = None
+
+    @property
+    def settings(self) -> OutboundChannel:
+        """Those of the channel, but group, port and interface are its own."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: OutboundChannel) -> None:
+        """From the next link on. What the kernel refused with others says nothing of these."""
+        if settings != self._settings:
+            self._settings, self._refusal = settings, None
 
     @property
     def trouble(self) -> str:
@@ -133,14 +145,15 @@ class Legs:
     """
 
     held = 0
+    _first: Sender  # the first that is open; once none is, the last that was
 
     def __init__(self, legs: Sequence[Leg], now: Clock = clock.monotonic) -> None:
         """Opens them. Raises LinkError, that of the first, if none can be opened."""
         self._legs = legs
         self._now = now
         self._retry_at = math.inf
-        # What a plan met by one leg, for which nothing is prepared any more; until the next send().
-        self._met: OSError | None = None
+        # What others have sent of a plan, and these are still to send: what was prepared for them did not do.
+        self._unsent: list[tuple[Leg, Payloads]] = []
         for leg in legs:
             leg.open()
         self._look()
@@ -150,8 +163,9 @@ class Legs:
 
         What is sent meanwhile, however often, does not put that off.
         """
-        is_waiting = self._retry_at < math.inf
-        if not some_failed(self._legs):
+        is_waiting, some_are_closed = self._retry_at < math.inf, some_failed(self._legs)
+        self._first = self._open[0][1]
+        if not some_are_closed:
             self._retry_at = math.inf
         elif not is_waiting:
             self._retry_at = self._now() + RETRY_SECONDS
@@ -169,7 +183,7 @@ class Legs:
         taken: dict[Leg, int] = {}
         errors: dict[Leg, LinkError] = {}
         most = 0
-        self._met = None
+        self._send_unsent()
         for leg, link in self._carriers_first:
             if not link.carrier and self.carrier:  # those that have one have decided
                 if not taken:
@@ -196,12 +210,12 @@ class Legs:
     def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
         """See Sender. What it returns raises the OSError of the first leg if none took it.
 
-        If one leg refuses for another reason than a full queue, and another took the buffer, it goes there by
-        send(), which may find another way for that leg, or closes it. What was prepared is no longer for it:
-        the next call raises that OSError before anything is sent, so that a plan ends. Nothing is prepared
-        until send() has been called, nor while a leg is to be tried again.
+        If one leg refuses for another reason than a full queue, and another took the buffer, that is the
+        LastBurst, and a tick is due: then it goes there by the leg's send(), which may look for another way,
+        and so take long, or closes the leg. Nothing is prepared before that, nor while a leg is to be tried
+        again.
         """
-        if self._met is not None or self._retry_at < math.inf:
+        if self._unsent or self._retry_at < math.inf:
             return None
         sends = []
         for leg, link in self._carriers_first:
@@ -211,8 +225,6 @@ class Legs:
         decided_by_carriers = self.carrier  # as in send()
 
         def send_by_each(data: bytes | memoryview) -> None:
-            if self._met is not None:
-                raise self._met
             datagrams = 1 if count == 1 else -(-len(data) // size)
             is_taken = False
             errors: dict[Leg, OSError] = {}
@@ -222,8 +234,9 @@ class Legs:
                 try:
                     send(data)
                 except OSError as error:
-                    leg.refuse(error)
                     link.note_refusal(error, size, datagrams)
+                    if error.errno in FULL_ERRNOS:  # else its own send() meets it again
+                        leg.refuse(error)
                     errors[leg] = error
                 else:
                     is_taken = True
@@ -236,13 +249,20 @@ class Legs:
                     link.skip(datagrams)
                     leg.account(0, {FULL: datagrams})
                 else:
-                    self._met = errors[leg]
                     parts = [data] if count == 1 else [data[at:][:size] for at in range(0, len(data), size)]
-                    leg.complete(ListPayloads(parts), 0, None)
-            if self._met is not None:
-                self._look()
+                    self._unsent.append((leg, ListPayloads(map(bytes, parts))))
+            if self._unsent:
+                raise LastBurst
 
         return send_by_each
+
+    def _send_unsent(self) -> None:
+        """Raises LinkError if no leg is open after that."""
+        if self._unsent:
+            unsent, self._unsent = self._unsent, []
+            for leg, payloads in unsent:
+                leg.complete(payloads, 0, None)
+            self._look()
 
     def note_refusal(self, error: OSError, size: int, count: int) -> None:
         """Each leg was told of its own."""
@@ -253,9 +273,12 @@ class Legs:
 
     @property
     def deadline(self) -> float:
+        if self._unsent:
+            return -math.inf
         return min([self._retry_at, *(link.deadline for _, link in self._open)])
 
     def tick(self, now: float) -> None:
+        self._send_unsent()
         for _, link in self._open:
             if link.deadline <= now:
                 link.tick(now)
@@ -272,7 +295,7 @@ class Legs:
 
     def describe(self) -> SenderDescription:
         """That of the first leg that is open, with a carrier or without: what is named after it stays so."""
-        return self._open[0][1].describe()
+        return self._first.describe()
 
     def flows(self) -> Sequence[DatagramFlow]:
         return [flow for _, link in self._open for flow in link.flows()]
@@ -283,8 +306,10 @@ class Legs:
 
     @property
     def sending(self) -> str:
-        return self._open[0][1].sending
+        return self._first.sending
 
     def close(self) -> None:
+        with contextlib.suppress(LinkError):
+            self._send_unsent()
         for leg in self._legs:
             leg.close()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mcastd import clock
 from mcastd.counters import OutboundCounters
+from mcastd.net.link import LastBurst
 from mcastd.outbound.pacing import Timetable
 
 
@@ -22,7 +23,7 @@ class BurstPlan:
 
     Iterate over it, once: each step sends the next burst, and with it those after it that are late and may go
     along. It gives when the next step is due, in monotonic seconds: infinity if all have gone. The steps end
-    with an ``error``, which a burst met that has not gone.
+    with an ``error``, which a burst met that has not gone, or after a burst that is the LastBurst to go so.
     """
 
     __slots__ = ("_before", "_buffers", "_send", "bursts", "error", "last_at", "late", "sizes", "timetable")
@@ -36,8 +37,8 @@ class BurstPlan:
         counters: OutboundCounters,
     ) -> None:
         """``buffers`` has one for each burst of the timetable, ``sizes`` the bytes of each datagram. ``send``
-        sends a buffer without blocking; if it raises OSError, nothing of it has gone. ``counters`` are those
-        of the channel, which do not change until the plan has ended."""
+        sends a buffer as what a Sender has prepared does. ``counters`` are those of the channel, which do not
+        change until the plan has ended."""
         self.timetable = timetable
         self.sizes = sizes
         self._buffers = buffers
@@ -52,16 +53,21 @@ class BurstPlan:
         timetable, send = self.timetable, self._send
         deadlines, rest, together = timetable.deadlines, timetable.rest, timetable.together
         punctual, now = timetable.punctual_seconds, clock.monotonic
-        due_at, at_once = deadlines[0], 0
+        due_at, at_once, ends = deadlines[0], 0, False
         try:
             for data, next_at in zip(self._buffers, (*deadlines[1:], math.inf), strict=True):
                 at = now()
-                send(data)
+                try:
+                    send(data)
+                except LastBurst:
+                    ends = True
                 if at - due_at > punctual:
                     self.late += timetable.late(self.bursts, at - due_at)
                 self.last_at = at
                 self.bursts += 1
                 at_once += 1
+                if ends:
+                    return
                 if next_at > at or at_once == together:
                     rested_at = at + at_once * rest
                     at_once = 0

@@ -9,7 +9,7 @@ from itertools import chain
 
 from mcastd import clock
 from mcastd.config import RtpOutbound
-from mcastd.net.link import Sender
+from mcastd.net.link import LastBurst, Sender
 from mcastd.net.payloads import HeadedPayloads, Payloads
 from mcastd.net.sender_around import SenderAround
 from mcastd.outbound.pacing import TIMETABLE_BURSTS
@@ -86,13 +86,18 @@ class RtpSender(SenderAround):
 
         def send_packets(data: bytes | memoryview) -> None:
             nonlocal gone
-            if count == 1:
-                send(headers[gone] + data)
-                packets = 1
-            else:
-                bodies = [data[at : at + size] for at in range(0, len(data), size)]
-                packets = len(bodies)
-                send(b"".join(chain.from_iterable(zip(headers[gone : gone + packets], bodies, strict=True))))
+            packets = 1
+            try:
+                if count == 1:
+                    send(headers[gone] + data)
+                else:
+                    bodies = [data[at : at + size] for at in range(0, len(data), size)]
+                    packets = len(bodies)
+                    pieces = zip(headers[gone : gone + packets], bodies, strict=True)
+                    send(b"".join(chain.from_iterable(pieces)))
+            except LastBurst:
+                stream.sequence += packets
+                raise
             gone += packets
             stream.sequence += packets
 

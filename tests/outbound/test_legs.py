@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ import pytest
 from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError
 from mcastd.net.fake import FakeSender
-from mcastd.net.link import Sender
+from mcastd.net.link import LastBurst, Sender
 from mcastd.net.payloads import Chunks, ListPayloads
 from mcastd.outbound.legs import RETRY_SECONDS, Leg, Legs
 from mcastd.status import SenderDescription
@@ -168,15 +169,16 @@ def test_a_plan_ends_where_one_refuses_for_good_and_that_one_is_closed(refusing:
     ways[refusing].links[0].errors.extend([number] * 2)
     send = legs.prepare(4, 1)
     assert send is not None
-    send(b"abcd")
+    with pytest.raises(LastBurst):
+        send(b"abcd")
+    assert (leg.refused, leg.trouble) == ({}, "")
+    assert legs.deadline == -math.inf
+    assert legs.prepare(4, 1) is None
+    legs.tick(watch.now)
     assert ways[refusing].links[0].closed
     assert "fake group" in leg.trouble
-    assert leg.refused == {errno.errorcode[number]: 2}  # prepared, and by send()
+    assert leg.refused == {errno.errorcode[number]: 1}
     assert legs.deadline == watch.now + RETRY_SECONDS
-    for _ in range(2):
-        with pytest.raises(OSError, match=r".") as refused:  # before it goes by the other
-            send(b"efgh")
-        assert refused.value.errno == number
     assert ways[1 - refusing].sent == [b"abcd"]
     assert legs.prepare(4, 1) is None
     assert legs.send(ListPayloads([b"efgh"])) == 1
@@ -198,9 +200,10 @@ def test_a_plan_ends_where_one_refuses_for_good_and_that_one_is_closed(refusing:
 
 @pytest.mark.parametrize("refusing", [0, 1])
 @pytest.mark.parametrize("number", [errno.EMSGSIZE, errno.EINVAL, errno.EIO])
-@pytest.mark.parametrize(("count", "data"), [(3, b"abcdefghij"), (1, b"abcdefghij")])
+@pytest.mark.parametrize(("count", "data"), [(3, b"abcdefghij"), (1, b"abcdefghij"), (1, b"")])
+@pytest.mark.parametrize("ending", ["tick", "send", "close"])
 def test_what_one_does_not_take_as_it_was_prepared_goes_there_otherwise(
-    refusing: int, number: int, count: int, data: bytes
+    refusing: int, number: int, count: int, data: bytes, ending: str
 ) -> None:
     """As segments that its interface cannot have: alone on a channel they are not lost either."""
     ways = Way(), Way()
@@ -210,15 +213,25 @@ def test_what_one_does_not_take_as_it_was_prepared_goes_there_otherwise(
     ways[refusing].links[0].errors.append(number)
     send = legs.prepare(4, count)
     assert send is not None
-    send(data)
+    with pytest.raises(LastBurst):  # what was prepared for it holds no more
+        send(memoryview(buffer := bytearray(data)))
+    buffer[:] = bytes(len(buffer))  # it may be used for what is read next
     datagrams = [b"abcd", b"efgh", b"ij"] if count == 3 else [data]
+    assert (ways[refusing].sent, ways[1 - refusing].sent) == ([], datagrams)
+    assert legs.prepare(4, count) is None
+    if ending == "tick":
+        legs.tick(50.0)
+    elif ending == "close":
+        legs.close()
+    else:
+        assert legs.send(ListPayloads([b"klmn"])) == 1
+        assert ways[refusing].sent == ways[1 - refusing].sent == [*datagrams, b"klmn"]
+        return
     assert ways[refusing].sent == ways[1 - refusing].sent == datagrams
     for one in (leg, other):
-        assert (one.sent, one.dropped, one.trouble) == (len(datagrams), {}, "")
-    assert (leg.refused, other.refused) == ({errno.errorcode[number]: 1}, {})
-    with pytest.raises(OSError, match=r"."):  # what was prepared for it holds no more
-        send(data)
-    assert legs.prepare(4, count) is None
+        assert (one.sent, one.dropped, one.trouble, one.refused) == (len(datagrams), {}, "", {})
+    if ending == "close":
+        return
     assert legs.send(ListPayloads([b"klmn"])) == 1
     assert legs.prepare(4, count) is not None
     assert ways[refusing].sent == ways[1 - refusing].sent == [*datagrams, b"klmn"]
@@ -229,11 +242,14 @@ def test_what_one_does_not_take_as_it_was_prepared_may_find_little_room_there(
 ) -> None:
     one, other = Way(), Way()
     first, _, make, _ = pair(one, other)
-    send = make().prepare(4, 3)
+    legs = make()
+    send = legs.prepare(4, 3)
     assert send is not None
     one.links[0].errors.append(errno.EIO)
     monkeypatch.setattr(one.links[0], "note_refusal", lambda *_: setattr(one.links[0], "room", 2))
-    send(b"abcdefghijkl")
+    with pytest.raises(LastBurst):
+        send(b"abcdefghijkl")
+    legs.tick(50.0)
     assert (one.sent, first.sent) == ([b"abcd", b"efgh"], 2)
     assert first.dropped == {"full": 1}
     assert len(other.sent) == 3
@@ -378,8 +394,30 @@ def test_it_is_named_after_the_first_that_is_open_with_a_carrier_or_without(
         monkeypatch.setattr(way.links[0], "describe", lambda name=name: SenderDescription(name, "192.0.2.9"))
     one.links[0].carrier = False
     assert (legs.describe().interface, legs.sending) == ("eth7", "eth7")
-    first.fail(LinkError("cannot send", "no such interface"))
+    one.links[0].errors.append(errno.EPERM)
+    assert legs.send(ListPayloads(LINES)) == 5
+    assert first.link is None
     assert (legs.describe().interface, legs.sending) == ("eth8", "eth8")
+    other.links[0].errors.append(errno.EPERM)
+    with pytest.raises(LinkError):
+        legs.send(ListPayloads(LINES))
+    assert (legs.describe().interface, legs.sending) == ("eth8", "eth8"), "another thread may ask"
+
+
+def test_what_the_kernel_refused_says_nothing_of_other_settings() -> None:
+    one, other = Way(), Way()
+    first, _, make, _ = pair(one, other)
+    legs = make()
+    one.links[0].errors.append(errno.EPERM)
+    legs.send(ListPayloads(LINES))
+    legs.close()
+    first.settings = CHANNEL.model_copy()
+    make()
+    assert first.trouble
+    legs.close()
+    first.settings = CHANNEL.model_copy(update={"interface": "eth9"})
+    make()
+    assert first.trouble == ""
 
 
 def test_each_has_books() -> None:

@@ -12,6 +12,7 @@ from mcastd import clock, log
 from mcastd.config import OutboundChannel
 from mcastd.handover import BUSY_VISITS
 from mcastd.net.fake import FakeSender
+from mcastd.net.link import LastBurst
 from mcastd.net.payloads import ListPayloads
 from mcastd.outbound.legs import Leg, Legs
 from mcastd.outbound.outlet import BUSY_DATAGRAMS, Outlet
@@ -100,6 +101,26 @@ def test_what_a_plan_met_is_told_with_the_size_of_what_was_refused(bench: Bench)
     plan.error = OSError(errno.EINVAL, "not like this")
     assert bench.outlet.settle(bench.link)
     assert bench.link.noted == [(plan.error, 3, 1)]
+    assert bench.link.sent == [b"1", b"22"]
+    assert bench.outlet.counters.sent == 2
+
+
+def test_a_plan_may_end_with_a_burst_that_has_gone(bench: Bench) -> None:
+    plan = bench.plan([b"1", b"22", b"333", b"4444"])
+    send = plan._send
+
+    def send_two(data: bytes | memoryview) -> None:
+        send(data)
+        if len(bench.link.sent) == 2:
+            raise LastBurst
+
+    plan._send = send_two
+    bench.now = plan.timetable.deadlines[0]
+    for when in plan:
+        bench.now = when
+    assert (plan.bursts, plan.error, plan.last_at) == (2, None, bench.now)
+    assert bench.outlet.settle(bench.link)
+    assert bench.link.noted == []
     assert bench.link.sent == [b"1", b"22"]
     assert bench.outlet.counters.sent == 2
 

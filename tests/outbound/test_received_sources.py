@@ -132,6 +132,7 @@ def test_the_socket_holds_what_comes_while_there_is_no_memory(
             assert len(source.read()) == 0
             assert source.trouble.startswith("cannot receive: no memory left; raise MemoryMax=")
             assert (source.fileno(), source.nap) == (None, arenas.MEMORY_RETRY_SECONDS)
+            assert source.comes_once, "a channel keeps it when another group is set"
     assert read(source, 3) == sent
     assert source.trouble == ""
     assert source.fileno() is not None

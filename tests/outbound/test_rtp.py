@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mcastd.config import OutboundChannel, RtpOutbound
 from mcastd.errors import LinkError
 from mcastd.makers import Parts, build
 from mcastd.net.fake import FakeSender
+from mcastd.net.link import LastBurst
 from mcastd.net.payloads import Chunks, ListPayloads
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.rtp import RtpSender, RtpStream, RtpStreams
@@ -108,6 +109,29 @@ def test_what_is_prepared_is_as_what_is_sent(count: int) -> None:
     times = [packet.timestamp for packet in packets(link)]
     assert {(later - time) % (1 << 32) for time, later in pairwise(times)} == {HZ // 4}
     assert {packet.ssrc for packet in packets(link)} == {7}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_last_burst_of_what_is_prepared_counts(count: int) -> None:
+    class Ending(FakeSender):
+        def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object]:
+            send = super().prepare(size, count)
+            assert send is not None
+
+            def send_and_end(data: bytes | memoryview) -> None:
+                send(data)
+                raise LastBurst
+
+            return send_and_end
+
+    link = Ending()
+    sender = RtpSender(link, RtpOutbound(ssrc=7), stream(), Due())
+    send = sender.prepare(10, count)
+    assert send is not None
+    with pytest.raises(LastBurst):
+        send(bytes(10 * count))
+    sender.send(ListPayloads([b"more"]))
+    assert [packet.sequence for packet in packets(link)] == [*range(65_534, 65_536), 0, 1][: count + 1]
 
 
 def test_nothing_is_prepared_where_the_link_cannot() -> None:

@@ -61,9 +61,9 @@ class GroupSink(SendingSink[SocketSender]):
     def prepare(self, destination: SocketSender, alike: int) -> None:
         destination.set_ttl(alike)
 
-    def skip(self, count: int) -> None:
+    def skip(self, count: int, left: int) -> None:
         if self.destination is not None:
-            self.destination.skip(count)
+            self.destination.skip(count, left)
 
     def runs(self, batch: Batch, senders: Sequence[tuple[str, int]]) -> Iterable[RecordRun]:
         payloads, ttl = self._format.payloads(batch), self._config.ttl

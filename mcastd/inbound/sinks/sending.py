@@ -108,8 +108,9 @@ class SendingSink(Sink, Generic[D]):
         dropped."""
         return [(0, self._format.payloads(batch))]
 
-    def skip(self, count: int) -> None:
-        """Take note that the first ``count`` that were held are dropped, though they may have been tried."""
+    def skip(self, count: int, left: int) -> None:
+        """Take note that the first ``count`` that were held are dropped, and that ``left`` are held now, the
+        others being dropped, too. All of them may have been tried."""
 
     def look(self, now: float) -> None:
         """Look after what changes by itself, now and then."""
@@ -307,8 +308,7 @@ class SendingSink(Sink, Generic[D]):
                 self._held_bytes -= len(take()[1]) + RECORD_OVERHEAD_BYTES
                 evicted += 1
         if evicted:
-            if config.when_full == "drop-oldest":
-                self.skip(evicted)
+            self.skip(evicted if config.when_full == "drop-oldest" else 0, len(held))
             self._account.drop(evicted, self._full())
         self.counters.queued = len(held)
 

@@ -107,6 +107,10 @@ class FileSource(FramedSource):
         return self._fd if self._is_fifo else None
 
     @property
+    def comes_once(self) -> bool:  # type: ignore[override] # a file at the path may become a pipe
+        return self._is_fifo
+
+    @property
     def device(self) -> int:
         return self._identity[0]
 

@@ -45,6 +45,7 @@ class ReceivedSource(Source):
     """It has no end, and what comes goes at once: its descriptor tells when there is more."""
 
     nap = math.inf
+    comes_once = True
     may_wait = False
 
     def __init__(self, admission: Admission) -> None:

@@ -28,6 +28,7 @@ class Source(ABC):
     rounds = 0  # times that all of it was returned by read()
     position = 0  # bytes read of this round
     nap = 0.0  # seconds after which to call read() again, when there was nothing
+    comes_once = False  # what it gave cannot be had again, as of a pipe
     reads_on = False  # read() gave nothing, though there is more: what is due waits for that, and so is late
     may_wait = True  # read() may wait for a disk or a server
     gather = 0.0  # seconds for more to come, after which read() is called again before it is waited for
