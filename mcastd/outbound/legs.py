@@ -222,14 +222,14 @@ class Legs:
             if (send := link.prepare(size, count)) is None:
                 return None
             sends.append((leg, link, send))
-        decided_by_carriers = self.carrier  # as in send()
+        carriers = {leg for leg, link, _ in sends if link.carrier}  # they decide, as in send()
 
         def send_by_each(data: bytes | memoryview) -> None:
             datagrams = 1 if count == 1 else -(-len(data) // size)
             is_taken = False
             errors: dict[Leg, OSError] = {}
             for leg, link, send in sends:
-                if decided_by_carriers and not is_taken and not link.carrier:
+                if carriers and not is_taken and leg not in carriers:
                     break
                 try:
                     send(data)
