@@ -106,10 +106,10 @@ class Cast:
         started = self.lab.start(self.lab.receiver, *command, stack=self._stack, ready=True)
         return Receiver("Python naive", started, address, output, self.lab, overhead=None)
 
-    def least(self, buffer: int) -> Receiver:
+    def least(self, buffer: int, program: str = "least.py") -> Receiver:
         """The least that Python can do."""
         address, output = self.lab.new_address(), self.lab.new_path("least")
-        started = self._least(address, buffer, output, ready=True)
+        started = self._least(address, buffer, output, ready=True, program=program)
         return Receiver(LEAST, started, address, output, self.lab)
 
     def least_pipe(self, buffer: int) -> Receiver:
@@ -120,9 +120,11 @@ class Cast:
         self.lab.wait_for(lambda: self.lab.is_member(address), "its membership")
         return Receiver(LEAST, started, address, output, self.lab, overhead=None)
 
-    def _least(self, address: Address, buffer: int, output: Path, *, ready: bool) -> Program:
+    def _least(
+        self, address: Address, buffer: int, output: Path, *, ready: bool, program: str = "least.py"
+    ) -> Program:
         arguments = (address.group, str(address.port), INTERFACE, str(buffer), str(output))
-        command = (self._checkout.python, str(SOURCES / "least.py"), *arguments)
+        command = (self._checkout.python, str(SOURCES / program), *arguments)
         return self.lab.start(self.lab.receiver, *command, stack=self._stack, ready=ready)
 
     def mcastd(

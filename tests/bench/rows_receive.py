@@ -237,9 +237,15 @@ def gso(bench: Bench) -> list[Result]:
     for size in SIZES:
         with contextlib.ExitStack() as stack:
             cast = bench.cast(stack)
-            receivers = [cast.mcastd(DEEP), cast.reference("gro", DEEP), cast.reference("recvmmsg", DEEP)]
+            receivers = [
+                cast.mcastd(DEEP),
+                cast.reference("gro", DEEP),
+                cast.least(DEEP, "least_gro.py"),
+                cast.reference("recvmmsg", DEEP),
+            ]
             samples = bench.interleave(f"receive GSO {size} B", _drains(bench, receivers, size, "gso"))
         of_c = ratio(samples, "mcastd", "C gro", "cpu")
+        of_least = ratio(samples, "mcastd", LEAST, "cpu"), ratio(samples, LEAST, "C gro", "cpu")
         results.append(
             Result(
                 f"receive raw sent by GSO, {size} B",
@@ -247,6 +253,7 @@ def gso(bench: Bench) -> list[Result]:
                 [at_most("CPU of C UDP_GRO", of_c, 1.15)],
                 cpu=middle(samples, "mcastd", "cpu"),
                 of_c=times(CPU=of_c),
+                notes=[f"{times(CPU=of_least[0])} of the {LEAST}, which takes {times(CPU=of_least[1])} of C"],
             )
         )
     return results
