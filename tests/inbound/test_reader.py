@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from support.handed_back import HandedBackLate
 from support.wait import wait_for
 
 from mcastd import clock
@@ -382,14 +383,8 @@ def test_one_that_an_error_ends_between_visits_is_replaced_and_nothing_is_lost(r
 
 
 def test_one_that_hangs_is_handed_back_though_memory_is_missing_for_that_at_first(reader: Reader) -> None:
-    class Short(Guest):
-        attempts = 0
-
-        def hand_back(self) -> None:
-            self.attempts += 1
-            if self.attempts < 3:
-                raise MemoryError
-            super().hand_back()
+    class Short(HandedBackLate, Guest):
+        pass
 
     reader._thread.step_max_seconds = 0.02
     hanging, sound = Short(reader), Guest(reader)

@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from support.handed_back import HandedBackLate
 from support.wait import wait_for
 
 from mcastd import clock, replaceable
@@ -277,14 +278,8 @@ def test_when_an_error_ends_the_thread_all_send_for_themselves_and_another_begin
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_all_are_handed_back_though_memory_is_missing_for_some_at_first(shared: SharedSender) -> None:
-    class Short(Ticking):
-        attempts = 0
-
-        def hand_back(self) -> None:
-            self.attempts += 1
-            if self.attempts < 3:
-                raise MemoryError
-            super().hand_back()
+    class Short(HandedBackLate, Ticking):
+        pass
 
     def fail() -> None:
         raise MemoryError
