@@ -6,8 +6,9 @@ import ipaddress
 import os
 from collections.abc import Sequence
 
-from mcastd import __version__
-from mcastd.inbound.sinks.format import Format, StreamFacts
+from mcastd import __version__, clock
+from mcastd.clock import NANO
+from mcastd.inbound.sinks.format import Format, StreamFacts, metadata_of
 from mcastd.inbound.sinks.records import Pieced, Record, Records, Uniform
 from mcastd.net.link import Batch, Origin
 from mcastd.protocols import pcapng
@@ -58,9 +59,7 @@ class Capture(Format):
         return pcapng.whole(lambda offset, length: os.pread(fd, length, offset), size)
 
     def records(self, batch: Batch) -> Records:
-        origins, times = batch.origins, batch.times
-        if len(origins) != len(batch):
-            raise ValueError("pcapng needs a receiver with metadata")
+        origins, times = metadata_of(batch, int(clock.wall() * NANO))  # it came a moment ago
         to = self.stream.group(), self.stream.port()
         if to != self._to or len(self._frames) > FRAMES_MAX:
             self._to = to
@@ -105,9 +104,11 @@ class Capture(Format):
         number = self._numbers.get(origin.ifindex)
         if number is None:
             number = self._describe(origin.ifindex)
+        to = ipaddress.ip_address(group.partition("%")[0])
+        source = ipaddress.ip_address(origin.source) if origin.source else type(to)(0)
         headers = pcapng.udp_headers(
-            (ipaddress.ip_address(origin.source), origin.port),
-            (ipaddress.ip_address(group.partition("%")[0]), port),
+            (source, origin.port),
+            (to, port),
             max(origin.ttl, 0),
             size,
         )
