@@ -10,6 +10,7 @@ from mcastd import __version__, clock
 from mcastd.clock import NANO
 from mcastd.inbound.sinks.format import Format, StreamFacts, metadata_of
 from mcastd.inbound.sinks.records import Pieced, Record, Records, Uniform
+from mcastd.ip import Address
 from mcastd.net.link import Batch, Origin
 from mcastd.protocols import pcapng
 from mcastd.protocols.pcapng import Frame, FrameRun
@@ -105,9 +106,8 @@ class Capture(Format):
         if number is None:
             number = self._describe(origin.ifindex)
         to = ipaddress.ip_address(group.partition("%")[0])
-        source = ipaddress.ip_address(origin.source) if origin.source else type(to)(0)
         headers = pcapng.udp_headers(
-            (source, origin.port),
+            (_beside(to, origin.source), origin.port),
             (to, port),
             max(origin.ttl, 0),
             size,
@@ -124,3 +124,15 @@ class Capture(Format):
         self._descriptions.append(pcapng.interface(name, description))
         self.revision = len(self._descriptions)
         return number
+
+
+def _beside(group: Address, source: str) -> Address:
+    """The address of a sender as it stands in one header with the group; ``source`` is "" if unknown.
+
+    A leg of the other family has the same stream, which is one in a capture, too: IPv6 has a form for an
+    address of IPv4 (RFC 4291 section 2.5.5.2), and IPv4 has none for one of IPv6.
+    """
+    address = ipaddress.ip_address(source) if source else type(group)(0)
+    if address.version == group.version:
+        return address
+    return ipaddress.IPv6Address(f"::ffff:{address}") if group.version == 6 else ipaddress.IPv4Address(0)
