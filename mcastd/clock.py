@@ -13,3 +13,15 @@ NANO = 1_000_000_000
 
 monotonic: Clock = time.monotonic
 wall: Clock = time.time
+
+# What a wall clock is set by at least, to be noticed: what has come may wait so long to be read.
+SET_NANOS = NANO
+
+
+def was_set(nanoseconds: int, seconds: float) -> bool:
+    """Return True if the wall clock was set between two moments.
+
+    By that clock they are ``nanoseconds`` apart; what happened then was read ``seconds`` apart, by the
+    monotonic one.
+    """
+    return not -SET_NANOS <= nanoseconds <= seconds * NANO + SET_NANOS

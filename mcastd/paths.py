@@ -211,8 +211,8 @@ def mode_around(mode: int) -> int:
     return 0o700 | (mode & 0o044) | (mode & 0o044) >> 2
 
 
-def replace_file(path: Path, data: bytes, mode: int) -> None:
-    """Write a file so that whoever reads it has the old content or the new one, whole.
+def keep_file(path: Path, data: bytes, mode: int) -> None:
+    """Write a file, unless it has this content, so that whoever reads it has the old one or the new, whole.
 
     Directories that are missing are made, and whoever may read the file may enter them; what is no regular
     file is left. Raises OSError, and UnsafePathError.
@@ -221,6 +221,8 @@ def replace_file(path: Path, data: bytes, mode: int) -> None:
         with suppress(FileNotFoundError):
             if not stat.S_ISREG(place.look().st_mode):
                 raise FileExistsError(errno.EEXIST, "it is there, and no regular file")
+            if _has(place, data):
+                return
         new = replace(place, name=f".{place.name[:NAME_KEPT]}.{os.urandom(6).hex()}")
         with open(new.create(0, mode), "wb") as file:
             try:
@@ -231,3 +233,10 @@ def replace_file(path: Path, data: bytes, mode: int) -> None:
             except BaseException:
                 place.remove(new.name)
                 raise
+
+
+def _has(place: Place, data: bytes) -> bool:
+    """Return True if this is all that the file has."""
+    with suppress(OSError), open(place.open(os.O_RDONLY), "rb") as file:
+        return file.read(len(data) + 1) == data
+    return False

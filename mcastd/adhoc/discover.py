@@ -19,8 +19,29 @@ from mcastd.status import DiscoveryStatus, MediumStatus, SessionStatus
 
 # Seconds between two looks at what was heard.
 LOOK_SECONDS = 0.25
+# Sessions that are remembered: strangers may announce ever new ones.
+SHOWN_MAX = 10_000
 COLUMNS = ("GROUP", "MEDIUM", "FROM", "NAME")
 WIDTHS = (22, 30, 16)
+
+
+class ShownSessions:
+    """Which sessions were shown: of more than SHOWN_MAX, those are remembered that were listed last."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._known: dict[int, None] = {}  # by a hash of what tells one from another
+
+    def note(self, session: SessionStatus) -> bool:
+        """Note that a session is listed. Returns True if it is new, and is to be shown."""
+        key = hash((session.sender, session.announced_to, session.sdp))
+        is_new = key not in self._known
+        self.number += is_new
+        self._known.pop(key, None)
+        self._known[key] = None
+        if len(self._known) > SHOWN_MAX:
+            del self._known[next(iter(self._known))]
+        return is_new
 
 
 def settings(interfaces: tuple[str, ...], groups: tuple[str, ...]) -> Config:
@@ -36,7 +57,7 @@ def discover(config: Config, *, seconds: float, as_json_lines: bool) -> int:
     The exit status: 0 if there was one. Raises McastdError.
     """
     session = Session(config, Parts())
-    shown: dict[tuple[str, str, str], SessionStatus] = {}
+    shown = ShownSessions()
     with session:
         deadline = session.began + seconds
         if session.line.on:
@@ -45,11 +66,9 @@ def discover(config: Config, *, seconds: float, as_json_lines: bool) -> int:
         while True:
             status = session.status(DiscoveryStatus)
             for one in reversed(status.sessions):
-                key = one.sender, one.announced_to, one.sdp
-                if key not in shown:
+                if shown.note(one):
                     with session.line.above():
-                        _show(one, first=not shown, as_json_lines=as_json_lines)
-                    shown[key] = one
+                        _show(one, first=shown.number == 1, as_json_lines=as_json_lines)
             left = deadline - clock.monotonic()
             if left <= 0 or not session.wait(clock.monotonic() + min(LOOK_SECONDS, left)):
                 break
@@ -57,8 +76,8 @@ def discover(config: Config, *, seconds: float, as_json_lines: bool) -> int:
         listened = clock.monotonic() - session.began
     dropped = "".join(f", {count} {printable(reason)}" for reason, count in sorted(counters.dropped.items()))
     packets = plural(counters.received, "packet")
-    session.line.say(f"{plural(len(shown), 'session')} in {span(listened)}, by {packets}{dropped}")
-    return 0 if shown else 1
+    session.line.say(f"{plural(shown.number, 'session')} in {span(listened)}, by {packets}{dropped}")
+    return 0 if shown.number else 1
 
 
 def _show(session: SessionStatus, *, first: bool, as_json_lines: bool) -> None:

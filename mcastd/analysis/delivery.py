@@ -52,6 +52,10 @@ class Delivery:
             self._take(sizes[begin:stop], arrivals[begin:stop])
             begin = stop
 
+    def begin_anew(self) -> None:
+        """The clock of arrivals has been set."""
+        self._since = None
+
     def _begin(self, since: int, nominal: float | None) -> None:
         self._since = self._last = since
         self._drain = 8 * NANO / nominal if nominal else None

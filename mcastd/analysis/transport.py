@@ -25,7 +25,7 @@ from mcastd.analysis.continuity import Continuity
 from mcastd.analysis.delivery import Delivery
 from mcastd.analysis.sync import Sync
 from mcastd.analysis.tables import TABLE_NANOS, Tables
-from mcastd.clock import NANO
+from mcastd.clock import NANO, was_set
 from mcastd.counters import TransportCheck, TransportCounters
 from mcastd.protocols import rtp, ts
 from mcastd.protocols.ts import PACKET_BYTES
@@ -34,8 +34,6 @@ from mcastd.protocols.ts_packets import NotTransportStreamError, PacketCutter
 from mcastd.rows import RowBytes
 from mcastd.status import TransportTrouble
 
-# Arrivals that run back by more than this are those of a clock that has been set.
-RUN_BACK_NANOS = NANO
 # Time between two looks at what each PID has had.
 LOOK_NANOS = NANO
 # A PID that has been silent for so long is forgotten.
@@ -109,10 +107,10 @@ class TransportAnalysis:
             self._is_timed = True
         else:
             arrivals = [self.arrival if self._is_timed else int(now * NANO)] * len(payloads)
-        gap = arrivals[0] - self.arrival
-        if gap < -RUN_BACK_NANOS:
-            self._begin_anew(arrivals[0])
-        elif gap > TABLE_NANOS:  # a silence is no fault of the tables
+        if self.arrival and was_set(arrivals[-1] - self.arrival, now - self.heard):
+            arrivals = [arrivals[-1]] * len(payloads)
+            self._begin_anew(arrivals[-1])
+        elif arrivals[0] - self.arrival > TABLE_NANOS:  # a silence is no fault of the tables
             self.tables.begin_anew(arrivals[0])
         self.heard, self.arrival = now, arrivals[-1]
         sizes = sizes or [*map(len, payloads)]
@@ -278,8 +276,9 @@ class TransportAnalysis:
         self._looked = when
         self.tables.begin_anew(when)
         self.clocks.begin_anew()
+        self.delivery.begin_anew()
         for count in self.continuity.pids.values():
-            count.seen = min(count.seen, when)
+            count.seen = when
 
 
 def _ones(column: bytes) -> Iterator[int]:

@@ -118,7 +118,7 @@ class RtpSequencer(NumberedSequencer):
 
     def _measure(self, stream: OfStream, column: bytes, times: Sequence[int]) -> None:
         assert stream.jitter is not None
-        stream.jitter.feed(rtp.timestamps(column), times)
+        stream.jitter.feed(rtp.timestamps(column), times, stream.heard)
 
 
 def _ssrc(identity: bytes) -> str:

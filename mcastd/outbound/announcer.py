@@ -30,7 +30,7 @@ from mcastd.net.link import Sender
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.sender import SocketSender
 from mcastd.outbound.announcement import Announcement, Ways, announcement, interval_of
-from mcastd.paths import replace_file
+from mcastd.paths import keep_file
 from mcastd.protocols import sap
 from mcastd.protocols.sdp import NTP_TO_UNIX_SECONDS
 from mcastd.status import AnnouncementStatus, SenderDescription
@@ -72,7 +72,6 @@ class _Session:
     failed: int = 0
     error: str = ""
     file_error: str = ""
-    file: tuple[Path, bytes] | None = None  # that was written last, with its content
     writing: Future[None] | None = None  # of a file
 
 
@@ -276,22 +275,20 @@ class SessionAnnouncer:
         )
 
     def _write(self, session: _Session, path: Path | None, description: bytes) -> str:
-        """Write the file, unless it was written already. Returns what hindered it, in words; or ""."""
-        if path is None or session.file == (path, description):
+        """Have the file say so, also if it was removed. Returns what hindered that, in words; or ""."""
+        if path is None:
             return ""
-        session.file = None
-        trouble = ""
+        trouble, patience = "", 0.0
         try:
             if session.writing is None:
-                session.writing = begin(lambda: replace_file(path, description, FILE_MODE), "sdp")
-            session.writing.result(FILE_SECONDS)
+                session.writing = begin(lambda: keep_file(path, description, FILE_MODE), "sdp")
+                patience = FILE_SECONDS
+            session.writing.result(patience)
         except TimeoutError:  # another attempt begins when this one has ended
             return f"cannot write {path}: the disk or mount does not answer"
         except OSError as error:
             trouble = f"cannot write {path}: {reason_of(error)}"
         except McastdError as error:
             trouble = error.trouble
-        else:
-            session.file = (path, description)
         session.writing = None
         return trouble

@@ -9,9 +9,16 @@ from mcastd.clock import NANO
 
 # What is further back in time than this is by another clock: it is due at once, and what follows is as far
 # behind it as it was recorded. What is less far back was overtaken: it is due at once, that is all; but after
-# this many in a row the clock has been set back.
+# this many in a row the clock has been set back,
 STEP_BACK_NANOSECONDS = NANO
 OVERTAKEN_MAX = 16
+# unless time has gone on in one step by as much, lately. A recording in order (reorder, legs, FEC) has what
+# came late before all that has waited for it, and these run back to where the late one should have been:
+# they are due at once, as they went on.
+#
+#   number      8    9   10   11   12   13 ...
+#   came at     8    9   60   11   12   13 ...
+STEP_KEPT_NANOSECONDS = NANO
 # From the last datagram of a round to the first of the next, where a round has no distances.
 ROUND_GAP_NANOSECONDS = NANO
 
@@ -33,6 +40,8 @@ class RecordedTimes:
         self._latest = 0  # when the last datagram is due; 0 is the first one
         self._shift = 0  # what is added to the times of the recording
         self._overtaken = 0  # datagrams in a row that were before the last of the others
+        self._step = 0  # the longest from one datagram to the next, lately
+        self._step_until = 0  # when it is forgotten, if nothing runs back until then
         self._began = 0  # when the first datagram of this round is due
         self._count = 0  # datagrams of this round
         self._gap = 0  # from the last datagram of the round before this one to its first
@@ -50,23 +59,30 @@ class RecordedTimes:
             self._latest = self._began = self._latest + self._gap
             self._shift = self._latest - times[0]
         latest, shift, max_gap, overtaken = self._latest, self._shift, self._max_gap, self._overtaken
+        longest, until = self._step, self._step_until
         due: list[int] = []
         for recorded in times:
             time = recorded + shift
-            if time < latest:
+            if (step := time - latest) < 0:
                 overtaken += 1
-                if time < latest - STEP_BACK_NANOSECONDS or overtaken > OVERTAKEN_MAX:
-                    shift += latest - time
+                if -step > STEP_BACK_NANOSECONDS or (overtaken > OVERTAKEN_MAX and -step > longest):
+                    shift -= step
                     overtaken = 0
+                elif -step <= longest:
+                    until = latest + STEP_KEPT_NANOSECONDS
                 time = latest
             else:
                 overtaken = 0
-                if time - latest > max_gap:
-                    shift -= time - latest - int(max_gap)
-                    time = latest + int(max_gap)
+                if step > max_gap:
+                    shift -= step - int(max_gap)
+                    step = int(max_gap)
+                    time = latest + step
+                if step >= longest or latest > until:
+                    longest, until = step, time + STEP_KEPT_NANOSECONDS
             latest = time
             due.append(time)
         self._latest, self._shift, self._overtaken = latest, shift, overtaken
+        self._step, self._step_until = longest, until
         self._count += len(due)
         due.append(latest + self._distance())
         return [time / self._per_second for time in due]

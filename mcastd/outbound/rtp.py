@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
+from weakref import WeakValueDictionary
 
 from mcastd import clock
 from mcastd.config import RtpOutbound
@@ -23,6 +25,7 @@ from mcastd.protocols.rtp import (
 )
 from mcastd.status import SenderDescription
 
+STREAMS_KEPT_MAX = 1024
 # Takes the time now and the sizes of the next datagrams; returns when each is due, in monotonic seconds.
 DueAt = Callable[[float, Sequence[int]], Sequence[float]]
 
@@ -33,7 +36,7 @@ class RtpStream:
     Its time is that of the monotonic clock, so that it goes on however long nothing is sent.
     """
 
-    __slots__ = ("offset", "sequence", "ssrc")
+    __slots__ = ("__weakref__", "offset", "sequence", "ssrc")
 
     def __init__(self) -> None:
         self.ssrc = secrets.randbelow(1 << 32)
@@ -42,13 +45,20 @@ class RtpStream:
 
 
 class RtpStreams:
-    """The streams of this process by worker: a worker that is made anew goes on with its own."""
+    """The streams of this process by worker: a worker that is made anew goes on with its own.
+
+    Of workers that there are no longer, the STREAMS_KEPT_MAX are known that were made last.
+    """
 
     def __init__(self) -> None:
-        self._streams: dict[str, RtpStream] = {}
+        self._streams: WeakValueDictionary[str, RtpStream] = WeakValueDictionary()
+        self._kept: deque[RtpStream] = deque(maxlen=STREAMS_KEPT_MAX)
 
     def of(self, worker: str) -> RtpStream:
-        return self._streams.setdefault(worker, RtpStream())
+        stream = self._streams.get(worker) or RtpStream()
+        self._streams[worker] = stream
+        self._kept.append(stream)
+        return stream
 
 
 class RtpSender(SenderAround):

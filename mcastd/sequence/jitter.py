@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import sub
 
+from mcastd.clock import NANO, was_set
+
 # The weight of a new difference in the estimate.
 GAIN = 1 / 16
 HALF_TIMESTAMPS = 1 << 31
-NANO = 1e9
 
 
 class Jitter:
@@ -21,6 +22,7 @@ class Jitter:
         self._sum = 0.0
         self._unit = 1 / clock_hz  # seconds of a step of the timestamp
         self._time = 0  # nanoseconds, of the last datagram; 0: there was none
+        self._read_at = 0.0  # monotonic seconds, of the same
         self._timestamp = 0
 
     @property
@@ -28,16 +30,21 @@ class Jitter:
         """The mean of the estimates after each datagram."""
         return self._sum / self.differences if self.differences else 0.0
 
-    def feed(self, timestamps: Sequence[int], times: Sequence[int]) -> None:
+    def feed(self, timestamps: Sequence[int], times: Sequence[int], now: float) -> None:
         """Take datagrams in the order in which they came, with their kernel times in nanoseconds.
 
-        A time of 0 is not known.
+        A time of 0 is not known. They are read ``now``, in monotonic seconds: if the kernel's clock was set
+        meanwhile, the last of them has none before it.
         """
         if not all(times):
             known = [pair for pair in zip(timestamps, times, strict=True) if pair[1]]
             timestamps, times = [pair[0] for pair in known], [pair[1] for pair in known]
         if not times:
             return
+        if self._time and was_set(times[-1] - self._time, now - self._read_at):
+            self.begin_anew()
+            timestamps, times = timestamps[-1:], times[-1:]
+        self._read_at = now
         if not self._time:
             self._time, self._timestamp = times[0], timestamps[0]
             timestamps, times = timestamps[1:], times[1:]

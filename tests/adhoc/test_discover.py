@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from support.daemon import MCASTCTL, RunningDaemon
 from support.host import Host
 from support.wait import DEADLINE_SECONDS, wait_for
 
+from mcastd.adhoc.discover import SHOWN_MAX, ShownSessions
 from mcastd.protocols import sdp
+from mcastd.status import SessionStatus
 
 
 @contextmanager
@@ -56,6 +59,30 @@ def test_what_is_announced_is_shown_once(tmp_path: Path) -> None:
         "lo",
     )
     assert sdp.parse(session["sdp"].encode()).media[0].address == ip_address("239.255.1.2")
+
+
+def test_a_flood_of_new_ones_takes_bounded_memory_and_shows_none_twice_that_is_listed() -> None:
+    listed = SessionStatus(
+        name="news",
+        media=(),
+        sender="192.0.2.1",
+        interface="lo",
+        announced_to="239.255.255.255",
+        age=9.0,
+        last_age=1.0,
+        interval=None,
+        sdp="v=0",
+    )
+    shown = ShownSessions()
+    assert [shown.note(listed), shown.note(listed), shown.note(replace(listed, sender="192.0.2.2"))] == [
+        *(True, False, True)
+    ]
+    for number in range(SHOWN_MAX + 100):
+        assert shown.note(replace(listed, sdp=f"v=0 {number}"))
+        if not number % 100:
+            assert not shown.note(listed)
+    assert shown.number == SHOWN_MAX + 102
+    assert len(shown._known) == SHOWN_MAX
 
 
 def test_where_nothing_is_announced() -> None:

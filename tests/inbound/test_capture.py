@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from mcastd.inbound.sinks.file import FOREIGN, FileSink
 from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.net.link import ListBatch, Origin
 from mcastd.net.slots import Slots
+from mcastd.protocols.capture_reading import CaptureReader
 from mcastd.rows import Rows
 
 ETH = Origin("192.0.2.1", 5000, 2, 64)
@@ -176,6 +179,42 @@ def test_where_the_kernel_dropped_something_the_next_packet_says_so(tmp_path: Pa
     said = "the kernel dropped {} before this: the receive buffer was full".format
     assert comments == ["", "", said(13), "", said(7)]
     assert "Number of packets:   5" in about(path)
+
+
+@pytest.mark.parametrize("addresses", [("192.0.2.1", "192.0.2.9"), ()])
+def test_what_came_before_metadata_was_asked_for_is_of_now(
+    tmp_path: Path, addresses: tuple[str, ...]
+) -> None:
+    sink, before = file_sink(tmp_path / "a"), time.time_ns()
+    sink.open()
+    sink.write(ListBatch([b"a", b"b"], addresses=addresses))
+    sink.write(ListBatch([b"c"], [ETH]))
+    sink.close()
+    found = CaptureReader().feed((tmp_path / "a").read_bytes())
+    assert [bytes(payload) for _, payload, *_ in found] == [b"a", b"b", b"c"]
+    assert all(before - 1000 <= at <= time.time_ns() for at, *_ in found)
+    sources = [source for source, *_ in packets(tmp_path / "a", "ip.src")]
+    assert sources == [*(addresses or ("0.0.0.0", "0.0.0.0")), "192.0.2.1"]
+
+
+@pytest.mark.parametrize(
+    ("group", "sources"),
+    [("239.255.1.2", ["192.0.2.1", "0.0.0.0"]), ("ff15::1234", ["::ffff:192.0.2.1", "2001:db8::1"])],
+)
+def test_legs_of_both_families_are_one_stream(tmp_path: Path, group: str, sources: list[str]) -> None:
+    kernel = Kernel()
+    kernel.group = group
+    sink = file_sink(tmp_path / "a", kernel)
+    sink.open()
+    sink.write(ListBatch([b"a", b"b"], [ETH, V6], [TIME, TIME + 1]))
+    sink.close()
+    found = CaptureReader().feed((tmp_path / "a").read_bytes())
+    assert [(bytes(payload), ip_address(to), port) for _, payload, to, port in found] == [
+        (b"a", ip_address(group), 9190),
+        (b"b", ip_address(group), 9190),
+    ]
+    field = "ip.src" if ip_address(group).version == 4 else "ipv6.src"
+    assert [source for source, *_ in packets(tmp_path / "a", field)] == sources
 
 
 def test_the_group_and_port_are_those_of_now(tmp_path: Path) -> None:

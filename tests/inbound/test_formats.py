@@ -142,6 +142,12 @@ def test_json_asks_for_an_interface_once_a_batch_whatever_its_name() -> None:
     assert {json.loads(record)["interface"] for record in records} == {'odd"?'}
 
 
-def test_json_without_metadata_is_a_mistake_of_the_caller() -> None:
-    with pytest.raises(ValueError, match="metadata"):
-        as_json(ListBatch([b"a"]))
+@pytest.mark.parametrize("addresses", [("192.0.2.1", "192.0.2.1", "192.0.2.9"), ()])
+def test_what_came_before_metadata_was_asked_for_has_its_sender(addresses: tuple[str, ...]) -> None:
+    received = [json.loads(line) for line in as_json(ListBatch([b"a", b"b", b"c"], addresses=addresses))]
+    assert [one["payload"] for one in received] == ["a", "b", "c"]
+    assert [one["source"] for one in received] == [*(addresses or [""] * 3)]
+    unknown = {"time": None, "source_port": 0, "interface": None, "ttl": None}
+    assert all(unknown.items() <= one.items() for one in received)
+    (late,) = map(json.loads, as_json(ListBatch([b"d"], [ORIGIN])))
+    assert (late["source_port"], late["time"]) == (5000, None), "origins are asked for apart from times"

@@ -121,6 +121,25 @@ def test_it_stays_over_a_reload_if_its_settings_do(tmp_path: Path, make_run: Cal
     assert run.worker.books().identity.reasons == ()
 
 
+@pytest.mark.parametrize("format", ["pcapng", "json"])
+def test_what_it_holds_reaches_an_output_that_asks_for_more_than_was_told_of_it(
+    format: str, tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    run = make_run(file_output(tmp_path / "a"), protocol=LONG)
+    run.start().deliver(b"a", b"b", b"c", b"d")
+    wait_for(lambda: accounts(run.worker) == (4, 2, 2, 0), "all")
+    outputs = [file_output(tmp_path / "a"), file_output(tmp_path / "b", format=format)]
+    settings = {"group": "239.255.1.2", "port": 9190, "protocol": LONG, "output": outputs}
+    assert run.worker.update(InboundSubscription.model_validate(settings))
+    run.context.send(Signal.NETWORK)
+    wait_for(lambda: run.worker._applied is run.worker._config, "the new settings")
+    run.stop()
+    assert not run.failure
+    assert run.worker.counters.held == 0
+    assert (tmp_path / "a").read_bytes() == b"acbd"
+    assert [one.counters.written for one in run.worker.status().outputs] == [4, 2]
+
+
 def test_what_it_holds_is_delivered_when_a_run_fails(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(file_output(tmp_path / "a"), protocol=LONG)
     link = run.start()

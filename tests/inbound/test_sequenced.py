@@ -926,7 +926,7 @@ def test_what_a_subscription_refuses_is_silence_and_degrades_it(tmp_path: Any, m
 
 def test_jitter_is_told_as_it_is_on_average_and_at_most() -> None:
     jitter = Jitter(90_000)
-    jitter.feed([0, 0, 0], [1, 32_000_001, 32_000_001])  # 32 ms late, and then no more
+    jitter.feed([0, 0, 0], [1, 32_000_001, 32_000_001], 0.032)  # 32 ms late, and then no more
     assert (jitter.value, jitter.most) == (pytest.approx(0.001875), pytest.approx(0.002))
     told = numbered_streams._described(jitter)
     expected = pytest.approx(1.875), pytest.approx(1.9375), pytest.approx(2.0)

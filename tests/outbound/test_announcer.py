@@ -396,6 +396,25 @@ def test_the_description_is_a_file_too(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert path.exists(), "it stays"
 
 
+def test_a_file_that_others_remove_or_change_is_written_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "news.sdp"
+    with announcing(monkeypatch) as (one, _):
+        one.announce("outbound/news", channel({"sdp": str(path)}), [WAY])
+        wait_for(path.exists, "the file")
+        said, before = path.read_bytes(), path.stat()
+        path.unlink()
+        wait_for(path.exists, "it is there again")
+        assert path.read_bytes() == said
+        path.write_bytes(said + b"a=other\r\n")
+        wait_for(lambda: path.read_bytes() == said, "it says what is announced")
+        whole, sent = path.stat(), status(one).sent
+        wait_for(lambda: status(one).sent >= sent + 3, "more announcements")
+        assert path.stat().st_ino == whole.st_ino, "what is as it should be is left"
+        assert whole.st_mode == before.st_mode
+
+
 def test_a_file_that_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     blocking = tmp_path / "blocking"
     blocking.write_text("no directory")
@@ -413,18 +432,18 @@ def test_what_is_no_regular_file_is_left(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(FileExistsError, match="no regular file"):
-        module.replace_file(pipe, b"v=0", 0o644)
+        module.keep_file(pipe, b"v=0", 0o644)
     assert pipe.is_fifo()
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "aim")
-    module.replace_file(link, b"v=0", 0o644)
+    module.keep_file(link, b"v=0", 0o644)
     assert (link.is_symlink(), (tmp_path / "aim").read_bytes()) == (True, b"v=0")
 
 
 def test_a_disk_that_hangs_costs_a_channel_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hung = threading.Event()
     monkeypatch.setattr(module, "FILE_SECONDS", 0.05)
-    monkeypatch.setattr(module, "replace_file", lambda *_: hung.wait(60))
+    monkeypatch.setattr(module, "keep_file", lambda *_: hung.wait(60))
     try:
         with announcing(monkeypatch) as (one, network):
             one.announce("outbound/news", channel({"sdp": f"{tmp_path}/news.sdp"}), [WAY])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import given
@@ -67,12 +67,37 @@ def test_a_clock_that_was_set_back_a_little_is_gone_on_from() -> None:
     """All of that time would be due at once."""
     times = RecordedTimes()
     after = [-50.0 + number for number in range(OVERTAKEN_MAX + 4)]
-    assert due(times, 0, 100)[:-1] == [0, 100]
+    assert due(times, *range(0, 101, 10))[:-1] == [*range(0, 101, 10)]
     assert due(times, *(100 + each for each in after[:9]))[:-1] == [100] * 9
     rest = due(times, *(100 + each for each in after[9:]))[:-1]
     assert rest == [100] * (OVERTAKEN_MAX - 8) + [101, 102, 103]
     # So many in a row, and not in all
     assert due(times, 200, *[199, 201] * OVERTAKEN_MAX)[-2] == rest[-1] + 201 - (100 + after[-1])
+
+
+@pytest.mark.parametrize(("behind", "lost"), [(50, (1,)), (50, (1, 21, 41, 61, 81)), (300, (*range(1, 61),))])
+def test_what_waited_for_one_that_came_late_is_no_clock_that_was_set_back(
+    behind: int, lost: tuple[int, ...]
+) -> None:
+    """As legs, reorder and FEC write it: what one leg has lost comes by another, and then what has waited."""
+    times = RecordedTimes()
+    rounds = 20
+    recorded = [100 * number + at + behind * (at in lost) for number in range(rounds) for at in range(100)]
+    all_due: list[float] = []
+    for start in range(0, len(recorded), 12):
+        all_due += due(times, *recorded[start : start + 12])[:-1]
+    assert all_due == [*accumulate(recorded, max)]
+    # After another second in order, such a step back is that of a clock
+    begin = max(recorded)
+    end = due(times, *range(begin, begin + 1100))[-2]
+    back = 40 + OVERTAKEN_MAX
+    assert due(times, *range(begin + 1099 - back, begin + 1099))[-2] == end + 39
+
+
+def test_a_gap_that_is_shortened_is_no_longer_a_step_than_it_takes() -> None:
+    times = RecordedTimes(max_gap=0.05)
+    recorded = [0, 1, 501, *range(2, 102)]
+    assert due(times, *recorded)[-2] == 51 + 100 - OVERTAKEN_MAX - 1
 
 
 def test_another_clock_goes_on_from_there() -> None:

@@ -19,7 +19,7 @@ from mcastd.net.fake import FakeSender
 from mcastd.net.link import LastBurst
 from mcastd.net.payloads import Chunks, ListPayloads
 from mcastd.outbound.channel import Channel
-from mcastd.outbound.rtp import RtpSender, RtpStream, RtpStreams
+from mcastd.outbound.rtp import STREAMS_KEPT_MAX, RtpSender, RtpStream, RtpStreams
 from mcastd.outbound.shared import SharedSender
 from mcastd.protocols.rtp import HEADER_BYTES, RtpPacket, read_packet
 
@@ -184,6 +184,18 @@ def test_a_worker_that_is_made_anew_goes_on_with_its_stream(tmp_path: Path) -> N
     assert len({packet.ssrc for packet in found}) == 1
     assert {(other.sequence - one.sequence) % 65_536 for one, other in pairwise(found)} == {1}
     assert streams.of("outbound/other").ssrc != found[0].ssrc
+
+
+def test_the_streams_of_workers_that_are_gone_long_ago_are_forgotten() -> None:
+    streams = RtpStreams()
+    ended, running = streams.of("outbound/ended").ssrc, streams.of("outbound/running")
+    for number in range(STREAMS_KEPT_MAX - 2):
+        streams.of(f"outbound/{number}")
+    assert streams.of("outbound/ended").ssrc == ended
+    for number in range(STREAMS_KEPT_MAX):
+        streams.of(f"outbound/other-{number}")
+    assert streams.of("outbound/ended").ssrc != ended
+    assert streams.of("outbound/running") is running, "of one that there still is, nothing is forgotten"
 
 
 def test_what_a_datagram_may_have_includes_the_header(tmp_path: Path) -> None:

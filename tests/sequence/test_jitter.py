@@ -22,6 +22,11 @@ def by_the_book(stamps: list[int], times: list[int], clock_hz: int) -> list[floa
     return found
 
 
+def feed(jitter: Jitter, stamps: list[int], times: list[int], *, clock_ahead: float = 0.0) -> None:
+    """Datagrams that are read when they come; the kernel's clock is that much ahead of the other one."""
+    jitter.feed(stamps, times, times[-1] / 1e9 - clock_ahead if times else 0.0)
+
+
 @pytest.mark.parametrize("size", [1, 7, 400])
 def test_it_is_that_of_the_rfc_however_the_stream_is_cut(size: int) -> None:
     generator = random.Random(3)
@@ -30,7 +35,7 @@ def test_it_is_that_of_the_rfc_however_the_stream_is_cut(size: int) -> None:
     expected = by_the_book(stamps, times, 90_000)
     jitter = Jitter(90_000)
     for begin in range(0, 400, size):
-        jitter.feed(stamps[begin : begin + size], times[begin : begin + size])
+        feed(jitter, stamps[begin : begin + size], times[begin : begin + size])
     assert jitter.differences == 399
     assert jitter.value == pytest.approx(expected[-1], rel=1e-6)
     assert jitter.most == pytest.approx(max(expected), rel=1e-6)
@@ -40,19 +45,42 @@ def test_it_is_that_of_the_rfc_however_the_stream_is_cut(size: int) -> None:
 def test_timestamps_wrap_and_run_back() -> None:
     jitter = Jitter(1000)
     top = 1 << 32
-    jitter.feed([top - 20, top - 10, 0, 10, 0], [10**9 + step * 10**7 for step in (0, 1, 2, 3, 2)])
+    feed(jitter, [top - 20, top - 10, 0, 10, 0], [10**9 + step * 10**7 for step in (0, 1, 2, 3, 2)])
     assert jitter.value == pytest.approx(0)
-    jitter.feed([10], [10**9 + 5 * 10**7])  # 30 ms where the stamps say 10
+    feed(jitter, [10], [10**9 + 5 * 10**7])  # 30 ms where the stamps say 10
     assert jitter.value == pytest.approx(0.020 / 16)
 
 
 def test_datagrams_without_a_time_are_left_out_and_a_new_beginning_has_none_before_it() -> None:
     jitter = Jitter(1000)
-    jitter.feed([], [])
-    jitter.feed([5, 10, 20], [0, 10**9, 10**9 + 10**7])
+    feed(jitter, [], [])
+    feed(jitter, [5, 10, 20], [0, 10**9, 10**9 + 10**7])
     assert (jitter.differences, jitter.value) == (1, pytest.approx(0))
-    jitter.feed([7777], [0])
+    feed(jitter, [7777], [0])
     jitter.begin_anew()
-    jitter.feed([900_000, 900_010], [10**9 + 10**8, 10**9 + 10**8 + 26 * 10**6])
+    feed(jitter, [900_000, 900_010], [10**9 + 10**8, 10**9 + 10**8 + 26 * 10**6])
     assert jitter.differences == 2
     assert jitter.value == pytest.approx(0.016 / 16)
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+@pytest.mark.parametrize("step", [-3600, -2, 2, 3600])
+def test_a_clock_that_was_set_makes_no_jitter(step: int, size: int) -> None:
+    jitter = Jitter(1000)
+    set_at = 120
+    for begin in range(0, 200, size):
+        numbers = range(begin, min(begin + size, 200))
+        times = [10**18 + 10**7 * number + step * 10**9 * (number >= set_at + 3) for number in numbers]
+        jitter.feed([10 * number for number in numbers], times, 50.0 + 0.01 * numbers[-1])
+    assert jitter.most == pytest.approx(0)
+    assert jitter.differences >= 198 - size
+
+
+def test_what_was_read_late_is_measured_as_it_came() -> None:
+    """A process that had no processor for three seconds, of which the kernel has kept all."""
+    jitter = Jitter(1000)
+    stamps, times = [10 * number for number in range(600)], [10**18 + 10**7 * number for number in range(600)]
+    jitter.feed(stamps[:300], times[:300], 3.0)
+    for begin in (300, 400, 500):
+        jitter.feed(stamps[begin : begin + 100], times[begin : begin + 100], 6.0)
+    assert (jitter.differences, jitter.most) == (599, pytest.approx(0))

@@ -6,9 +6,11 @@ import ipaddress
 import os
 from collections.abc import Sequence
 
-from mcastd import __version__
-from mcastd.inbound.sinks.format import Format, StreamFacts
+from mcastd import __version__, clock
+from mcastd.clock import NANO
+from mcastd.inbound.sinks.format import Format, StreamFacts, metadata_of
 from mcastd.inbound.sinks.records import Pieced, Record, Records, Uniform
+from mcastd.ip import Address
 from mcastd.net.link import Batch, Origin
 from mcastd.protocols import pcapng
 from mcastd.protocols.pcapng import Frame, FrameRun
@@ -58,9 +60,7 @@ class Capture(Format):
         return pcapng.whole(lambda offset, length: os.pread(fd, length, offset), size)
 
     def records(self, batch: Batch) -> Records:
-        origins, times = batch.origins, batch.times
-        if len(origins) != len(batch):
-            raise ValueError("pcapng needs a receiver with metadata")
+        origins, times = metadata_of(batch, int(clock.wall() * NANO))  # it came a moment ago
         to = self.stream.group(), self.stream.port()
         if to != self._to or len(self._frames) > FRAMES_MAX:
             self._to = to
@@ -105,9 +105,10 @@ class Capture(Format):
         number = self._numbers.get(origin.ifindex)
         if number is None:
             number = self._describe(origin.ifindex)
+        to = ipaddress.ip_address(group.partition("%")[0])
         headers = pcapng.udp_headers(
-            (ipaddress.ip_address(origin.source), origin.port),
-            (ipaddress.ip_address(group.partition("%")[0]), port),
+            (_beside(to, origin.source), origin.port),
+            (to, port),
             max(origin.ttl, 0),
             size,
         )
@@ -123,3 +124,15 @@ class Capture(Format):
         self._descriptions.append(pcapng.interface(name, description))
         self.revision = len(self._descriptions)
         return number
+
+
+def _beside(group: Address, source: str) -> Address:
+    """The address of a sender as it stands in one header with the group; ``source`` is "" if unknown.
+
+    A leg of the other family has the same stream, which is one in a capture, too: IPv6 has a form for an
+    address of IPv4 (RFC 4291 section 2.5.5.2), and IPv4 has none for one of IPv6.
+    """
+    address = ipaddress.ip_address(source) if source else type(group)(0)
+    if address.version == group.version:
+        return address
+    return ipaddress.IPv6Address(f"::ffff:{address}") if group.version == 6 else ipaddress.IPv4Address(0)

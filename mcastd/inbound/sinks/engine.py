@@ -18,8 +18,7 @@ from mcastd.engines.kinds import plan_of, reasons_of
 from mcastd.engines.outcomes import FULL, STOPPED
 from mcastd.errors import SinkError, reason_of
 from mcastd.inbound.sinks.account import NO_DESCRIPTORS, Account
-from mcastd.inbound.sinks.format import Format
-from mcastd.inbound.sinks.group import UNKNOWN
+from mcastd.inbound.sinks.format import Format, metadata_of
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.sink import LINGER_SECONDS, Sink
 from mcastd.net.link import Batch
@@ -70,10 +69,8 @@ class EngineSink(Sink):
             return
         payloads = [bytes(payload) for payload in self._format.records(batch).payloads]
         count = len(payloads)
-        # What came before they were asked for has none
-        origins = [*batch.origins] or [UNKNOWN] * count
-        times = [*batch.times] or [0] * count
-        taken = HandedOver(payloads, origins, times, sum(map(len, payloads)))
+        origins, times = metadata_of(batch)
+        taken = HandedOver(payloads, [*origins], [*times], sum(map(len, payloads)))
         self.counters.queued += count
         if dropped := self._hand_over.put(taken, self._stream()):
             self.counters.queued -= dropped

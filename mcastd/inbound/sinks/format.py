@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mcastd.inbound.sinks.records import Records
-from mcastd.net.link import Batch
+from mcastd.net.link import Batch, Origin
 from mcastd.net.payloads import Payloads, as_payloads
 
 
@@ -20,6 +20,22 @@ class StreamFacts:
     port: Callable[[], int] = int  # returns the port that is received now
     worker: str = ""  # the name of the subscription
     overflow: Callable[[], int] = int  # returns how many datagrams the kernel has dropped so far
+
+
+UNKNOWN = Origin(source="", port=0, ifindex=0, ttl=-1)
+
+
+def metadata_of(batch: Batch, time: int = 0) -> tuple[Sequence[Origin], Sequence[int]]:
+    """The origins and times of a batch.
+
+    What came before a reload asked for them, and was held, has none: then only the senders are known, all
+    else is as in UNKNOWN, and ``time`` stands for its times: 0 is none.
+    """
+    origins, times, count = batch.origins, batch.times, len(batch)
+    if len(origins) != count:
+        senders = [address for address, number in batch.sources for _ in range(number)] or [""] * count
+        origins = [UNKNOWN._replace(source=address) for address in senders]
+    return origins, times if len(times) == count else [time] * count
 
 
 class Format(ABC):

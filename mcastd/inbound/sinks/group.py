@@ -7,7 +7,7 @@ from itertools import groupby
 
 from mcastd.config import GroupOutput
 from mcastd.inbound.sinks.account import Account
-from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.format import UNKNOWN, Format
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.returned import CIRCLE
 from mcastd.inbound.sinks.sending import REASONS_OF_PROGRAM, RecordRun, SendingSink
@@ -16,7 +16,6 @@ from mcastd.net.payloads import Payloads
 from mcastd.net.sender import SocketSender
 
 TTL_TOO_LOW = "ttl"
-UNKNOWN = Origin(source="", port=0, ifindex=0, ttl=-1)
 
 
 class GroupSink(SendingSink[SocketSender]):

@@ -12,7 +12,7 @@ from json.encoder import (
 )  # in C; makes a JSON string, and leaves non-ASCII as it is
 
 from mcastd.clock import NANO
-from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.format import Format, metadata_of
 from mcastd.inbound.sinks.records import Joined, Made, Record, Records
 from mcastd.net.link import Batch, Origin
 
@@ -34,9 +34,7 @@ class JsonLines(Format):
     needs_metadata = True
 
     def records(self, batch: Batch) -> Records:
-        origins, times = batch.origins, batch.times
-        if len(origins) != len(batch):
-            raise ValueError("json needs a receiver with metadata")
+        origins, times = metadata_of(batch)
         if not origins:
             return Made([])
         first = min(times)
