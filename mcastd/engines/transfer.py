@@ -127,6 +127,14 @@ class Transfer:
         self.trouble = error
         self._retry_at = clock.monotonic() + REPAIR_SECONDS
 
+    def connect_anew(self) -> None:
+        """Give up the connection for one of another engine: what comes from now on is kept elsewhere."""
+        if self._flight.is_out_of_order:
+            self._flight.doubt()
+        self._connecting.give_up()
+        self._disconnect()
+        self._retry_at = 0.0
+
     def close(self) -> int:
         """Leave what has no answer in the spool. Returns how many messages are lost: they are not there."""
         self._connecting.give_up()

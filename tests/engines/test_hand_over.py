@@ -35,12 +35,15 @@ ORIGIN = Origin("192.0.2.1", 5000, 1, 8)
 
 
 class Plain(Encoder):
-    """A message is its payload; "broken" cannot be one."""
+    """A message is its payload; "broken" cannot be one. The port is before it, if it is another."""
+
+    def __init__(self, stream: KeptStream) -> None:
+        self._begin = b"" if stream.port == STREAM.port else b"%d " % stream.port
 
     def encode(self, taken: HandedOver, stream: KeptStream, numbers: Sequence[int]) -> list[KeptMessage]:
         if b"broken" in taken.payloads:
             raise ZeroDivisionError
-        return list(zip(numbers, taken.payloads, strict=True))
+        return [(number, self._begin + one) for number, one in zip(numbers, taken.payloads, strict=True)]
 
 
 @dataclass
@@ -61,8 +64,8 @@ class Server:
 class Memory(Engine):
     """A connection to it."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = "memory"
+    def __init__(self, server: Server, stream: KeptStream = STREAM) -> None:
+        self.server = "memory" if stream.port == STREAM.port else f"memory {stream.port}"
         self._at = server
         self._said = ServerAnswers()
         self._refusal: SinkError | None = None
@@ -146,9 +149,9 @@ class Handed:
     written: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
-    def put(self, *payloads: bytes) -> int:
+    def put(self, *payloads: bytes, of: KeptStream = STREAM) -> int:
         size, count = sum(map(len, payloads)), len(payloads)
-        return self.it.put(HandedOver(payloads, [ORIGIN] * count, [1] * count, size), STREAM)
+        return self.it.put(HandedOver(payloads, [ORIGIN] * count, [1] * count, size), of)
 
     def look(self) -> Handed:
         results = self.it.collect()
@@ -186,8 +189,8 @@ def start(server: Server, tmp_path: Path, no_fd_leak: None) -> Iterator[Start]:
         bounds = BacklogBounds(memory, 1 << 20, drop_oldest=drop_oldest)
         plan = HandOverPlan(
             "memory",
-            lambda _: Plain(),
-            lambda _: Memory(server),
+            Plain,
+            lambda stream: Memory(server, stream),
             tmp_path / "spool" if spool else None,
             bounds,
         )
@@ -325,6 +328,26 @@ def test_the_end_waits_for_no_attempt_to_connect(server: Server, start: Start, s
     again.put(b"4")
     again.wait_written(4 if spool else 2)
     assert [*server.kept.values()] == ([b"1", b"2"] if spool else []) + [b"3", b"4"]
+
+
+@pytest.mark.parametrize("spool", [True, False])
+def test_another_stream_is_kept_under_its_own_name_by_a_connection_made_for_it(
+    server: Server, start: Start, spool: bool
+) -> None:
+    handed = start(spool=spool)
+    server.answers = lambda _, message: None if message == b"a" else ""
+    handed.put(b"a", b"b")
+    wait_for(lambda: handed.it.picture.in_flight == 1, "the first has no answer")
+    server.answers = None
+    handed.put(b"c", of=STREAM._replace(port=9191))
+    handed.put(b"d", of=STREAM)
+    handed.wait_written(4)
+    assert handed.it.picture.server == "memory"
+    handed.put(b"e", of=STREAM._replace(port=9191))
+    handed.wait_written(5)
+    assert handed.it.picture.server == "memory 9191"
+    assert [server.kept[number] for number in sorted(server.kept)] == [b"a", b"b", b"9191 c", b"d", b"9191 e"]
+    assert handed.look().dropped == {}
 
 
 def test_a_fault_of_ours_costs_the_batch_and_is_counted(server: Server, start: Start) -> None:
