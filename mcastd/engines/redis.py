@@ -23,7 +23,7 @@ from mcastd.engines.engine import (
     by_origin,
 )
 from mcastd.engines.redis_connection import RedisConnection, RedisLogin
-from mcastd.engines.segments import KeptMessage
+from mcastd.engines.segments import NUMBERS, KeptMessage
 from mcastd.net.link import Origin
 from mcastd.net.server_connection import ServerConnection, TlsFiles
 from mcastd.protocols import resp
@@ -130,7 +130,10 @@ class RedisEngine(RedisConnection, Engine):
         """New messages with ids above those before them, also if the clock was set back since."""
         if not messages:
             return messages
-        if self._floor <= milliseconds_of(messages[0][1]) <= (last := milliseconds_of(messages[-1][1])):
+        begin, end = messages[0], messages[-1]
+        # What is sent again may be of several runs, between which the clock was set back
+        is_of_one_run = end[0] - begin[0] < NUMBERS // 2
+        if is_of_one_run and self._floor <= milliseconds_of(begin[1]) <= (last := milliseconds_of(end[1])):
             self._floor = last  # as a rule
             return messages
         found = []

@@ -19,6 +19,7 @@ from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine
 from mcastd.engines.nats_connection import NatsLogin
 from mcastd.engines.redis import OVERTAKEN, RedisEncoder, RedisEngine, id_of
 from mcastd.engines.redis_connection import RedisLogin
+from mcastd.engines.segments import NUMBERS
 from mcastd.errors import SinkError
 from mcastd.net.link import Origin
 from mcastd.net.server_connection import TlsFiles
@@ -271,6 +272,25 @@ def test_redis_has_ids_that_ascend_also_when_the_clock_was_set_back(monkeypatch:
     )
     again.send([before, *after])
     assert [*again._asked] == [*engine._asked]
+
+
+def test_redis_has_ids_that_ascend_among_what_several_runs_left_and_is_sent_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A host whose clock was behind when it started, and was then set forward."""
+    messages = []
+    for time, run in ((2_000_000_000, 1), (1_999_996_400, 2), (2_000_000_060, 2)):
+        monkeypatch.setattr("mcastd.engines.redis.time.time_ns", lambda time=time: time * 10**9)
+        number = run * NUMBERS + len(messages)
+        messages += RedisEncoder("a", STREAM, None).encode(handed(b"x"), STREAM, [number])
+    engine = redis()
+    connected(engine, [])
+    engine.send(messages)
+    assert [id_of(message) for _, message in engine._asked] == [
+        b"2000000000000-%d" % NUMBERS,
+        b"2000000000000-%d" % (2 * NUMBERS + 1),
+        b"2000000060000-%d" % (2 * NUMBERS + 2),
+    ]
 
 
 def test_redis_leaves_the_id_of_what_the_server_may_have_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
