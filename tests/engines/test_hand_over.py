@@ -37,7 +37,7 @@ ORIGIN = Origin("192.0.2.1", 5000, 1, 8)
 class Plain(Encoder):
     """A message is its payload; "broken" cannot be one. The port is before it, if it is another."""
 
-    def __init__(self, stream: KeptStream) -> None:
+    def __init__(self, stream: KeptStream = STREAM) -> None:
         self._begin = b"" if stream.port == STREAM.port else b"%d " % stream.port
 
     def encode(self, taken: HandedOver, stream: KeptStream, numbers: Sequence[int]) -> list[KeptMessage]:
