@@ -118,6 +118,9 @@ class RedisEngine(RedisConnection, Engine):
         if isinstance(said, resp.RespFailure) and said.code != IS_NO_ID:
             raise self.refused(said)
 
+    def disbelieve(self) -> None:
+        self._floor, self._top = self._floor + 1, 0  # ids of new messages are above it
+
     def send(self, messages: Sequence[KeptMessage]) -> None:
         if not all(message.startswith(COMMAND) for _, message in messages):
             # Never to be sent: the server would take what is in datagrams for commands
@@ -167,7 +170,7 @@ class RedisEngine(RedisConnection, Engine):
                 elif reply:  # it was refused since it is there
                     found.append(number)
                 else:
-                    cause = f"another program writes {self._key}, too"
+                    cause = f"another program writes {self._key}, too, or deletes what is there"
                     refused.append(RefusedMessage(number, OVERTAKEN, cause))
         return ServerAnswers(kept + found, len(found), refused)
 

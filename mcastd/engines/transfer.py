@@ -168,8 +168,11 @@ class Transfer:
         self._is_proven = not (was_refused and self.waiting)
         if self._is_proven:
             self._prove(engine)
-        # A number that was never sent is of a clock that was set back since, or of another with our name
-        self._known = known if known <= max(self._flight.last, self.backlog.first - 1) else 0
+        self._known = known
+        if known > max(self._flight.last, self.backlog.first - 1):
+            # It was never sent: it is of a clock that was set back since, or of another with our name
+            self._known = 0
+            engine.disbelieve()
         if again := self._unknown(self._flight.left()):
             self._answer_by = clock.monotonic() + ANSWER_SECONDS
             engine.send(again)

@@ -58,6 +58,7 @@ class Server:
     sent: int = 0
     full: bool = False  # it refuses what it is sent, while it is connected
     hangs: threading.Event | None = None  # an attempt to connect waits for this
+    disbelieved: int = 0  # connections that were told so of what they said
     breaks: str = ""  # the call by which the connection breaks next
 
 
@@ -80,6 +81,9 @@ class Memory(Engine):
         self._at.connections += 1
         self._fd = os.eventfd(0, os.EFD_NONBLOCK)
         return 0 if self._at.forgets else max(self._at.kept, default=0)
+
+    def disbelieve(self) -> None:
+        self._at.disbelieved += 1
 
     def fileno(self) -> int:
         return self._fd
@@ -527,7 +531,17 @@ def test_a_number_that_was_never_sent_is_not_believed(server: Server, start: Sta
     handed.put(b"1")
     handed.wait_written(1)
     assert [*server.kept.values()] == [b"before", b"1"]
-    assert handed.it.picture.duplicates == 0
+    assert (handed.it.picture.duplicates, server.disbelieved) == (0, 1)
+
+
+def test_what_was_sent_is_believed(server: Server, start: Start) -> None:
+    handed = start(spool=False)
+    handed.put(b"1")
+    handed.wait_written(1)
+    server.breaks = "flush"
+    handed.put(b"2")
+    handed.wait_written(2)
+    assert (server.connections, server.disbelieved) == (2, 0)
 
 
 def test_a_fault_of_ours_costs_its_own_batch_alone(server: Server, start: Start) -> None:
