@@ -114,12 +114,12 @@ class CircleGuard:
         self._returning: dict[str, float] = {}  # senders that return what is sent on: when they last did
         self._sent = RecentPayloads()  # while there are such senders
 
-    @property
-    def returned_by(self) -> str:
+    def returned_by(self, now: float) -> str:
         """The sender that returns what is sent on; "" if none does. For any thread."""
         if not self._returning:
             return ""
-        return next(iter([*self._returning]), "")  # a copy: the other thread may change it meanwhile
+        # A copy: the other thread may change it meanwhile
+        return next((one for one, at in [*self._returning.items()] if now - at <= RELEASE_SECONDS), "")
 
     def sift(
         self, senders: Sequence[tuple[str, int]], payloads: Sequence[bytes | memoryview], now: float

@@ -97,6 +97,11 @@ class Engine(ABC):
         Returns a number up to which the server surely has all messages, 0 if it does not say.
         """
 
+    def disbelieve(self) -> None:
+        """What :meth:`connect` returned was never sent: the clock was set back, and new messages have lower
+        numbers.
+        """
+
     @abstractmethod
     def fileno(self) -> int:
         """Readable when :meth:`receive` has something to do."""

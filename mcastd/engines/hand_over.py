@@ -92,7 +92,6 @@ class HandOver:
             self._more = Bell()
             undo.pop_all()
         self._plan = plan
-        self._stream = stream
         self._log = log.bind(output=plan.label)
         self._outcomes = Outcomes()
         self._lock = threading.Lock()  # of the three below
@@ -103,6 +102,7 @@ class HandOver:
         # The thread's own
         self._poll = select.poll()
         self._poll.register(self._more, select.POLLIN)
+        self._stream = stream  # that messages are made of now
         self._encoder = plan.encoder(stream)
         self._transfer: Transfer | None = None  # None: the spool is not open
         self._open_at = 0.0  # of the spool, in monotonic seconds
@@ -230,6 +230,8 @@ class HandOver:
         messages: list[KeptMessage] = []
         for some, stream in taken:
             try:
+                if (stream.group, stream.port) != (self._stream.group, self._stream.port):
+                    self._go_over(stream, transfer)
                 messages += self._encoder.encode(some, stream, backlog.number(len(some)))
             except Exception:
                 self._log.exception("output.crashed")
@@ -238,11 +240,18 @@ class HandOver:
         if dropped:
             self._outcomes.drop(dropped, self._of_backlog(backlog) or self._full(transfer))
 
+    def _go_over(self, stream: KeptStream, transfer: Transfer) -> None:
+        """A reload gave the subscription another group or port, which may stand in the name that messages are
+        kept under. Those that wait go where they were meant to.
+        """
+        self._encoder, self._stream = self._plan.encoder(stream), stream
+        transfer.connect_anew()
+
     def _open(self) -> Transfer | None:
         """Open the spool. Returns None if that cannot be done now."""
         if clock.monotonic() < self._open_at:
             return None
-        plan, stream = self._plan, self._stream
+        plan = self._plan
         try:
             segments = None if plan.spool is None else Segments(plan.spool, plan.bounds.spool)
         except (OSError, SinkError) as error:
@@ -262,7 +271,7 @@ class HandOver:
         self._spool_trouble = None
         self._transfer = transfer = Transfer(
             plan.label,
-            lambda: plan.engine(stream),
+            lambda: plan.engine(self._stream),
             backlog,
             poll=self._poll,
             outcomes=self._outcomes,

@@ -23,7 +23,7 @@ from mcastd.engines.engine import (
     by_origin,
 )
 from mcastd.engines.redis_connection import RedisConnection, RedisLogin
-from mcastd.engines.segments import KeptMessage
+from mcastd.engines.segments import NUMBERS, KeptMessage
 from mcastd.net.link import Origin
 from mcastd.net.server_connection import ServerConnection, TlsFiles
 from mcastd.protocols import resp
@@ -118,6 +118,9 @@ class RedisEngine(RedisConnection, Engine):
         if isinstance(said, resp.RespFailure) and said.code != IS_NO_ID:
             raise self.refused(said)
 
+    def disbelieve(self) -> None:
+        self._floor, self._top = self._floor + 1, 0  # ids of new messages are above it
+
     def send(self, messages: Sequence[KeptMessage]) -> None:
         if not all(message.startswith(COMMAND) for _, message in messages):
             # Never to be sent: the server would take what is in datagrams for commands
@@ -130,7 +133,10 @@ class RedisEngine(RedisConnection, Engine):
         """New messages with ids above those before them, also if the clock was set back since."""
         if not messages:
             return messages
-        if self._floor <= milliseconds_of(messages[0][1]) <= (last := milliseconds_of(messages[-1][1])):
+        begin, end = messages[0], messages[-1]
+        # What is sent again may be of several runs, between which the clock was set back
+        is_of_one_run = end[0] - begin[0] < NUMBERS // 2
+        if is_of_one_run and self._floor <= milliseconds_of(begin[1]) <= (last := milliseconds_of(end[1])):
             self._floor = last  # as a rule
             return messages
         found = []
@@ -164,7 +170,7 @@ class RedisEngine(RedisConnection, Engine):
                 elif reply:  # it was refused since it is there
                     found.append(number)
                 else:
-                    cause = f"another program writes {self._key}, too"
+                    cause = f"another program writes {self._key}, too, or deletes what is there"
                     refused.append(RefusedMessage(number, OVERTAKEN, cause))
         return ServerAnswers(kept + found, len(found), refused)
 

@@ -67,6 +67,7 @@ class Transfer:
         self._log = log
         self._counted_from = counted_from
         self._engine: Engine | None = None
+        self._is_outdated = False  # another engine is to take its place: see connect_anew()
         self._connecting = Attempt(self._connect, lambda made: made[0].close(), "engine-connect")
         self._connecting_since = 0.0  # monotonic seconds
         self._flight = Flight()
@@ -105,6 +106,8 @@ class Transfer:
     def send(self) -> None:
         """Send what can be sent now."""
         try:
+            if self._is_outdated and not self._flight:
+                self._disconnect()
             self._reach()
             if self._engine is not None:
                 self._send(self._engine)
@@ -126,6 +129,12 @@ class Transfer:
         self._disconnect()
         self.trouble = error
         self._retry_at = clock.monotonic() + REPAIR_SECONDS
+
+    def connect_anew(self) -> None:
+        """Go on by another engine, once all that was sent has its answer: what comes is kept elsewhere."""
+        self._connecting.give_up()
+        self._retry_at = 0.0
+        self._is_outdated = self._engine is not None
 
     def close(self) -> int:
         """Leave what has no answer in the spool. Returns how many messages are lost: they are not there."""
@@ -159,8 +168,11 @@ class Transfer:
         self._is_proven = not (was_refused and self.waiting)
         if self._is_proven:
             self._prove(engine)
-        # A number that was never sent is of a clock that was set back since, or of another with our name
-        self._known = known if known <= max(self._flight.last, self.backlog.first - 1) else 0
+        self._known = known
+        if known > max(self._flight.last, self.backlog.first - 1):
+            # It was never sent: it is of a clock that was set back since, or of another with our name
+            self._known = 0
+            engine.disbelieve()
         if again := self._unknown(self._flight.left()):
             self._answer_by = clock.monotonic() + ANSWER_SECONDS
             engine.send(again)
@@ -195,6 +207,7 @@ class Transfer:
             self._poll.unregister(self._engine)
             self._engine.close()
             self._engine = None
+            self._is_outdated = False
 
     # -- messages and answers
 
@@ -205,7 +218,7 @@ class Transfer:
         now = clock.monotonic()
         if self._flight and now >= self._answer_by:
             raise cannot_write(self._label, f"{engine.server} does not answer", UNREACHABLE)
-        while self._has_room(engine) and (messages := self.backlog.take()):
+        while not self._is_outdated and self._has_room(engine) and (messages := self.backlog.take()):
             if not self._flight:
                 self._answer_by = now + ANSWER_SECONDS
             self._flight.add(messages)

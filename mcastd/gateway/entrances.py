@@ -56,6 +56,7 @@ class Entrances:
         self._counted = refused
         self._interest = interest
         self._ends: Sequence[str] = ()
+        self._has_listened = False  # somewhere, since it was closed: there may be players
         self._by_fd: dict[int, tuple[str, socket.socket]] = {}  # only replaced: others read it
         self._log = log.get_logger(worker=name)
 
@@ -68,7 +69,9 @@ class Entrances:
         return tuple(end for end, _ in self._by_fd.values())
 
     def open(self, ends: Sequence[str], now: float) -> None:
-        """Listen at these, and at no others. Raises LinkError if that is possible at none of them."""
+        """Listen at these, and at no others. Raises LinkError if that is possible at none of them, and was
+        nowhere before: players that have connected are served on.
+        """
         self._ends = ends
         for fd, (end, sock) in self._by_fd.items():
             if end not in ends:
@@ -91,7 +94,8 @@ class Entrances:
             self._interest.want(fd, select.POLLIN)
         self._by_fd, self.refused = by_fd, refused
         self.deadline = now + RETRY_SECONDS if refused else math.inf
-        if not by_fd:
+        self._has_listened |= bool(by_fd)
+        if not self._has_listened:
             end, why = next(iter(refused.items()))
             way_out = "choose an address of this host, and a port that nobody has, in listen"
             raise LinkError(f"cannot listen at {end}", why, way_out, waits="trying again", errno=number)
@@ -131,7 +135,7 @@ class Entrances:
             self._log.info("players.accepted")
 
     def tick(self, now: float) -> None:
-        """Try again what could not be done. Raises LinkError if it can listen nowhere any more."""
+        """Try again what could not be done."""
         if now >= self.deadline:
             self.open(self._ends, now)
 
@@ -139,6 +143,7 @@ class Entrances:
         for fd, (_, sock) in self._by_fd.items():
             self._close(fd, sock)
         self._by_fd, self.deadline, self.shortage = {}, math.inf, ""
+        self._has_listened = False
 
     def _close(self, fd: int, sock: socket.socket) -> None:
         self._interest.forget(fd)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -154,16 +154,20 @@ class Streams:
         self.last: float | None = None  # of the last datagram
         self._open_stream = open_stream
         self._counters = counters
-        self._by_key: dict[StreamKey, JoinedStream] = {}  # only replaced: others read it
-        self._overflow_before = 0  # of streams that are left
+        # Overflow of streams that are left, and those that there are: only replaced, others read both
+        self._overflowed: tuple[int, Mapping[StreamKey, JoinedStream]] = 0, {}
         self._log = log.get_logger(worker=name)
+
+    @property
+    def _by_key(self) -> Mapping[StreamKey, JoinedStream]:
+        return self._overflowed[1]
 
     # -- for any thread
 
     def overflow(self) -> int:
         """Datagrams that the kernel dropped."""
-        streams = list(self._by_key.values())
-        return self._overflow_before + sum(stream.link.glance().overflow for stream in streams)
+        before, streams = self._overflowed
+        return before + sum(stream.link.glance().overflow for stream in streams.values())
 
     def listed(self, now: float) -> tuple[PlayedGroupStatus, ...]:
         return tuple(_listed(stream, now) for stream in self._by_key.values())
@@ -260,7 +264,8 @@ class Streams:
         self._make_room()
         link = self._open_stream(self._settings, resource)
         stream = JoinedStream(resource, link, self._settings.max_latency, now)
-        self._by_key = {**self._by_key, _key_of(resource): stream}
+        before, streams = self._overflowed
+        self._overflowed = before, {**streams, _key_of(resource): stream}
         self._log.info("group.joined", group=str(resource.group), port=resource.port)
         return stream
 
@@ -278,8 +283,9 @@ class Streams:
 
     def _part(self, stream: JoinedStream) -> None:
         """Leave its group."""
-        self._by_key = {key: one for key, one in self._by_key.items() if one is not stream}
-        self._overflow_before += stream.link.load().overflow
+        before, streams = self._overflowed
+        left = {key: one for key, one in streams.items() if one is not stream}
+        self._overflowed = before + stream.link.load().overflow, left
         stream.link.close()
         self._log.info("group.left", group=str(stream.resource.group), port=stream.resource.port)
 

@@ -65,7 +65,7 @@ class GatewayWorker:
         self._identity = WorkerIdentity("", 0, label_of(config.interface), reasons=(SLOW, NOT_RTP))
 
     def run(self, context: Context) -> None:
-        """Raises LinkError if it can listen nowhere, and KeyFileError if it has no token where it is to."""
+        """Raises LinkError if it can listen nowhere at first, KeyFileError if it lacks its token."""
         self._read_for = None
         ready = self._interest.open()
         context.watch(ready, select.POLLIN)
@@ -215,7 +215,7 @@ class GatewayWorker:
 
     def _report(self, context: Context) -> None:
         self._reported = ends, refused, shortage = self._condition
-        detail = f"at {', '.join(ends)}"
+        detail = f"at {', '.join(ends) or 'no address'}"
         for end, why in refused.items():
             detail += f"; not at {end}: {why}"
         detail += f"; players wait: {shortage}" if shortage else ""

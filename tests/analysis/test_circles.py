@@ -62,7 +62,7 @@ def test_a_circle_ends(round_trip: float, every: float) -> None:
     first = fed(200, every)
     relay.run(first)
     assert {*relay.sent} == {payload for _, _, payload in first}, "each goes on once at least"
-    assert relay.guard.returned_by == BACK
+    assert relay.guard.returned_by(relay.now) == BACK
     assert relay.dropped[BACK] > 0
     relay.sent.clear()
     relay.dropped.clear()
@@ -78,7 +78,7 @@ def test_a_single_datagram_that_goes_round_ends() -> None:
     relay.run(fed(1, 1.0))
     assert len(relay.sent) <= circles.OWN_RETURNS + 2
     assert relay.dropped[BACK] >= 1
-    assert relay.guard.returned_by == "", "that proves nothing"
+    assert relay.guard.returned_by(relay.now) == "", "that proves nothing"
 
 
 def test_a_circle_by_two_ways() -> None:
@@ -92,10 +92,24 @@ def test_a_circle_by_two_ways() -> None:
 def test_it_is_over_when_nothing_comes_back_any_more() -> None:
     relay = Relay(back(0.001))
     relay.run(fed(300, 0.01))
-    assert relay.guard.returned_by == BACK
+    assert relay.guard.returned_by(relay.now) == BACK
     relay._returns = lambda _: ()
     relay.run(fed(300, 0.5, start=10.0))
-    assert relay.guard.returned_by == ""
+    assert relay.guard.returned_by(relay.now) == ""
+
+
+@pytest.mark.parametrize("fed_again", [True, False])
+def test_it_is_over_whatever_is_heard_after_it(fed_again: bool) -> None:
+    """As one sender alone, after a pause of more than a minute; or nobody."""
+    relay = Relay(back(0.001))
+    relay.run(fed(300, 0.01))
+    relay._returns = lambda _: ()
+    relay.run(fed(1, 1.0, start=relay.now + 0.001, name=b"last"))
+    assert relay.guard.returned_by(relay.now + circles.RELEASE_SECONDS - 0.1) == BACK
+    later = relay.now + circles.RELEASE_SECONDS + 0.1
+    if fed_again:
+        relay.run(fed(100, 1.0, start=later, name=b"later"))
+    assert relay.guard.returned_by(later) == ""
 
 
 # -- what is no circle
@@ -136,7 +150,7 @@ def test_those_that_say_the_same_again_and_again_are_acquitted(every: float) -> 
         (number * every + 0.001, sender, b"alive") for number in range(2000) for sender in (FEEDER, BACK)
     ]
     relay.run(beats)
-    assert relay.guard.returned_by == ""
+    assert relay.guard.returned_by(relay.now) == ""
     assert relay.dropped.total() <= 4 * circles.RETURNS
     assert len(relay.sent) == len(beats) - relay.dropped.total()
 
@@ -150,7 +164,7 @@ def test_two_that_repeat_the_same_file_are_acquitted() -> None:
         for sender, late in ((FEEDER, 0.0), (BACK, 0.001))
     ]
     relay.run(both)
-    assert relay.guard.returned_by == ""
+    assert relay.guard.returned_by(relay.now) == ""
     assert relay.dropped.total() < 300
 
 
@@ -158,7 +172,7 @@ def test_many_in_a_batch_are_sampled_and_still_found() -> None:
     """A flood: what comes back fills the batches."""
     guard = CircleGuard()
     now, going_round, number = 0.0, [b"%d" % index for index in range(100)], 100
-    while guard.returned_by != BACK:
+    while guard.returned_by(now) != BACK:
         payloads = [b"%d" % number, *going_round]
         go_on = guard.sift([(FEEDER, 1), (BACK, len(going_round))], payloads, now)
         going_round = payloads if go_on is None else [payloads[index] for index in go_on]
@@ -198,4 +212,4 @@ def test_senders_are_remembered_as_far_as_there_is_room(
     last = 39 if by_itself else 38  # that one is not over yet
     assert len(found) == 16
     assert [*found][-8:] == [f"198.51.100.{number}" for number in range(last - 7, last + 1)]
-    assert not relay.guard.returned_by
+    assert not relay.guard.returned_by(relay.now)

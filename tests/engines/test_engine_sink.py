@@ -18,6 +18,7 @@ from support.wait import wait_for
 from mcastd import clock, log
 from mcastd.config import NatsOutput
 from mcastd.engines import segments
+from mcastd.engines.engine import KeptStream
 from mcastd.engines.segments import KeptMessage, Segments
 from mcastd.errors import SinkError
 from mcastd.inbound.sinks import FORMATS, StreamFacts
@@ -114,6 +115,30 @@ def test_what_comes_puts_off_no_look(server: Server, make: Make) -> None:
     assert sink.deadline == math.inf, "nothing waits"
     give(sink, b"5")
     assert due < sink.deadline < math.inf
+
+
+def test_another_group_is_looked_for_at_the_server_before_it_comes(server: Server, make: Make) -> None:
+    group = ["239.255.1.2"]
+    sink = make()
+    made: list[str] = []
+
+    def engine(stream: KeptStream) -> Memory:
+        made.append(stream.group)
+        return Memory(server)
+
+    sink._plan = replace(sink._plan, engine=engine)
+    sink._format.stream = StreamFacts(lambda: group[0], str)
+    sink.open()
+    give(sink, b"1")
+    wait_for(lambda: is_settled(sink, 1), "it is there")
+    sink.reopen()
+    give(sink, b"2")
+    wait_for(lambda: is_settled(sink, 2), "it is there")
+    assert made == ["239.255.1.2"], "it is the same"
+    group[0] = "239.255.1.3"
+    sink.reopen()
+    wait_for(lambda: made[1:] == ["239.255.1.3"], "the connection for it")
+    assert is_settled(sink, 2)
 
 
 def test_what_is_left_in_another_spool_is_counted(server: Server, make: Make) -> None:

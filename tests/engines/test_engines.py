@@ -19,6 +19,7 @@ from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine
 from mcastd.engines.nats_connection import NatsLogin
 from mcastd.engines.redis import OVERTAKEN, RedisEncoder, RedisEngine, id_of
 from mcastd.engines.redis_connection import RedisLogin
+from mcastd.engines.segments import NUMBERS
 from mcastd.errors import SinkError
 from mcastd.net.link import Origin
 from mcastd.net.server_connection import TlsFiles
@@ -273,6 +274,42 @@ def test_redis_has_ids_that_ascend_also_when_the_clock_was_set_back(monkeypatch:
     assert [*again._asked] == [*engine._asked]
 
 
+def test_redis_has_ids_that_ascend_among_what_several_runs_left_and_is_sent_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A host whose clock was behind when it started, and was then set forward."""
+    messages = []
+    for time, run in ((2_000_000_000, 1), (1_999_996_400, 2), (2_000_000_060, 2)):
+        monkeypatch.setattr("mcastd.engines.redis.time.time_ns", lambda time=time: time * 10**9)
+        number = run * NUMBERS + len(messages)
+        messages += RedisEncoder("a", STREAM, None).encode(handed(b"x"), STREAM, [number])
+    engine = redis()
+    connected(engine, [])
+    engine.send(messages)
+    assert [id_of(message) for _, message in engine._asked] == [
+        b"2000000000000-%d" % NUMBERS,
+        b"2000000000000-%d" % (2 * NUMBERS + 1),
+        b"2000000060000-%d" % (2 * NUMBERS + 2),
+    ]
+
+
+def test_redis_has_ids_above_one_that_a_clock_had_which_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent is in no spool: numbers begin anew, as the clock has it."""
+    now = [1_999_999_000_000_000_000]
+    monkeypatch.setattr("mcastd.engines.redis.time.time_ns", lambda: now[0])
+    engine = redis()
+    entry = b"*1\r\n*2\r\n$15\r\n2000000000000-9\r\n*2\r\n$6\r\nwriter\r\n$15\r\nhost/inbound/tv\r\n"
+    server = EngineServer("redis://192.0.2.1", "192.0.2.1", 6379, is_encrypted=False)
+    assert engine.begin(connected(engine, [b"+PONG\r\n", entry, IS_PRIMARY]), server) == 9
+    engine.disbelieve()
+    encoder = RedisEncoder("a", STREAM, None)
+    engine.send(encoder.encode(handed(b"1", b"2"), STREAM, [3, 4]))
+    now[0] += 2000 * 10**9
+    engine.send(encoder.encode(handed(b"3"), STREAM, [5]))
+    ids = [id_of(message) for _, message in engine._asked]
+    assert ids == [b"2000000000001-3", b"2000000000001-4", b"2000001000000-5"]
+
+
 def test_redis_leaves_the_id_of_what_the_server_may_have_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """By that it is looked for; a new one gets an id above all others."""
     now = [1_999_999_999_999_000_000]
@@ -307,7 +344,7 @@ def test_redis_tells_what_is_kept_what_was_before_and_what_is_overtaken() -> Non
     assert answers[0].refused == []
     ((number, reason, cause),) = answers[1].refused
     assert (number, reason) == (9, OVERTAKEN)
-    assert cause == "another program writes a, too"
+    assert cause == "another program writes a, too, or deletes what is there"
 
 
 def test_nats_leaves_out_what_is_longer_than_the_server_takes() -> None:

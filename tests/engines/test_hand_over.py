@@ -35,12 +35,15 @@ ORIGIN = Origin("192.0.2.1", 5000, 1, 8)
 
 
 class Plain(Encoder):
-    """A message is its payload; "broken" cannot be one."""
+    """A message is its payload; "broken" cannot be one. The port is before it, if it is another."""
+
+    def __init__(self, stream: KeptStream = STREAM) -> None:
+        self._begin = b"" if stream.port == STREAM.port else b"%d " % stream.port
 
     def encode(self, taken: HandedOver, stream: KeptStream, numbers: Sequence[int]) -> list[KeptMessage]:
         if b"broken" in taken.payloads:
             raise ZeroDivisionError
-        return list(zip(numbers, taken.payloads, strict=True))
+        return [(number, self._begin + one) for number, one in zip(numbers, taken.payloads, strict=True)]
 
 
 @dataclass
@@ -55,14 +58,15 @@ class Server:
     sent: int = 0
     full: bool = False  # it refuses what it is sent, while it is connected
     hangs: threading.Event | None = None  # an attempt to connect waits for this
+    disbelieved: int = 0  # connections that were told so of what they said
     breaks: str = ""  # the call by which the connection breaks next
 
 
 class Memory(Engine):
     """A connection to it."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = "memory"
+    def __init__(self, server: Server, stream: KeptStream = STREAM) -> None:
+        self.server = "memory" if stream.port == STREAM.port else f"memory {stream.port}"
         self._at = server
         self._said = ServerAnswers()
         self._refusal: SinkError | None = None
@@ -77,6 +81,9 @@ class Memory(Engine):
         self._at.connections += 1
         self._fd = os.eventfd(0, os.EFD_NONBLOCK)
         return 0 if self._at.forgets else max(self._at.kept, default=0)
+
+    def disbelieve(self) -> None:
+        self._at.disbelieved += 1
 
     def fileno(self) -> int:
         return self._fd
@@ -146,9 +153,9 @@ class Handed:
     written: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
-    def put(self, *payloads: bytes) -> int:
+    def put(self, *payloads: bytes, of: KeptStream = STREAM) -> int:
         size, count = sum(map(len, payloads)), len(payloads)
-        return self.it.put(HandedOver(payloads, [ORIGIN] * count, [1] * count, size), STREAM)
+        return self.it.put(HandedOver(payloads, [ORIGIN] * count, [1] * count, size), of)
 
     def look(self) -> Handed:
         results = self.it.collect()
@@ -186,8 +193,8 @@ def start(server: Server, tmp_path: Path, no_fd_leak: None) -> Iterator[Start]:
         bounds = BacklogBounds(memory, 1 << 20, drop_oldest=drop_oldest)
         plan = HandOverPlan(
             "memory",
-            lambda _: Plain(),
-            lambda _: Memory(server),
+            Plain,
+            lambda stream: Memory(server, stream),
             tmp_path / "spool" if spool else None,
             bounds,
         )
@@ -325,6 +332,32 @@ def test_the_end_waits_for_no_attempt_to_connect(server: Server, start: Start, s
     again.put(b"4")
     again.wait_written(4 if spool else 2)
     assert [*server.kept.values()] == ([b"1", b"2"] if spool else []) + [b"3", b"4"]
+
+
+@pytest.mark.parametrize("spool", [True, False])
+def test_another_stream_is_kept_under_its_own_name_by_a_connection_made_for_it(
+    server: Server, start: Start, spool: bool
+) -> None:
+    """What was sent has its answers before: the next connection may not tell of them, as Kafka does not."""
+    server.forgets = True
+    handed = start(spool=spool)
+    server.answers = lambda _, message: None if message == b"a" else ""
+    handed.put(b"a", b"b")
+    wait_for(lambda: handed.it.picture.in_flight == 1, "the first has no answer")
+    handed.put(b"c", of=STREAM._replace(port=9191))
+    wait_for(lambda: handed.it.picture.waiting == 2, "another one waits")
+    handing = handed.it._transfer
+    assert handing is not None
+    engine, ((number, message),) = handing._engine, handing._flight.left()
+    assert isinstance(engine, Memory)
+    assert (engine.server, server.connections, server.sent) == ("memory", 1, 2)
+    server.kept[number] = message
+    engine._said = ServerAnswers([number])
+    os.eventfd_write(engine.fileno(), 1)
+    handed.wait_written(3)
+    assert (handed.it.picture.server, server.connections, server.sent) == ("memory 9191", 2, 3)
+    assert [server.kept[number] for number in sorted(server.kept)] == [b"a", b"b", b"9191 c"]
+    assert handed.look().dropped == {}
 
 
 def test_a_fault_of_ours_costs_the_batch_and_is_counted(server: Server, start: Start) -> None:
@@ -498,7 +531,17 @@ def test_a_number_that_was_never_sent_is_not_believed(server: Server, start: Sta
     handed.put(b"1")
     handed.wait_written(1)
     assert [*server.kept.values()] == [b"before", b"1"]
-    assert handed.it.picture.duplicates == 0
+    assert (handed.it.picture.duplicates, server.disbelieved) == (0, 1)
+
+
+def test_what_was_sent_is_believed(server: Server, start: Start) -> None:
+    handed = start(spool=False)
+    handed.put(b"1")
+    handed.wait_written(1)
+    server.breaks = "flush"
+    handed.put(b"2")
+    handed.wait_written(2)
+    assert (server.connections, server.disbelieved) == (2, 0)
 
 
 def test_a_fault_of_ours_costs_its_own_batch_alone(server: Server, start: Start) -> None:

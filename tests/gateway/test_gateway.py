@@ -558,6 +558,16 @@ def test_a_reload_keeps_players_and_ends_those_who_may_not_go_on(gateway: Callab
             tv.connect()
         links["239.1.1.1"].deliver(b"two")
         assert read(player, 3) == b"two"
+        with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+            taken = f"127.0.0.1:{elsewhere.getsockname()[1]}"
+            tv.reload(listen=[taken])
+            assert tv.worker.status().listen == ()
+            assert tv.context.degraded
+            assert tv.context.detail == f"at no address; not at {taken}: address already in use"
+            links["239.1.1.1"].deliver(b"three")
+            assert read(player, 5) == b"three"
+        wait_for(lambda: tv.worker.status().listen == (taken,), "the port is free")
+        wait_for(lambda: not tv.context.degraded, "all is well")
         tv.reload(allow_clients=["192.0.2.0/24"])
         assert player.recv(1) == b""
     assert tv.worker.status().counters.ended == {"not-allowed": 2}

@@ -16,6 +16,7 @@ from mcastd.gateway.client_queue import StreamBlock
 from mcastd.gateway.player import Player
 from mcastd.gateway.streams import BATCHES_AT_ONCE, FILLING_DATAGRAMS, StreamPiece, Streams
 from mcastd.net.fake import BATCH_DATAGRAMS, FakeReceiver
+from mcastd.net.link import Load
 from mcastd.protocols.gateway_paths import StreamResource, udp_path
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
@@ -165,7 +166,9 @@ def test_a_transport_stream_in_rtp_is_had_without_it_however_it_is_asked_for() -
     streams.close()
 
 
-def test_what_came_is_counted_once_and_what_was_lost_with_a_group_stays_known() -> None:
+def test_what_came_is_counted_once_and_what_was_lost_with_a_group_stays_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     counters = GatewayCounters()
     link = FakeReceiver()
     settings = GatewaySettings.model_validate(TABLE)
@@ -183,9 +186,17 @@ def test_what_came_is_counted_once_and_what_was_lost_with_a_group_stays_known() 
     assert shown.rates == (8 * 25 / 3, 0.0)
     link.dropped_by_kernel = 7
     assert streams.overflow() == 7
+    meanwhile: list[int] = []
+    load = link.load
+
+    def load_while_scraped() -> Load:
+        meanwhile.append(streams.overflow())
+        return load()
+
+    monkeypatch.setattr(link, "load", load_while_scraped)
     streams.leave(player, without, 107.0)
     list(streams.taken(108.0))
-    assert (link.closed, streams.overflow()) == (True, 7)
+    assert (link.closed, streams.overflow(), {*meanwhile}) == (True, 7, {7}), "a counter never shrinks"
 
 
 def test_all_batches_that_have_come_are_taken_but_not_of_one_group_for_ever() -> None:

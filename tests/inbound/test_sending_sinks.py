@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.wait import wait_for
 
+from mcastd import clock as mcastd_clock
 from mcastd import log
 from mcastd.config import GroupOutput, UdpOutput
 from mcastd.errors import LinkError
@@ -50,6 +51,7 @@ class Network:
         self.error = 0  # an errno, of every send
         self.closed = 0
         self.changes = 0
+        self.gone = False  # the next change of the network takes it away
 
     def flows(self) -> Sequence[object]:
         return ()
@@ -70,6 +72,8 @@ class Network:
 
     def network_changed(self) -> None:
         self.changes += 1
+        if self.gone:
+            raise LinkError("cannot send to 192.0.2.7", "no such interface", errno=errno.ENODEV)
 
     def close(self) -> None:
         self.closed += 1
@@ -78,7 +82,8 @@ class Network:
 class MemorySink(SendingSink[Network]):
     def __init__(self, **settings: Any) -> None:
         config = UdpOutput(to="192.0.2.7:5004", **settings)
-        super().__init__(config, FORMATS["raw"](StreamFacts(str, str)), Account(config, log.get_logger()))
+        account = Account(config, log.get_logger(), mcastd_clock.monotonic)
+        super().__init__(config, FORMATS["raw"](StreamFacts(str, str)), account)
         self.network = Network()
         self.connects = 0
         self.refusal: LinkError | None = None
@@ -173,6 +178,65 @@ def test_without_a_way_what_comes_is_dropped_and_a_way_is_looked_for(clock: Call
     sink.tick(sink.deadline)
     sink.write(batch_of(b"3"))
     assert (sink.network.taken, sink.problem) == ([b"3"], "")
+
+
+def run_until(sink: MemorySink, clock: Callable[[float], None], until: float) -> None:
+    """Tick whenever it is due, and not more often than it should be, to monotonic seconds."""
+    for _ in range(100):
+        if sink.deadline > until:
+            return
+        clock(max(0.0, sink.deadline - mcastd_clock.monotonic()))
+        sink.tick(mcastd_clock.monotonic())
+    pytest.fail("it is due again and again")
+
+
+def test_what_kept_a_way_from_being_found_is_over_though_nothing_comes(
+    clock: Callable[[float], None],
+) -> None:
+    sink = MemorySink()
+    sink.refusal = LinkError("cannot send to 192.0.2.7", "no route to host", errno=errno.EHOSTUNREACH)
+    sink.write(batch_of(b"1"))
+    run_until(sink, clock, mcastd_clock.monotonic() + 10)
+    assert sink.problem == "cannot send to 192.0.2.7: no route to host"
+    sink.refusal = None
+    run_until(sink, clock, mcastd_clock.monotonic() + 1.5)
+    assert (sink.problem, sink.status().error, sink.deadline) == ("", None, math.inf)
+    # The same where a change of the network took it
+    sink.network.gone = True
+    sink.network_changed()
+    assert sink.problem == "cannot send to 192.0.2.7: no such interface"
+    sink.network.gone = False
+    run_until(sink, clock, mcastd_clock.monotonic() + 1.5)
+    assert sink.problem == ""
+    # And where it has lost its carrier
+    sink.network.carrier = False
+    sink.write(batch_of(b"2"))
+    run_until(sink, clock, mcastd_clock.monotonic() + 100)
+    sink.network_changed()
+    assert "no carrier" in sink.problem
+    sink.network.carrier = True
+    sink.network_changed()
+    assert sink.problem == ""
+
+
+@pytest.mark.parametrize("trouble", ["firewall", "length"])
+def test_what_a_datagram_has_met_is_over_if_no_other_meets_it_for_a_minute(
+    clock: Callable[[float], None], trouble: str
+) -> None:
+    sink = MemorySink()
+    sink.write(batch_of(b"1"))
+    if trouble == "firewall":
+        sink.network.error = errno.EPERM
+    else:
+        sink.network.longest = 1
+    for _ in range(2):
+        sink.write(batch_of(b"22"))
+        run_until(sink, clock, mcastd_clock.monotonic() + 40)
+        clock(40.0 if sink.deadline > mcastd_clock.monotonic() + 40 else 0.0)
+        assert sink.problem, "a way can be found, which does not tell that it works"
+    run_until(sink, clock, mcastd_clock.monotonic() + 61)
+    assert (sink.problem, sink.deadline) == ("", math.inf)
+    assert sink.counters.dropped.total() == 2
 
 
 def test_a_way_that_is_lost_is_found_again(clock: Callable[[float], None]) -> None:
@@ -695,10 +759,11 @@ def test_what_outputs_have_sent_themselves_has_one_less_also_where_a_ttl_is_set(
     sink.close(for_good=True)
 
 
-def test_what_another_host_sends_back_is_found_where_a_ttl_is_set(member: Member, no_fd_leak: None) -> None:
-    def of(host: str, payload: bytes) -> Batch:
-        return ListBatch([payload], [Origin(host, 5000, 1, 8)], [1], addresses=[host])
+def of(host: str, payload: bytes) -> Batch:
+    return ListBatch([payload], [Origin(host, 5000, 1, 8)], [1], addresses=[host])
 
+
+def test_what_another_host_sends_back_is_found_where_a_ttl_is_set(member: Member, no_fd_leak: None) -> None:
     for settings, expected in (({"ttl": 7}, True), ({}, False)):
         sink = group_sink(member.port, **settings)
         sink.write(of("192.0.2.2", b"of another"))
@@ -708,6 +773,30 @@ def test_what_another_host_sends_back_is_found_where_a_ttl_is_set(member: Member
         found = sink.counters.dropped["circle"]
         sink.close(for_good=True)
         assert bool(found) is expected
+
+
+def test_a_circle_is_over_once_nothing_comes_back_though_nothing_comes_at_all(
+    member: Member, clock: Callable[[float], None]
+) -> None:
+    sink = group_sink(member.port, ttl=7)
+    sink.account._now = mcastd_clock.monotonic
+    for number in range(8):
+        clock(0.5)
+        sink.write(of("192.0.2.1", b"round %d" % number))
+        written = -1
+        while sink.counters.written > written:  # what is sent on comes back
+            clock(0.005)
+            written = sink.counters.written
+            sink.write(of("192.0.2.2", b"round %d" % number))
+    assert "192.0.2.2 sends back" in sink.problem
+    clock(59.0)
+    sink.tick(mcastd_clock.monotonic())
+    assert "192.0.2.2 sends back" in sink.problem
+    assert sink.deadline < mcastd_clock.monotonic() + 2.0
+    clock(2.0)
+    sink.tick(mcastd_clock.monotonic())
+    assert (sink.problem, sink.deadline) == ("", math.inf)
+    sink.close(for_good=True)
 
 
 def test_what_is_held_keeps_its_ttl(

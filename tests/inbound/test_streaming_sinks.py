@@ -17,6 +17,7 @@ import pytest
 from support.ports import free_port
 from support.wait import wait_for
 
+from mcastd import clock as mcastd_clock
 from mcastd import log
 from mcastd.config import OutputSettings, TcpOutput, TcpServerOutput, UdpOutput, UnixOutput
 from mcastd.errors import LinkError
@@ -644,6 +645,28 @@ def test_another_queue_costs_no_connection_and_no_datagram(
         assert found == [*range(sent)]
         assert counted(new) == (sent, 0, {})
         new.close()
+
+
+def test_what_came_back_is_over_though_nothing_comes(
+    output: MakeOutput, listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = output(TcpOutput(to=f"127.0.0.1:{port_of(listening)}"))
+    ticked(sink, lambda: sink.status().error is None)
+    assert isinstance(sink, stream.StreamSink)
+    now = mcastd_clock.monotonic()
+    sink._returns._guard._returning["192.0.2.2"] = now
+    sink.write(ListBatch([b"x"], [Origin("192.0.2.1", 5000, 1, 8)], [1]))
+    trouble = sink._returns.trouble
+    assert trouble is not None
+    sink.account.drop(1, trouble)
+    sink.write(ListBatch([], [], []))
+    assert now + 59.0 < sink.deadline < now + 62.0
+    monkeypatch.setattr("mcastd.clock.monotonic", lambda: now + 59.0)
+    sink.tick(now + 59.0)
+    assert "sends back" in sink.problem
+    monkeypatch.setattr("mcastd.clock.monotonic", lambda: now + 61.0)
+    sink.tick(now + 61.0)
+    assert (sink.problem, sink.deadline) == ("", math.inf)
 
 
 def test_one_that_waits_goes_on_to_wait_at_its_port(output: MakeOutput) -> None:

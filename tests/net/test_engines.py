@@ -288,6 +288,36 @@ def test_what_waits_goes_where_it_was_meant_to_after_a_reload(lab: Lab) -> None:
         assert [one.data for one in kept] == [b"1", b"2", b"3"]
 
 
+def test_after_a_reload_to_another_group_messages_are_kept_under_its_name(lab: Lab) -> None:
+    lab.server.start()
+    if isinstance(lab.server, NatsServer):
+        lab.server.api("STREAM.CREATE.TV", {"name": "TV", "storage": "file", "subjects": ["mcast.>"]})
+    other = "239.255.9.8"
+    config = lab.config(spool="")
+    with lab.daemon(config) as daemon:
+        lab.send(b"1")
+        wait_written(daemon, 1)
+        lab.server.kill()
+        wait_for(lambda: output_of(daemon)["error"], "it says that there is no server")
+        lab.send(b"2")
+        wait_for(lambda: output_of(daemon)["engine"]["waiting"] == 1, "one is held")
+        daemon.write(config.replace(GROUP, other))
+        assert daemon.ctl("reload").returncode == 0
+        lab.sock.sendto(b"3", (other, PORT))
+        wait_for(lambda: output_of(daemon)["engine"]["waiting"] == 2, "two are held")
+        lab.server.start()
+        wait_written(daemon, 3)
+        assert output_of(daemon)["counters"]["dropped"] == {}
+        if lab.kind == "nats":
+            kept = lab.server.kept("mcast.>")
+            assert [OF["nats"] in one.facts["Nats-Msg-Id"] for one in kept] == [True, True, False]
+        else:
+            assert len(lab.kept()) == 2
+            kept = [*lab.kept(), *lab.server.kept(OF["redis"].replace("9_7", "9_8"))]
+        assert [one.data for one in kept] == [b"1", b"2", b"3"]
+        assert other in kept[-1].facts.values()
+
+
 def test_without_a_spool_memory_holds_what_fits_and_the_rest_is_counted(lab: Lab) -> None:
     config = lab.config(spool="", queue='"100KiB"', when_full='"drop-oldest"')
     with lab.daemon(config) as daemon:
@@ -411,7 +441,7 @@ def test_a_key_that_another_program_writes_is_told(lab: Lab) -> None:
         lab.host.python("-c", f"import redis; {ahead}").wait()
         lab.send(b"second")
         wait_for(lambda: output_of(daemon)["counters"]["dropped"] == {"overtaken": 1}, "it is counted")
-        told = "another program writes mcast:239_255_9_7:9190, too"
+        told = "another program writes mcast:239_255_9_7:9190, too, or deletes what is there"
         wait_for(lambda: told in daemon.log.read_text(), "it is told")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import shutil
 import socket
 import stat
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
@@ -27,6 +29,7 @@ from mcastd.net import arenas, listeners
 from mcastd.outbound.lengths import LENGTH
 from mcastd.outbound.sources import Source, at_path, open_source
 from mcastd.outbound.sources.at_path import PathBinding
+from mcastd.outbound.sources.datagrams import DatagramSource
 from mcastd.outbound.sources.received import REMEMBERED_ADDRESSES, Admission
 from mcastd.status import ReceptionStatus
 
@@ -74,6 +77,10 @@ def read(source: Source, count: int) -> list[bytes]:
 
     wait_for(look, f"{count} datagrams")
     return found
+
+
+def read_empty(source: Source) -> bool:
+    return not len(source.read())
 
 
 def times_open(path: Path) -> int:
@@ -200,6 +207,24 @@ class TestDatagrams:
         monkeypatch.setattr("mcastd.outbound.sources.datagrams.BATCHES_AT_ONCE", 1)
         wait_for(lambda: source.read() == [] and reception(source).received == 700, "all of them")
         assert dropped(source) == {"sender": 700}
+
+    def test_that_nothing_comes_back_any_more_is_news(
+        self, opened: OpenReceived, listen: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing else may come, and the channel would say for ever that something does."""
+        source = opened("udp", listen=listen)
+        assert isinstance(source, DatagramSource)
+        assert (read_empty(source), source.nap, source.has_news()) == (True, math.inf, False)
+        now = time.monotonic()
+        source._guard._returning["192.0.2.2"] = now
+        assert (read_empty(source), source.nap, source.has_news()) == (True, 1.0, False)
+        assert "192.0.2.2 sends back" in source.trouble
+        monkeypatch.setattr("mcastd.clock.monotonic", lambda: now + 61.0)
+        assert (source.trouble, source.has_news()) == ("", True)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"news", end_of(listen))
+            assert read(source, 1) == [b"news"]
+        assert (read_empty(source), source.nap, source.has_news()) == (True, math.inf, False)
 
     def test_what_the_kernel_drops_is_counted(self, opened: OpenReceived, listen: str) -> None:
         source = opened("udp", listen=listen, receive_buffer=4096)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
@@ -35,6 +36,8 @@ IO_ERROR = "io-error"
 TROUBLES = (*sorted(set(REASONS.values())), IO_ERROR)
 NO_READER = "no-reader"
 READER_GONE = "reader-gone"
+# A trouble that a datagram met counts for so long, if no other datagram comes that shows more.
+TROUBLE_SECONDS = 60.0
 # A pipe's reader may come and go: this is logged, without a warning.
 EXPECTED = {NO_READER, READER_GONE}
 
@@ -58,6 +61,7 @@ class Account:
         self.trouble: SinkError | None = None
         # The same in one line; "" if nothing does but a missing reader
         self.problem = ""
+        self.troubled_at = -math.inf  # monotonic seconds when it was last met
         self._dropped = 0  # since output.recovered was last logged
         self._logged = ""  # the reason of the trouble that was logged last; "" after output.recovered
         self._logged_at: dict[str, float] = {}  # by reason: monotonic seconds
@@ -76,16 +80,16 @@ class Account:
         trouble = error if isinstance(error, SinkError) else self._translated(error)
         self.trouble = trouble
         self.problem = "" if trouble.reason in EXPECTED else f"{trouble.what}: {trouble.cause}"
+        self.troubled_at = now = self._now()
         if datagrams:
             self.counters.dropped[trouble.reason] += datagrams
             self._dropped += datagrams
-        if trouble.reason != self._logged:
-            now = self._now()
-            if now - self._logged_at.get(trouble.reason, float("-inf")) >= REPEAT_MIN_SECONDS:
-                write = self._log.info if trouble.reason in EXPECTED else self._log.warning
-                write("output.failed", **self._config.named, reason=trouble.reason, error=str(trouble))
-                self._logged = trouble.reason
-                self._logged_at[trouble.reason] = now
+        logged_at = self._logged_at.get(trouble.reason, -math.inf)
+        if trouble.reason != self._logged and now - logged_at >= REPEAT_MIN_SECONDS:
+            write = self._log.info if trouble.reason in EXPECTED else self._log.warning
+            write("output.failed", **self._config.named, reason=trouble.reason, error=str(trouble))
+            self._logged = trouble.reason
+            self._logged_at[trouble.reason] = now
 
     def attempt(self, step: Callable[[], None]) -> bool:
         """Do a step that takes no datagram, like opening, and note its error. Returns True if it has none."""

@@ -27,6 +27,7 @@ from mcastd.status import EngineStatus, OutputStatus
 # While something waits, it is looked so often what became of it.
 LOOK_SECONDS = 0.1
 RETRY_SECONDS = 1.0
+NOTHING = HandedOver((), (), (), 0)
 
 
 class EngineSink(Sink):
@@ -86,6 +87,11 @@ class EngineSink(Sink):
 
     def flush(self) -> None:
         self._collect()
+
+    def reopen(self) -> None:
+        """The group may be another by now: have it seen whether the server takes that, before it comes."""
+        if self._hand_over is not None:
+            self._hand_over.put(NOTHING, self._stream())
 
     def go_on_from(self, before: Sink) -> None:
         """What it has left in the same spool is counted on."""

@@ -25,7 +25,7 @@ class ReturnGuard:
     @property
     def trouble(self) -> SinkError | None:
         """What is wrong while something comes back; None: nothing does."""
-        if not (sender := self._guard.returned_by):
+        if not (sender := self._guard.returned_by(clock.monotonic())):
             return None
         cause = f"{sender} sends back what is sent there: that goes no further, or it would go in a circle"
         return SinkError(f"cannot send all to {self._label}", cause, WAY_OUT, reason=CIRCLE)

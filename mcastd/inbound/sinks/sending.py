@@ -22,7 +22,13 @@ from typing import Generic, Protocol, TypeVar
 from mcastd import clock
 from mcastd.config import SendingOutput
 from mcastd.errors import LinkError, SinkError
-from mcastd.inbound.sinks.account import NO_DESCRIPTORS, UNREACHABLE, Account, why_no_way
+from mcastd.inbound.sinks.account import (
+    NO_DESCRIPTORS,
+    TROUBLE_SECONDS,
+    UNREACHABLE,
+    Account,
+    why_no_way,
+)
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.queue import RECORD_OVERHEAD_BYTES
 from mcastd.inbound.sinks.records import Record
@@ -87,6 +93,7 @@ class SendingSink(Sink, Generic[D]):
         self._format = format
         self.destination: D | None = None  # None: there is no way yet, or any more
         self._prepared: int | None = None  # what it was told last of a run; None: nothing yet
+        self._lacks_way = False  # the trouble is that there was no way, and not what a datagram has met
         self._retry_at = 0.0  # monotonic seconds
         self._pause = 0.0  # seconds
         self._again_at = 0.0  # monotonic seconds when what is held is tried again, whatever comes meanwhile
@@ -161,6 +168,8 @@ class SendingSink(Sink, Generic[D]):
             self.flush()
         elif self.destination is None:
             self._attempt()
+        elif now >= self._over_at():
+            self.sent()
         self._plan()
 
     def network_changed(self) -> None:
@@ -170,6 +179,7 @@ class SendingSink(Sink, Generic[D]):
                 self.destination.network_changed()
             except LinkError as error:
                 self._lose(error)
+                self._lacks_way = True
         self.open()
 
     def take_over(self, before: Sink) -> bool:
@@ -210,11 +220,14 @@ class SendingSink(Sink, Generic[D]):
         return SinkError(what, cause, way_out, reason=reason, waits=waits)
 
     def _attempt(self) -> None:
-        """Find the way, if there is none; what is in it is noted."""
+        """Find the way, if there is none; what is in it is noted. Once there is one, that is over."""
         try:
-            self._way()
+            way = self._way()
         except (LinkError, SinkError) as error:
             self._lose(error)
+        else:
+            if self._lacks_way and way is not None and way.carrier:
+                self.sent()
 
     def _way(self) -> D | None:
         """The way, which is looked for if it is time. Raises LinkError, SinkError."""
@@ -223,7 +236,8 @@ class SendingSink(Sink, Generic[D]):
         return self.destination
 
     def _lose(self, error: LinkError | SinkError, dropped: int = 0) -> None:
-        """There is no way: ``dropped`` datagrams are given up."""
+        """There is no way, or it is lost by a datagram: ``dropped`` are given up."""
+        self._lacks_way = self.destination is None
         self.disconnect()
         self._retry_at = clock.monotonic() + RETRY_SECONDS
         reason = error.reason if isinstance(error, SinkError) else why_no_way(error.errno)
@@ -256,6 +270,7 @@ class SendingSink(Sink, Generic[D]):
                     if account.trouble is not None or self.may_answer:
                         self.sent()
                 else:
+                    self._lacks_way = True
                     account.drop(sent, self.trouble("its interface has no carrier", NO_CARRIER))
                 done += sent
         except (LinkError, SinkError) as error:
@@ -289,7 +304,10 @@ class SendingSink(Sink, Generic[D]):
         self._account.drop(1, trouble)
 
     def sent(self) -> None:
-        """Datagrams were sent: what was in the way is over. Called if something was, or may still be."""
+        """Datagrams were sent, or can be by now: what was in the way is over. Called if something was, or may
+        still be.
+        """
+        self._lacks_way = False
         if self._returns is None or self._returns.trouble is None:
             self._account.recovered()
 
@@ -324,7 +342,14 @@ class SendingSink(Sink, Generic[D]):
         elif self.destination is None:
             self.deadline = max(self._retry_at, clock.monotonic() + PAUSE_MAX_SECONDS)
         else:
-            self.deadline = self.look_at()
+            over_at = max(self._over_at(), clock.monotonic() + RETRY_SECONDS)
+            self.deadline = min(self.look_at(), over_at)
+
+    def _over_at(self) -> float:
+        """When the trouble is over that a datagram has met, and none since; ``inf``: there is no such."""
+        account = self._account
+        is_met = account.trouble is not None and not self._lacks_way
+        return account.troubled_at + TROUBLE_SECONDS if is_met else math.inf
 
     def look_at(self) -> float:
         """When :meth:`look` is due, in monotonic seconds; ``inf``: never."""

@@ -21,7 +21,13 @@ from collections.abc import Sequence
 from mcastd import clock
 from mcastd.config import StreamingOutput
 from mcastd.errors import LinkError, SinkError, reason_of
-from mcastd.inbound.sinks.account import NO_DESCRIPTORS, UNREACHABLE, Account, why_no_way
+from mcastd.inbound.sinks.account import (
+    NO_DESCRIPTORS,
+    TROUBLE_SECONDS,
+    UNREACHABLE,
+    Account,
+    why_no_way,
+)
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.queue import RecordQueue
 from mcastd.inbound.sinks.records import Made, Record, headed, made
@@ -130,6 +136,7 @@ class StreamSink(Sink):
 
     def write(self, batch: Batch) -> None:
         if not len(batch := self._returns.sift(batch, batch.sources)):
+            self._plan()
             return
         if not self._is_connected:
             self._attempt()
@@ -348,7 +355,10 @@ class StreamSink(Sink):
         """When :meth:`tick` is due: :attr:`pending` and :attr:`awaits` tell the rest."""
         now = clock.monotonic()
         if self._is_connected:
-            self.deadline = math.inf
+            # What comes back may be over, and nothing else come
+            is_met = self._account.trouble is not None and not self._queue.records
+            over_at = max(self._account.troubled_at + TROUBLE_SECONDS, now + RETRY_SECONDS)
+            self.deadline = over_at if is_met else math.inf
         elif self._sock is None and self.listening is not None:
             self.deadline = self._retry_at if self._retry_at > now else math.inf
         elif self._sock is not None:

@@ -58,7 +58,6 @@ class DatagramSource(ReceivedSource):
     """One socket of datagrams."""
 
     reasons = (SENDER, TOO_LONG, CIRCLE)
-    returned_by: str = ""  # as it was when datagrams were looked at last
 
     def __init__(
         self,
@@ -85,6 +84,7 @@ class DatagramSource(ReceivedSource):
         # The overflow of sockets that are closed, and the one that is open: only replaced, others read it
         self._overflowed: tuple[int, DatagramListener | None] = 0, None
         self._guard = CircleGuard()
+        self._is_returned = False  # somebody sent back what is sent when it was last read empty
 
     def fileno(self) -> int | None:
         listener = self._listener
@@ -93,6 +93,10 @@ class DatagramSource(ReceivedSource):
     @property
     def trouble(self) -> str:
         return self._shortage or super().trouble
+
+    @property
+    def returned_by(self) -> str:
+        return self._guard.returned_by(clock.monotonic())
 
     def overflow(self, *, exact: bool) -> int:
         before, listener = self._overflowed
@@ -106,7 +110,8 @@ class DatagramSource(ReceivedSource):
         return None if listener is None else listener.buffer
 
     def has_news(self) -> bool:
-        return self._binding is not None and self._binding.is_lost
+        is_over = self._is_returned and not self.returned_by
+        return is_over or (self._binding is not None and self._binding.is_lost)
 
     def read(self) -> Payloads:
         """Raises SourceError."""
@@ -132,6 +137,9 @@ class DatagramSource(ReceivedSource):
             if self._is_empty:
                 listener.idle()
                 self._is_empty, self.gather = False, 0.0
+                self._is_returned = bool(self.returned_by)
+                if self._is_returned:  # until that is over, whether more comes or not
+                    self.nap = NAP_MAX_SECONDS
                 if self._binding is not None and self._binding.look():  # nothing is left in the socket
                     self.restart()
                     self._listener = self._open()
@@ -205,7 +213,6 @@ class DatagramSource(ReceivedSource):
         if len(senders) == 1 and senders[0][0] == self._guard.only_sender:
             return payloads
         go_on = self._guard.sift(senders, payloads, now)
-        self.returned_by = self._guard.returned_by
         if go_on is None:
             return payloads
         self._drop(CIRCLE, len(payloads) - len(go_on))

@@ -50,7 +50,8 @@ class ReturnedMessages:
     def returned_by(self) -> str:
         """Who sends back what is sent; "" if nobody does."""
         who, at = self._returned
-        return who if clock.monotonic() - at <= RELEASE_SECONDS else self._guard.returned_by
+        now = clock.monotonic()
+        return who if now - at <= RELEASE_SECONDS else self._guard.returned_by(now)
 
     def sift(self, messages: Sequence[TakenMessage], now: float) -> Sequence[int]:
         """Returns the indices of those that come back."""
