@@ -215,7 +215,7 @@ class Tunnels:
         this host than its address and port."""
         relay, port = chosen.address, tunnel.way.local_port
         with self._lock:
-            tunnel.socket = self._socket(relay.version, port)
+            tunnel.come_by(self._socket(relay.version, port))
         if tunnel.gateway is not None and tunnel.gateway.discovery == relay:
             tunnel.hindrance, tunnel.search = "", None
             return
