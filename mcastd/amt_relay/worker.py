@@ -75,7 +75,7 @@ class AmtRelayWorker:
         self._log = log.get_logger(worker=name)
 
     def run(self, context: Context) -> None:
-        """Raises LinkError if it cannot listen at its addresses, or may not take packets."""
+        """Raises LinkError if it can listen at none of its addresses, or may not take packets."""
         check_privilege()
         self._upstream = Upstream(self._make_joins(), self._host)
         try:
@@ -169,6 +169,8 @@ class AmtRelayWorker:
     def _troubles(self) -> tuple[str, ...]:
         upstream, gateways = self._upstream, self._gateways
         found = [*self._unheard, *(() if upstream is None else upstream.troubles)]
+        if gateways is not None:
+            found = [*map(str, gateways.sockets.refused.values()), *found]
         if gateways is not None and gateways.waiting:
             found.append(
                 f"{len(gateways.waiting)} gateways wait for a socket: raise LimitNOFILE= of the service"
@@ -193,8 +195,11 @@ class AmtRelayWorker:
         addresses = [address for address, _ in config.listen]
         if self._lengths.follow(config.mtu, addresses):
             gateways.fit(now)
+        heard = [
+            address for address, port in config.listen if (address, port) not in gateways.sockets.refused
+        ]
         with suppress(CannotAskError):  # what was known is kept
-            self._unheard = tuple(_unheard(self._host(), addresses))
+            self._unheard = tuple(_unheard(self._host(), heard))
         self._settle(context, now)
         self._tell(context)
         context.taken_over()
@@ -229,6 +234,8 @@ class AmtRelayWorker:
         gateways.relay.expire(now)
         if gateways.relay.edition != self._edition:
             self._settle_at = self._settles_from
+        if now >= self._retry_at:
+            gateways.listen(self._config.listen)
         if now >= min(self._settle_at, self._retry_at):
             self._settle(context, now)
             self._tell(context)
@@ -256,7 +263,8 @@ class AmtRelayWorker:
         self._edition, self._settle_at = gateways.relay.edition, math.inf
         self._fan_out.forget_takers()
         upstream.follow(config.interface, gateways.relay.wanted(), config.receive_buffer)
-        self._retry_at = now + RETRY_SECONDS if upstream.troubles or gateways.waiting else math.inf
+        is_lacking = upstream.troubles or gateways.waiting or gateways.sockets.refused
+        self._retry_at = now + RETRY_SECONDS if is_lacking else math.inf
         groups = {group for _, group in upstream.joined}
         self._joined_since = {group: self._joined_since.get(group, now) for group in groups}
         taps = upstream.taps()
