@@ -94,6 +94,7 @@ class QuietNetwork:
         self.counts = NetworkCounts()
         self.troubles: tuple[str, ...] = ()
         self.is_closed = False
+        self.changes = 0  # that it was told
         self.bell = Bell()
 
     def filenos(self) -> list[int]:
@@ -108,7 +109,8 @@ class QuietNetwork:
     def taken(self) -> Sequence[GroupWant]:
         return ()
 
-    def network_changed(self, now: float) -> None: ...
+    def network_changed(self, now: float) -> None:
+        self.changes += 1
 
     def ask_members(self, wanted: bool, now: float) -> None: ...
 
@@ -375,6 +377,18 @@ def test_after_a_change_of_the_host_a_peer_is_asked_once_whether_it_is_there(hou
     house.now += 1.1
     assert house.turn() == {"up"}
     assert len(sock.sent) == 1
+
+
+def test_a_change_that_hundreds_of_links_tell_is_looked_at_once(house: House) -> None:
+    for number in range(IDLE):
+        house.link(f"link-{number}", interface="lan")
+    house.turn()
+    (network,) = house.networks
+    for changes in (1, 2):
+        for _ in range(IDLE):
+            house.links.network_changed()
+        house.turn()
+        assert network.changes == changes
 
 
 def test_what_a_network_lacks_is_told_to_its_links(house: House) -> None:
