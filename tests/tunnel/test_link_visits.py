@@ -274,6 +274,18 @@ def test_each_address_of_a_peer_has_its_tries(house: House, monkeypatch: pytest.
     assert {*tried} == {*each}
 
 
+@pytest.mark.parametrize(("address", "headers"), [("192.0.2.9", 20 + 8), ("2001:db8::9", 40 + 8)])
+def test_no_longer_packet_is_tried_than_mtu_says_by_whichever_ip_version_a_name_means(
+    house: House, monkeypatch: pytest.MonkeyPatch, address: str, headers: int
+) -> None:
+    monkeypatch.setattr(peer_search, "begin", lambda *_: done([ip_address(address)]))
+    for mtu in (1400, 1440):  # and by a reload
+        house.link("one", connect=("hub.example.net", 9466), mtu=mtu)
+        house.turn()
+        path = house.links.running["one"].end.path
+        assert path.probe(house.now, 0.1) == (mtu - headers, 1)
+
+
 def test_a_link_that_is_up_is_not_looked_for_elsewhere_while_keys_differ(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

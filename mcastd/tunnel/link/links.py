@@ -325,7 +325,7 @@ class Links:
         before, link.plan = link.plan, plan
         if plan.rate != before.rate:
             link.end.limit(_allowed(plan))
-        link.end.change(plan.key, settings_of(plan), now)
+        link.end.change(plan.key, settings_of(plan, link.version), now)
         rests = self.site.links[link.name].rests
         self.site.links[link.name] = SiteLink(link.end, plan.send, plan.transit, rests)
         self._follow_plan(link, now)
