@@ -196,6 +196,21 @@ def test_a_report_that_is_not_believed_is_counted(monkeypatch: pytest.MonkeyPatc
     network.close()
 
 
+def test_without_memory_for_packets_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(interface_network, "PacketTap", NoTap)
+    network = InterfaceNetwork("lan", FakeJoins(), lambda: Host({7: LAN}, 0.0))
+    with monkeypatch.context() as shortage:
+        shortage.setattr("mcastd.net.packet_memory.mmap.mmap", refuse)
+        network.follow(wants(1), 1.0)
+    assert network.troubles[0].startswith("cannot take packets: no memory left")
+    assert network.deadline == 1.0 + interface_network.RETRY_SECONDS
+    network.tick(network.deadline)
+    assert (network.troubles, network.taken()) == ((), tuple(wants(1)))
+
+
 class Senders:
     """Sends of each call as many as it is told, or refuses it by errno."""
 
