@@ -241,6 +241,7 @@ def test_an_address_that_is_not_there_costs_those_at_others_nothing(start: Start
         relay.wait(lambda: relay.status["troubles"], "the trouble")
         (trouble,) = relay.status["troubles"]
         assert trouble.startswith(f"cannot listen for AMT gateways at {missing} port 2268")
+        assert [*relay.status["refused_listen"]] == [missing]
         relay.wait(lambda: relay.daemon.worker("amt_relay/edge")["troubled"], "the worker to say it")
         count = len(member.datagrams)
         relay.wait(lambda: len(member.datagrams) > count + 20, "datagrams")
