@@ -220,10 +220,11 @@ class RelaySockets:
         self._sockets: dict[int, ListeningSocket | GatewaySocket] = {}  # by descriptor
         with contextlib.ExitStack() as undo:
             self._epoll = undo.enter_context(select.epoll())
+            undo.callback(self._close_sockets)
             self.listen(names)
+            self._pool = pools["relay",]
+            self._arena = self._pool.lease(Senders())
             undo.pop_all()
-        self._pool = pools["relay",]
-        self._arena = self._pool.lease(Senders())
 
     def fileno(self) -> int:
         """Readable when messages have come, or errors."""
@@ -289,7 +290,10 @@ class RelaySockets:
 
     def close(self) -> None:
         self._pool.give_back(self._arena)
+        self._close_sockets()
+        self._epoll.close()
+
+    def _close_sockets(self) -> None:
         for sock in self._sockets.values():
             sock.close()
         self._sockets.clear()
-        self._epoll.close()
