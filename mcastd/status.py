@@ -594,6 +594,7 @@ class ServedGatewayStatus:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AmtRelayStatus(Status):
     listen: tuple[str, ...]  # where gateways ask: addresses, with the port if it is not 2268
+    refused_listen: dict[str, str]  # those of them where it could not listen, and why: tried again
     advertise: tuple[str, ...]  # where they are told to ask
     interfaces: tuple[str, ...]  # by which groups come; those of the present groups, if the route decides
     groups: tuple[str, ...]  # or prefixes, that may be asked for

@@ -29,6 +29,7 @@ from mcastd.net.packet_tap import PacketTap, check_privilege
 from mcastd.net.relay_sockets import RelaySockets
 from mcastd.net.slots import SLOTS
 from mcastd.status import AmtRelayStatus
+from mcastd.tunnel.gateway import UdpEnd
 from mcastd.tunnel.relay import AmtRelay
 from mcastd.tunnel.relay_limits import RelayLimits
 from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
@@ -75,7 +76,7 @@ class AmtRelayWorker:
         self._log = log.get_logger(worker=name)
 
     def run(self, context: Context) -> None:
-        """Raises LinkError if it cannot listen at its addresses, or may not take packets."""
+        """Raises LinkError if it can listen at none of its addresses, or may not take packets."""
         check_privilege()
         self._upstream = Upstream(self._make_joins(), self._host)
         try:
@@ -113,6 +114,7 @@ class AmtRelayWorker:
         served = {} if gateways is None else gateways.served
         return AmtRelayStatus(
             listen=tuple(map(format_end, config.listen)),
+            refused_listen={format_end(end): error.cause for end, error in self._refused_listen.items()},
             advertise=tuple(map(str, config.advertised.values())),
             interfaces=() if upstream is None else tuple(sorted(upstream.names.values())),
             groups=tuple(map(format_prefix, config.groups)),
@@ -154,6 +156,11 @@ class AmtRelayWorker:
         upstream = self._upstream
         return self._overflow + (0 if upstream is None else upstream.overflow)
 
+    @property
+    def _refused_listen(self) -> Mapping[UdpEnd, LinkError]:
+        """Where it cannot listen now, and why."""
+        return {} if self._gateways is None else self._gateways.sockets.refused
+
     def _silent(self) -> tuple[str, ...]:
         """Some of the groups that are joined, and of which nothing has come for a while."""
         upstream, heard, now = self._upstream, self._fan_out.heard, clock.monotonic()
@@ -168,7 +175,8 @@ class AmtRelayWorker:
 
     def _troubles(self) -> tuple[str, ...]:
         upstream, gateways = self._upstream, self._gateways
-        found = [*self._unheard, *(() if upstream is None else upstream.troubles)]
+        found = [*map(str, self._refused_listen.values()), *self._unheard]
+        found += () if upstream is None else upstream.troubles
         if gateways is not None and gateways.waiting:
             found.append(
                 f"{len(gateways.waiting)} gateways wait for a socket: raise LimitNOFILE= of the service"
@@ -193,8 +201,9 @@ class AmtRelayWorker:
         addresses = [address for address, _ in config.listen]
         if self._lengths.follow(config.mtu, addresses):
             gateways.fit(now)
+        heard = [end[0] for end in config.listen if end not in self._refused_listen]
         with suppress(CannotAskError):  # what was known is kept
-            self._unheard = tuple(_unheard(self._host(), addresses))
+            self._unheard = tuple(_unheard(self._host(), heard))
         self._settle(context, now)
         self._tell(context)
         context.taken_over()
@@ -229,6 +238,8 @@ class AmtRelayWorker:
         gateways.relay.expire(now)
         if gateways.relay.edition != self._edition:
             self._settle_at = self._settles_from
+        if now >= self._retry_at:
+            gateways.listen(self._config.listen)
         if now >= min(self._settle_at, self._retry_at):
             self._settle(context, now)
             self._tell(context)
@@ -256,7 +267,8 @@ class AmtRelayWorker:
         self._edition, self._settle_at = gateways.relay.edition, math.inf
         self._fan_out.forget_takers()
         upstream.follow(config.interface, gateways.relay.wanted(), config.receive_buffer)
-        self._retry_at = now + RETRY_SECONDS if upstream.troubles or gateways.waiting else math.inf
+        is_lacking = upstream.troubles or gateways.waiting or self._refused_listen
+        self._retry_at = now + RETRY_SECONDS if is_lacking else math.inf
         groups = {group for _, group in upstream.joined}
         self._joined_since = {group: self._joined_since.get(group, now) for group in groups}
         taps = upstream.taps()

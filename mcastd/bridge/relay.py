@@ -12,12 +12,15 @@ goes in a circle for ever.
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from heapq import nsmallest
 from ipaddress import ip_address
+from operator import attrgetter
+from typing import NamedTuple
 
 from mcastd import clock
 from mcastd.bridge.rules import NO_INTERFACE
@@ -57,6 +60,17 @@ class _WayOut:
     trouble: str = ""  # why the last attempt to open it, or to send by it, failed; "": it did not
     retry_at: float = 0.0  # monotonic seconds, while there is a trouble
     refused_at: float = -math.inf  # monotonic seconds, of the last datagram that was refused
+
+
+class _Sent(NamedTuple):
+    """What went by one way, and the reason for which others did not, if there are some."""
+
+    datagrams: int
+    bytes: int
+    reason: str
+
+
+_NOTHING_SENT = _Sent(0, 0, REFUSED)
 
 
 @dataclass(slots=True, eq=False)
@@ -110,17 +124,19 @@ class Relay:
                 for port in config.ports if group.version in interface.versions else ():
                     key = group, port, interface.index
                     try:
-                        stream = before.pop(key, None)
-                        if stream is not None:
-                            streams[key] = stream
-                            stream.receiver.network_changed()
-                        else:
+                        if (known := before.pop(key, None)) is None:
                             receiver = self._open_receiver(config, group, port, interface)
-                            stream = streams[key] = _Stream(receiver, group, port)
+                            stream = _Stream(receiver, group, port)
+                        else:
+                            stream = known
+                        streams[key] = stream
                         stream.group, stream.port = _rewritten(config, group, port)
                         # Opened again when something is to be sent: addresses may have changed, too
                         _close(stream.ways)
                         stream.ways = [_WayOut(one) for one in others]
+                        if known is not None:
+                            known.receiver.set_interface(interface.name)  # it may have another name now
+                            known.receiver.network_changed()
                     except LinkError as error:
                         errors.append(error)
         if self._config is None or config.rate != self._config.rate:
@@ -254,39 +270,43 @@ class Relay:
             if allowed < len(payloads):
                 counters.dropped[BEYOND_RATE] += len(payloads) - allowed
                 payloads = payloads.part(0, allowed)
-        reason = NO_INTERFACE
-        taken: dict[str, int] = {}
-        for way in stream.ways:
-            taken[way.interface.name], reason = self._send_by(way, stream, max(1, ttl - 1), payloads)
-        went = max(taken.values(), default=0)
-        counters.forwarded += went
-        counters.forwarded_bytes += sum(payloads.sizes[:went])
-        if went < len(payloads):
-            counters.dropped[reason] += len(payloads) - went
-        for name, count in taken.items():
-            if count < went:
-                counters.missed[name] += went - count
+        sent = {
+            way.interface.name: self._send_by(way, stream, max(1, ttl - 1), payloads) for way in stream.ways
+        }
+        best = max(sent.values(), key=attrgetter("datagrams"), default=_Sent(0, 0, NO_INTERFACE))
+        counters.forwarded += best.datagrams
+        counters.forwarded_bytes += best.bytes
+        if best.datagrams < len(payloads):
+            counters.dropped[best.reason] += len(payloads) - best.datagrams
+        for name, one in sent.items():
+            if one.datagrams < best.datagrams:
+                counters.missed[name] += best.datagrams - one.datagrams
 
-    def _send_by(self, way: _WayOut, stream: _Stream, ttl: int, payloads: Payloads) -> tuple[int, str]:
-        """Returns how many went, and the reason for which others did not, if there are some."""
+    def _send_by(self, way: _WayOut, stream: _Stream, ttl: int, payloads: Payloads) -> _Sent:
         now = clock.monotonic()
+        count = size = 0
         try:
             if way.sender is None:
                 if now < way.retry_at:
-                    return 0, REFUSED
+                    return _NOTHING_SENT
                 way.sender = self._open_sender(stream.group, stream.port, way.interface, ttl)
             way.sender.set_ttl(ttl)
-            count = _sent(way.sender, payloads)
-        except LinkError as error:
-            if way.sender is not None:
-                way.refused_at = now
-                way.sender.close()  # another one finds what there is by then
-                way.sender = None
-            self._note_refused(way, stream, error, now)
-            return 0, REFUSED
+            count, size, error = _send_all(way.sender, payloads)
+        except LinkError as refusal:
+            error = refusal
         if count and way.trouble:
             self._note_works(way)
-        return count, FULL
+        if error is None or error.errno in FULL_ERRNOS:
+            return _Sent(count, size, FULL)
+        is_too_long = error.errno == errno.EMSGSIZE
+        if way.sender is not None:
+            way.refused_at = now
+            if not is_too_long:
+                way.sender.close()  # another one finds what there is by then
+                way.sender = None
+        if not (is_too_long and count):
+            self._note_refused(way, stream, error, now)
+        return _Sent(count, size, REFUSED)
 
     def _note_refused(self, way: _WayOut, stream: _Stream, error: LinkError, now: float) -> None:
         way.trouble, way.retry_at = str(error), now + RETRY_SECONDS
@@ -335,17 +355,26 @@ def _rewritten(config: Bridge, group: Address, port: int) -> tuple[Address, int]
     return rewrite.group or group, rewrite.port or port
 
 
-def _sent(sender: Sender, payloads: Payloads) -> int:
-    """Send; returns how many the kernel took before it was full. Raises LinkError if it takes none at all."""
-    taken = 0
-    while taken < len(payloads):
+def _send_all(sender: Sender, payloads: Payloads) -> tuple[int, int, LinkError | None]:
+    """Send; returns how many went, their bytes, and why others did not.
+
+    One that is too long says nothing of those behind it.
+    """
+    sizes, tried, total = payloads.sizes, 0, len(payloads)
+    count = size = 0
+    error: LinkError | None = None
+    while tried < total:
         try:
-            taken += sender.send(payloads.part(taken, len(payloads)))
-        except LinkError as error:
-            if error.errno in FULL_ERRNOS:
+            taken = sender.send(payloads.part(tried, total))
+        except LinkError as refusal:
+            error = refusal
+            if error.errno != errno.EMSGSIZE:
                 break
-            raise
-    return taken
+            tried += 1
+        else:
+            count, size = count + taken, size + sum(sizes[tried : tried + taken])
+            tried += taken
+    return count, size, error
 
 
 def _close(ways: Iterable[_WayOut]) -> None:

@@ -17,6 +17,8 @@ from mcastd.status import LinkStatus
 DOWN_SECONDS = 3.0
 # Messages that paths of the Internet take, in tunnels as well; less is worth knowing.
 USUAL_BYTES = 1300
+# What IPv6 and UDP have before a message.
+HEADERS_MAX_BYTES = 48
 # Groups that a finding names.
 NAMED_MAX = 5
 
@@ -173,7 +175,7 @@ def _carrying(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]
             "raise the MTU of what has so small a one: an interface, a tunnel, a router on the way (tracepath"
             " to the peer)",
         )
-    elif now.sizes_tried and now.message_bytes is not None and now.message_bytes < USUAL_BYTES:
+    elif now.sizes_tried and now.message_bytes is not None and now.message_bytes < _usual_bytes(subject):
         yield Finding(
             "link-mtu",
             Severity.WARNING,
@@ -195,6 +197,12 @@ def _carrying(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]
     yield from crowded_members(now.queriers)
     if now.wants_left_out or now.wants_widened:
         yield _without_room(subject, now)
+
+
+def _usual_bytes(subject: Subject[LinkSettings]) -> int:
+    """No larger messages than ``mtu`` says are tried."""
+    mtu = subject.settings.mtu
+    return USUAL_BYTES if mtu is None else min(USUAL_BYTES, mtu - HEADERS_MAX_BYTES)
 
 
 def _without_room(subject: Subject[LinkSettings], now: LinkStatus) -> Finding:

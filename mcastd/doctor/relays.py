@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mcastd.config import AmtRelaySettings
+from mcastd.config.relay_addresses import format_end
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.listening import unheard_finding
 from mcastd.doctor.local_senders import local_senders
+from mcastd.doctor.quoting import command
 from mcastd.doctor.subject import Subject, counted_more
 from mcastd.status import AmtRelayStatus
 
@@ -20,9 +22,19 @@ MTU_MIN_BYTES = 576
 
 def heard(subject: Subject[AmtRelaySettings], evidence: Evidence) -> Iterator[Said]:
     """Check that gateways can ask at the addresses that the relay listens at."""
-    for address, _ in subject.settings.listen:
-        if found := unheard_finding("amt-unheard", address, "gateways are to ask", subject.table, evidence):
+    refused = subject.now(AmtRelayStatus).refused_listen
+    for end in subject.settings.listen:
+        if found := unheard_finding("amt-unheard", end[0], "gateways are to ask", subject.table, evidence):
             yield found
+        elif why := refused.get(where := format_end(end)):
+            yield Finding(
+                "amt-unheard",
+                Severity.BROKEN,
+                f"it cannot listen at {where}: {why}",
+                (f"refused_listen: {where}: {why} (status)",),
+                f"see who has the port: {command('ss', '-lunp')}; or name another one in listen of"
+                f" {subject.table}",
+            )
 
 
 def serving(subject: Subject[AmtRelaySettings], _: Evidence) -> Iterator[Said]:

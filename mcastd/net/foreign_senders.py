@@ -19,10 +19,11 @@ from mcastd.net import _abi
 from mcastd.net.bpf import REJECT, attach
 from mcastd.net.burst import Burst
 from mcastd.net.payloads import ListPayloads
+from mcastd.net.sockets import REFUSED_BY_FIREWALL
 
 # Streams that have a socket: of more, those that sent last.
 SOCKETS_MAX = 512
-WAYS_OUT = {errno.EPERM: "this takes CAP_NET_RAW"}
+WAYS_OUT = {errno.EPERM: "this takes CAP_NET_RAW"}  # of opening a socket
 
 UdpName = tuple[Address, int]
 """An address, and a port of UDP."""
@@ -85,8 +86,9 @@ class ForeignSenders:
     def send(self, source: UdpName, group: UdpName, ttl: int, payloads: Sequence[bytes]) -> int:
         """Send datagrams in order; how many the kernel took. Raises LinkError if it refused the first."""
         key = source, group
+        sock = self._sockets.get(key)
         try:
-            if (sock := self._sockets.get(key)) is None:
+            if sock is None:
                 while len(self._sockets) >= self._sockets_max:
                     self._sockets.popitem(last=False)[1].close()
                 sock = self._sockets[key] = _ForeignSocket(self._ifindex, source, group)
@@ -94,10 +96,13 @@ class ForeignSenders:
             return sock.send(payloads, ttl)
         except OSError as error:
             number = error.errno or 0
+            way_out = WAYS_OUT.get(number, "")
+            if sock is not None and number == errno.EPERM:
+                way_out = REFUSED_BY_FIREWALL
             raise LinkError(
                 f"cannot send to {group[0]} on {self._name} as {source[0]}",
                 reason_of(error),
-                WAYS_OUT.get(number, ""),
+                way_out,
                 errno=number,
                 group=str(group[0]),
                 interface=self._name,

@@ -94,6 +94,8 @@ class LinkSocket:
                 raise LinkError(
                     f"cannot receive from the peer {where}", reason_of(error), errno=error.errno or 0
                 ) from error
+            self._pool = pools[version, "link", answers]
+            self._arena = self._pool.lease(Senders())
             undo.pop_all()
         self.port = int(sock.getsockname()[1])
         self._offload = Offload()
@@ -108,8 +110,6 @@ class LinkSocket:
         self._cut = list[ControlMessage]()
         self._origin: Origin | None = None  # where the last ones came from, and whose that is
         self._sender: PeerName | None = None
-        self._pool = pools[version, "link", answers]
-        self._arena = self._pool.lease(Senders())
 
     def fileno(self) -> int:
         return self._sock.fileno()

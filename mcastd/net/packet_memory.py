@@ -9,9 +9,11 @@ So all columns are whole words, and what is to stand before a packet has its pla
 
 from __future__ import annotations
 
+import errno
 import mmap
 import socket
 
+from mcastd.errors import SHORTAGE_WAYS_OUT, LinkError
 from mcastd.net.slots import SLOTS, STRIDE
 from mcastd.rows import RowMemory
 
@@ -30,14 +32,23 @@ _DONTWAIT = int(socket.MSG_DONTWAIT)
 
 
 def row_memory() -> RowMemory:
-    """Room for a batch. An anonymous mapping: pages that no packet has touched cost nothing."""
-    return RowMemory(memoryview(mmap.mmap(-1, STRIDE * SLOTS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)))
+    """Room for a batch. An anonymous mapping: pages that no packet has touched cost nothing.
+
+    Raises LinkError.
+    """
+    try:
+        mapped = mmap.mmap(-1, STRIDE * SLOTS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (MemoryError, OSError) as error:
+        way_out = SHORTAGE_WAYS_OUT[errno.ENOMEM]
+        raise LinkError("cannot take packets", "no memory left", way_out, errno=errno.ENOMEM) from error
+    return RowMemory(memoryview(mapped))
 
 
 class PacketMemory:
     """What packets are received into. One thread's, for any number of sockets."""
 
     def __init__(self) -> None:
+        """Raises LinkError."""
         self.rows = row_memory()
         self.mended = row_memory()  # for packets that have to be made anew
         self._vectors: dict[int, _Vectors] = {}  # by bytes before the IP header

@@ -15,7 +15,7 @@ import contextlib
 import errno
 import select
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from mcastd.errors import LinkError, reason_of
@@ -214,33 +214,42 @@ class RelaySockets:
     """All sockets of a relay, watched together. For one thread."""
 
     def __init__(self, names: Iterable[RelayEnd], dscp: int) -> None:
-        """Listen at these addresses and ports. Raises LinkError."""
+        """Listen at these addresses and ports. Raises LinkError: see :meth:`listen`."""
+        self.refused: Mapping[RelayEnd, LinkError] = {}  # where it cannot listen; replaced: others read it
         self._dscp = dscp
         self._sockets: dict[int, ListeningSocket | GatewaySocket] = {}  # by descriptor
         with contextlib.ExitStack() as undo:
             self._epoll = undo.enter_context(select.epoll())
+            undo.callback(self._close_sockets)
             self.listen(names)
+            self._pool = pools["relay",]
+            self._arena = self._pool.lease(Senders())
             undo.pop_all()
-        self._pool = pools["relay",]
-        self._arena = self._pool.lease(Senders())
 
     def fileno(self) -> int:
         """Readable when messages have come, or errors."""
         return self._epoll.fileno()
 
     def listen(self, names: Iterable[RelayEnd]) -> None:
-        """Listen at these addresses and ports, and no others. Raises LinkError: then all is as it was."""
+        """Listen at these addresses and ports, as far as that goes, and at no others: see ``refused``.
+
+        Raises LinkError if that is possible at none of them.
+        """
         gone = {sock.name: sock for sock in self._sockets.values() if isinstance(sock, ListeningSocket)}
-        with contextlib.ExitStack() as undo:
-            for name in names:
+        refused: dict[RelayEnd, LinkError] = {}
+        count = 0
+        for name in names:
+            try:
                 if gone.pop(name, None) is None:
-                    sock = ListeningSocket(name, self._dscp)
-                    undo.callback(sock.close)
-                    self._add(sock)
-                    undo.callback(self._remove, sock)
-            undo.pop_all()
+                    self._add(ListeningSocket(name, self._dscp))
+                count += 1
+            except LinkError as error:
+                refused[name] = error
         for sock in gone.values():
             self.disconnect(sock)
+        self.refused = refused
+        if not count:
+            raise next(iter(refused.values()))
 
     def set_dscp(self, dscp: int) -> None:
         """Have all send with this DSCP from now on. Raises OSError."""
@@ -281,7 +290,10 @@ class RelaySockets:
 
     def close(self) -> None:
         self._pool.give_back(self._arena)
+        self._close_sockets()
+        self._epoll.close()
+
+    def _close_sockets(self) -> None:
         for sock in self._sockets.values():
             sock.close()
         self._sockets.clear()
-        self._epoll.close()

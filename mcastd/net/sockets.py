@@ -30,12 +30,13 @@ SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE = socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.
 WAIT_MICROSECONDS = 5000
 SECOND_MICROSECONDS = 1_000_000
 
+REFUSED_BY_FIREWALL = "a firewall rule of this host refuses it: see `nft list ruleset`"
 WAYS_OUT: dict[int, str | SettingChange] = {
     errno.EADDRINUSE: "another program has this port for itself alone; stop it, or choose another port",
     errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE",
     errno.EMSGSIZE: SettingChange("max_datagram", then=", or raise the interface's MTU", verb="lower"),
     errno.ENETUNREACH: SettingChange("interface", then=", or add a route to the group"),
-    errno.EPERM: "a firewall rule of this host refuses it: see `nft list ruleset`",
+    errno.EPERM: REFUSED_BY_FIREWALL,
     errno.EMFILE: "raise LimitNOFILE= of the service",
 }
 

@@ -46,9 +46,9 @@ class TunnelSocket:
                 raise LinkError(
                     what, reason_of(error), way_out if taken else "", errno=error.errno or 0
                 ) from error
+            self._pool = pools[version, "tunnel"]
+            self._arena = self._pool.lease(Senders())
             undo.pop_all()
-        self._pool = pools[version, "tunnel"]
-        self._arena = self._pool.lease(Senders())
 
     def fileno(self) -> int:
         return self._sock.fileno()

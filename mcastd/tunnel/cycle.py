@@ -131,10 +131,11 @@ class UpdateCycle:
         messages = self._report_change(now) if now >= self._repeat_at else []
         return [*messages, self._request(now)] if now >= self._request_at else messages
 
-    def take(self, query: TunnelQuery, now: float) -> list[bytes] | None:
+    def take(self, query: TunnelQuery, now: float, *, is_new: bool) -> list[bytes] | None:
         """Take a query from the relay. Returns what is sent; None: it is not the answer to the last request.
 
-        All that RFC 7450 section 5.2.3.5.4 asks of it is looked at, but for where it comes from.
+        All that RFC 7450 section 5.2.3.5.4 asks of it is looked at, but for where it comes from. A relay that
+        is full takes no gateway that ``is_new``; one that it serves has a tunnel for both families.
         """
         if not self._is_waiting or query.nonce != self._nonce:
             return None
@@ -145,7 +146,7 @@ class UpdateCycle:
         self._is_waiting, self.tries, self.round_trip = False, 0, now - self._sent_at
         self._robustness = asked.robustness or DEFAULT_ROBUSTNESS
         self._request_at = now + max(1.0, min(asked.interval_seconds, self._refresh_seconds))
-        self.full = query.full and before is None
+        self.full = query.full and is_new
         if self.full:  # it would take no update
             self._query = None
             return []

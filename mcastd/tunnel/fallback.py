@@ -11,10 +11,12 @@
 from __future__ import annotations
 
 import math
+import select
 from collections import deque
 from dataclasses import replace
 
 from mcastd import clock
+from mcastd.bell import Bell
 from mcastd.errors import LinkError
 from mcastd.ip import Interfaces, SourceFilter
 from mcastd.net.legs import LegBatch, OpenLeg, ReceivingLegs
@@ -47,7 +49,10 @@ class FallbackReceiver(ReceivingLegs):
             None  # when it came natively again, beside the tunnel; None: it did not
         )
         self._held: deque[Batch] = deque()  # what the tunnel has brought since then
+        self._bell = Bell()  # it rings once that is to be received, though nothing more comes
+        self._rings = False
         super().__init__([(NATIVE, open_native)], protect=False)
+        self._poll.register(self._bell, select.EPOLLIN)
 
     # -- when the tunnel comes and goes
 
@@ -57,12 +62,22 @@ class FallbackReceiver(ReceivingLegs):
 
     @property
     def deadline(self) -> float:
-        silent_at = math.inf if self._is_called or self._is_aided else self._heard + self._patience
-        return min(super().deadline, silent_at)
+        is_waiting = self._holds or not (self._is_called or self._is_aided)
+        return min(super().deadline, self._heard + self._patience if is_waiting else math.inf)
+
+    @property
+    def _holds(self) -> bool:
+        """Return True if something of the tunnel waits: it may be had natively, too."""
+        return bool(self._held) and self._back_since is not None
 
     def tick(self, now: float) -> None:
         super().tick(now)
-        if self._is_called or self._is_aided or now < self._heard + self._patience:
+        if now < self._heard + self._patience:
+            return
+        if self._holds:  # nothing came natively after all
+            self._back_since, self._rings = None, True
+            self._bell.ring()
+        if self._is_called or self._is_aided:
             return
         native = self._legs[0].link
         if native is not None and native.load().filled > 0:  # this process has read nothing for a while
@@ -83,6 +98,9 @@ class FallbackReceiver(ReceivingLegs):
             super().network_changed()
 
     def receive(self, wait: bool = False) -> Batch:
+        if self._rings:
+            self._rings = False
+            self._bell.quiet()
         while True:
             if self._held and self._back_since is None:
                 self.emptied = False
@@ -126,6 +144,10 @@ class FallbackReceiver(ReceivingLegs):
     def set_patience(self, silence_seconds: float, refresh_seconds: float) -> None:
         self._patience = silence_seconds
         super().set_patience(silence_seconds, refresh_seconds)
+
+    def close(self) -> None:
+        super().close()
+        self._bell.close()
 
     def by_leg(self) -> tuple[LegLink, ...]:
         return ()

@@ -91,7 +91,6 @@ class Gateway:
         self._nonce = b""
         self._discover_at = math.inf  # monotonic seconds when a discovery is due
         self._sought_since = math.inf  # monotonic seconds
-        self._heard: float | None = None  # monotonic seconds when data last came; None: none did yet
         self._silence = SILENCE_SECONDS
         self._silent_at = math.inf  # monotonic seconds
 
@@ -162,12 +161,12 @@ class Gateway:
     def end(self) -> list[TunnelMessage]:
         """Take leave of the relay. Returns what is to be sent."""
         outgoing = self._leave()
-        self._discover_at = self._silent_at = math.inf
+        self._discover_at = math.inf
         return outgoing
 
     def _leave(self) -> list[TunnelMessage]:
         outgoing = self._to_relay(message for one in self._cycles.values() for message in one.end())
-        self.relay, self._heard = None, None
+        self.relay, self._silent_at = None, math.inf
         return outgoing
 
     # -- time
@@ -190,7 +189,6 @@ class Gateway:
     def _look_for_relay(self, now: float) -> None:
         self._nonce, self.tries = self._new_nonce(), 0
         self._discover_at = self._sought_since = now
-        self._silent_at = math.inf
 
     def _discover(self, now: float) -> TunnelMessage:
         is_hopeful = now < self._sought_since + HOPEFUL_SECONDS
@@ -231,8 +229,9 @@ class Gateway:
         return self.tick(now)
 
     def _take_query(self, query: TunnelQuery, now: float) -> list[TunnelMessage]:
+        is_new = not any(cycle.is_open for cycle in self._cycles.values())
         for cycle in self._cycles.values():
-            if (answer := cycle.take(query, now)) is not None:
+            if (answer := cycle.take(query, now, is_new=is_new)) is not None:
                 outgoing = self._to_relay(answer)
                 if cycle.full:
                     outgoing += self._leave()
@@ -250,7 +249,6 @@ class Gateway:
         """Take note of messages of data. Returns True if they are such as this tunnel should bring."""
         if peer != (self.relay, PORT):
             return False
-        self._heard = now
         self._silence = SILENCE_SECONDS
         self._silent_at = now + SILENCE_SECONDS
         return True

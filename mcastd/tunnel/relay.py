@@ -158,16 +158,16 @@ class AmtRelay:
         self._addresses = addresses
 
     def limit(self, limits: RelayLimits) -> None:
-        """Give this from now on; what is beyond it ends."""
+        """Give this from now on; what is beyond it ends, of tunnels and groups those that came last."""
         self._limits = limits
         self._changes.most = limits.changes_at_once
-        for tunnel in [*self.tunnels.values()]:
-            if not limits.serves(tunnel.end[0]):
-                self.forget(tunnel.end)
-                continue
-            for group in [group for group in tunnel.groups if not limits.allows(group)]:
-                del tunnel.groups[group]
-            self._settle(tunnel)
+        tunnels, self.tunnels = self.tunnels, {}
+        self._per_host.clear()
+        for end, tunnel in tunnels.items():
+            if limits.serves(end[0]) and self._is_below_limits(end[0]):
+                allowed = [group for group in tunnel.groups if limits.allows(group)]
+                tunnel.groups = {group: tunnel.groups[group] for group in allowed[: limits.max_groups]}
+                self._settle(tunnel)
         self._changed()
 
     def _changed(self) -> None:

@@ -100,7 +100,9 @@ class AmtTunnel:
         self.hindrance = ""  # why there is no gateway, in words
         self.resolving: Future[Candidates] | None = None
         self.resolve_at = 0.0  # monotonic seconds
-        self.socket: TunnelSocket | None = None
+        # What messages of the relay come by, and packets lost at all sockets, but for those of this one:
+        # replaced as a whole, since others look
+        self._socket: tuple[TunnelSocket | None, int] = None, 0
         self.seen = _Seen()
         self._owner = owner
         self._random = Random() if random is None else random
@@ -135,7 +137,12 @@ class AmtTunnel:
 
     @property
     def overflow(self) -> int:
-        return 0 if (sock := self.socket) is None else sock.overflow
+        sock, others = self._socket
+        return others if sock is None else others + sock.overflow
+
+    @property
+    def socket(self) -> TunnelSocket | None:
+        return self._socket[0]
 
     def status(self) -> TunnelStatus:
         gateway, seen = self.gateway, self.seen
@@ -206,6 +213,11 @@ class AmtTunnel:
             self.search = RelaySearch(found, now, random=self._random)
         return None
 
+    def come_by(self, sock: TunnelSocket) -> None:
+        """Have messages of the relay come by a socket; what was lost there before is not its own."""
+        if sock is not self.socket:
+            self._socket = sock, self.overflow - sock.overflow
+
     def choose(self, candidate: Candidate, gateway: Gateway) -> None:
         """This is the relay; its gateway may have been another tunnel's before."""
         self.gateway, self.search, self.hindrance = gateway, None, ""
@@ -221,6 +233,7 @@ class AmtTunnel:
         """
         gateway, chosen = self.gateway, self._chosen
         if gateway is None or chosen is None or not self.receivers:
+            self._dry_at = math.inf
             return False
         others = [one for one in self._held_down.without(self.candidates.found, now) if one != chosen]
         is_dry = gateway.phase is Phase.OPEN and not self._is_fruitful

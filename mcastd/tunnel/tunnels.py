@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import select
 import threading
@@ -23,7 +24,7 @@ from typing import NamedTuple
 from mcastd import clock, log
 from mcastd.bell import Bell
 from mcastd.bounded import begin
-from mcastd.errors import LinkError, reason_of
+from mcastd.errors import SHORTAGE_WAYS_OUT, LinkError, reason_of
 from mcastd.ip import LINK_LOCAL, Address, SourceFilter, merged, stays_at_home
 from mcastd.net.link import Batch, Origin
 from mcastd.net.tunnel_socket import TunnelSocket
@@ -58,15 +59,22 @@ class Tunnels:
     def open(
         self, way: RelayWay, group: Address, port: int, source_filter: SourceFilter, receive_buffer: int
     ) -> TunnelReceiver:
-        """A link to a group by a tunnel. Raises LinkError, and RuntimeError if there is no thread."""
+        """A link to a group by a tunnel. Raises LinkError, also without a descriptor or a thread for it."""
         with self._lock:
             tunnel = self._tunnels.get(way.key) or AmtTunnel(way, self)
             address = way.address
             self._socket(4 if address is None else address.version, way.local_port)
-            self._thread.begin()
-            receiver = TunnelReceiver(
-                tunnel, group, port, source_filter, receive_buffer, refresh_seconds=way.refresh_seconds
-            )
+            try:
+                self._thread.begin()
+                receiver = TunnelReceiver(
+                    tunnel, group, port, source_filter, receive_buffer, refresh_seconds=way.refresh_seconds
+                )
+            except (OSError, RuntimeError) as error:
+                number = (error.errno if isinstance(error, OSError) else None) or errno.EAGAIN
+                way_out = SHORTAGE_WAYS_OUT.get(number, "")
+                raise LinkError(
+                    "cannot receive by a tunnel", reason_of(error), way_out, errno=number
+                ) from error
             tunnel.receivers = (*tunnel.receivers, receiver)
             self._tunnels[way.key] = tunnel
         self._thread.wake()
@@ -215,7 +223,7 @@ class Tunnels:
         this host than its address and port."""
         relay, port = chosen.address, tunnel.way.local_port
         with self._lock:
-            tunnel.socket = self._socket(relay.version, port)
+            tunnel.come_by(self._socket(relay.version, port))
         if tunnel.gateway is not None and tunnel.gateway.discovery == relay:
             tunnel.hindrance, tunnel.search = "", None
             return

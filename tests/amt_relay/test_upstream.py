@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection
 from ipaddress import ip_address
 from typing import Any
@@ -77,6 +78,22 @@ def test_what_cannot_be_joined_leaves_what_is_there(net: Net) -> None:
     net.follow({G1: many, G2: ANY_SOURCE})
     assert net.joins.joined == net.upstream.joined == {(1, G1): many, (1, G2): ANY_SOURCE}
     assert not net.upstream.troubles
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()])
+def test_without_memory_for_packets_it_is_tried_again(
+    net: Net, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as shortage:
+        shortage.setattr("mcastd.net.packet_memory.mmap.mmap", refuse)
+        net.follow({G1: ANY_SOURCE})
+    (trouble,) = net.upstream.troubles
+    assert trouble.startswith("cannot take packets: no memory left; raise MemoryMax=")
+    net.follow({G1: ANY_SOURCE})
+    assert (net.upstream.troubles, net.taps[0].groups) == ((), {G1})
 
 
 def test_of_many_groups_that_cannot_be_had_some_are_told() -> None:

@@ -232,6 +232,29 @@ def test_other_settings_hold_at_once_and_cost_a_tunnel_nothing(start: Start) -> 
     assert is_whole(other.numbers)
 
 
+def test_an_address_that_is_not_there_costs_those_at_others_nothing(start: Start) -> None:
+    relay = start()
+    here, missing = RELAYS[4], "192.0.2.77"
+    member = relay.member()
+    with feeding(relay.network, STREAM):
+        relay.reload(CONFIG.replace(f'listen = "{here}"', f'listen = ["{missing}", "{here}"]'))
+        relay.wait(lambda: relay.status["troubles"], "the trouble")
+        (trouble,) = relay.status["troubles"]
+        assert trouble.startswith(f"cannot listen for AMT gateways at {missing} port 2268")
+        assert [*relay.status["refused_listen"]] == [missing]
+        relay.wait(lambda: relay.daemon.worker("amt_relay/edge")["troubled"], "the worker to say it")
+        count = len(member.datagrams)
+        relay.wait(lambda: len(member.datagrams) > count + 20, "datagrams")
+        assert relay.status["tunnels"] == 1
+        relay.network.relay.ip(f"addr add {missing}/24 dev south")
+        relay.wait(lambda: not relay.status["troubles"], "the end of it")
+        with inside(relay.network.relay), pytest.raises(OSError, match="in use"):
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM).bind((missing, 2268))
+        count = len(member.datagrams)
+        relay.wait(lambda: len(member.datagrams) > count + 20, "datagrams")
+    assert is_whole(member.numbers)
+
+
 def test_groups_of_which_nothing_comes_are_named(start: Start) -> None:
     relay = start()
     relay.member()

@@ -80,6 +80,7 @@ class Kernel:
         # Of the relay: by group, port and interface
         self.receivers: dict[tuple[str, int, str], FakeReceiver] = {}
         self.sending: dict[tuple[str, int, str], FakeTtlSender] = {}
+        self.make_sender: Callable[[int], FakeTtlSender] = FakeTtlSender
         self.senders_opened = 0
         self.refused: set[str] = set()  # interfaces by which nothing can be received
         self.opened = 0
@@ -108,7 +109,7 @@ class Kernel:
 
     def open_sender(self, group: Address, port: int, interface: Interface, ttl: int) -> FakeTtlSender:
         self.senders_opened += 1
-        made = self.sending[str(group), port, interface.name] = FakeTtlSender(ttl)
+        made = self.sending[str(group), port, interface.name] = self.make_sender(ttl)
         return made
 
     def send(
@@ -1029,6 +1030,19 @@ def test_what_a_relay_cannot_send_to_one_group_is_told_whatever_goes_to_others(
     wait_for(lambda: not one.context.degraded, "it goes there, too")
 
 
+class Filtered(FakeTtlSender):
+    """A firewall lets out what is no longer than ``most`` bytes; of what is in one call, all before that."""
+
+    most = 4
+
+    def send(self, payloads: Payloads) -> int:
+        sizes = [*payloads.sizes]
+        going = next((number for number, size in enumerate(sizes) if size > self.most), len(sizes))
+        if not going:
+            raise LinkError("cannot send", "operation not permitted", errno=errno.EPERM)
+        return super().send(payloads.part(0, going))
+
+
 class Refusing:
     """A relay by a clock of the test, some of whose ways out cannot be opened."""
 
@@ -1039,9 +1053,13 @@ class Refusing:
         self._kernel = kernel
         monkeypatch.setattr(clock, "monotonic", lambda: self.now)
         self.relay = Relay(BridgeCounters(), kernel.open_receiver, self._open)
-        left, right, *_ = kernel.interfaces.values()
-        config = Bridge.model_validate({**SETTINGS, **RELAYED, "ports": [5004], **settings})
-        self.relay.follow(config, [left], [right])
+        self.config = Bridge.model_validate({**SETTINGS, **RELAYED, "ports": [5004], **settings})
+        self.follow("right")
+
+    def follow(self, *names: str) -> None:
+        """Go to these interfaces."""
+        came_by, *others = self._kernel.interfaces.values()
+        self.relay.follow(self.config, [came_by], [one for one in others if one.name in names])
         self._streams = self.relay.filenos()
 
     def _open(self, group: Address, port: int, interface: Interface, ttl: int) -> FakeTtlSender:
@@ -1059,8 +1077,19 @@ class Refusing:
         self.relay.receive([self._streams[link.fileno()] for link in links])
         return [*self.relay.troubles]
 
-    def sender(self, group: str) -> FakeTtlSender:
-        return self._kernel.sending[group, 5004, "right"]
+    def take_together(self, *payloads: bytes) -> tuple[int, int, dict[str, int], dict[str, int]]:
+        """What is counted once these have come to one group: forwarded, with bytes, dropped and missed."""
+        self._kernel.receivers[SEVEN, 5004, "left"].deliver(*payloads, origin=origin(9))
+        self.relay.receive([*self._streams.values()])
+        counters = self.relay._counters
+        found = counters.forwarded, counters.forwarded_bytes, {**counters.dropped}, {**counters.missed}
+        counters.forwarded = counters.forwarded_bytes = 0
+        counters.dropped.clear()
+        counters.missed.clear()
+        return found
+
+    def sender(self, group: str, name: str = "right") -> FakeTtlSender:
+        return self._kernel.sending[group, 5004, name]
 
 
 SEVEN, EIGHT = "239.1.0.7", "239.1.0.8"
@@ -1170,6 +1199,79 @@ def test_a_bridge_that_could_not_open_a_way_is_well_again_though_nothing_comes(
     wait_for(lambda: not one.context.degraded, "it works again")
     assert one.context.detail == "from left to right, wg0; relayed"
     assert (one.worker._until_retry(), one.worker.status().troubles) == (None, ())
+
+
+def test_a_datagram_that_is_too_long_costs_others_nothing(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Refusing(kernel, monkeypatch)
+    one.take(SEVEN)
+    one.relay._counters.forwarded = one.relay._counters.forwarded_bytes = 0
+    sender = one.sender(SEVEN)
+    sender.sent.clear()
+    sender.largest = 4
+    short, long = [b"%d" % number for number in range(5)], b"too long"
+    assert one.take_together(*short[:2], long, long, *short[2:4]) == (4, 4, {"refused": 2}, {})
+    assert (sender.sent, one.relay.troubles) == (short[:4], ())
+    assert one.take_together(long) == (0, 0, {"refused": 1}, {})
+    assert len(one.relay.troubles) == 1, "that nothing goes is told"
+    assert one.take_together(short[4]) == (1, 1, {}, {})
+    assert (sender.sent, sender.closed, one.relay.troubles) == (short, False, ())
+    one.relay.close()
+
+
+def test_what_went_before_a_datagram_that_is_refused_is_forwarded(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.make_sender = Filtered
+    one = Refusing(kernel, monkeypatch)
+    assert one.take_together(b"1", b"22", b"longer", b"3") == (2, 3, {"refused": 2}, {})
+    assert len(one.relay.troubles) == 1
+    one.now += RETRY_SECONDS
+    assert one.take_together(b"1", b"22") == (2, 3, {}, {})
+    assert one.relay.troubles == ()
+    one.relay.close()
+
+
+@pytest.mark.parametrize("better", ["right", "wg0"])
+def test_what_is_dropped_has_the_reason_of_the_way_by_which_most_went(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, better: str
+) -> None:
+    one = Refusing(kernel, monkeypatch)
+    one.follow("right", "wg0")
+    one.take_together(b"1")
+    (worse,) = {"right", "wg0"} - {better}
+    one.sender(SEVEN, worse).errors.append(errno.ENETUNREACH)
+    one.sender(SEVEN, better).room = 2
+    assert one.take_together(b"1", b"22", b"333") == (2, 3, {"full": 1}, {worse: 2})
+    one.relay.close()
+
+
+def test_a_membership_that_is_refused_keeps_no_stream_from_going_over(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Refusing(kernel, monkeypatch)
+    one.take(SEVEN)
+    one.sender(SEVEN).errors.append(errno.EPERM)
+    assert len(one.take(SEVEN)) == 1
+    link = kernel.receivers[SEVEN, 5004, "left"]
+    link.error = LinkError("cannot join", "no buffer space", errno=errno.ENOBUFS)
+    one.follow("wg0")
+    assert (one.relay.refused, one.relay.troubles) == (("cannot join: no buffer space",), ())
+    assert one.take(SEVEN, after=1.0) == []
+    assert one.sender(SEVEN, "wg0").sent == [b"x"]
+    one.relay.close()
+
+
+def test_an_interface_that_has_another_name_is_the_same(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Refusing(kernel, monkeypatch)
+    link = kernel.receivers[SEVEN, 5004, "left"]
+    kernel.interfaces[3] = replace(kernel.interfaces[3], name="west")
+    one.follow("right")
+    assert (link.interface, link.network_changes) == ("west", 1)
+    one.relay.close()
 
 
 def test_a_relay_has_one_sender_for_all_ttls(kernel: Kernel, run: Run) -> None:

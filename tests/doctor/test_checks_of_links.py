@@ -109,6 +109,14 @@ def test_a_way_that_is_too_narrow_for_a_link() -> None:
     assert "below 1200 bytes" in one.what
 
 
+def test_messages_that_are_as_long_as_they_may_be_are_no_trouble() -> None:
+    narrow = LinkSettings.model_validate({"connect": "hub.example.net", "mtu": 1320, **KEYS})
+    for size in (1292, 1272):  # by IPv4, and by IPv6
+        assert found(narrow, up=True, message_bytes=size, sizes_tried=True) == []
+    (one,) = found(narrow, up=True, message_bytes=1240, sizes_tried=True)
+    assert (one.cause, one.severity) == ("link-mtu", "warning")
+
+
 def test_what_does_not_go_although_it_is_up() -> None:
     earlier = {"counters": {"unsent": {"ttl": 7, "rate": 8}}}
     counters = {"unsent": {"ttl": 10, "rate": 12}}

@@ -40,6 +40,16 @@ def test_what_is_dropped_or_missed_meanwhile() -> None:
     )
 
 
+def test_where_it_cannot_listen() -> None:
+    settings = AmtRelaySettings.model_validate({"listen": ["127.0.0.1:2300", "127.0.0.2"]})
+    status = {"refused_listen": {"127.0.0.1:2300": "address already in use"}}
+    (one,) = relays.heard(Subject("amt_relay/edge", settings, "active", status=status), Evidence())
+    assert isinstance(one, Finding)
+    assert (one.cause, one.severity) == ("amt-unheard", "broken")
+    assert one.what == "it cannot listen at 127.0.0.1:2300: address already in use"
+    assert "ss -lunp" in one.fix
+
+
 def test_senders_with_an_address_of_their_link() -> None:
     earlier, now = ({"counters": {"dropped": {"link-local": count}}} for count in (5, 17))
     (one,) = found(earlier, **now)

@@ -119,6 +119,15 @@ def test_an_address_of_this_host_receives_nothing_by_it(network: Network) -> Non
             assert service.recv(100) == b"for the service"
 
 
+def test_a_firewall_is_no_lack_of_a_capability(network: Network) -> None:
+    rule = "add table inet t; add chain inet t c { type filter hook output priority 0 ; }; add rule inet t c"
+    command = ["nft", f"{rule} udp dport {network.group[1]} drop"]
+    subprocess.run(network.gateway.enter(command), check=True)
+    for _ in range(2):
+        with pytest.raises(LinkError, match="a firewall rule of this host refuses it"):
+            network.send(5, b"x")
+
+
 def test_an_interface_that_is_gone_is_told(network: Network) -> None:
     network.gateway.ip("link del lan")
     with pytest.raises(LinkError, match=f"on lan as {network.source[0]}"):

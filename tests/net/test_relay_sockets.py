@@ -128,6 +128,23 @@ def test_a_port_that_somebody_has_is_not_shared(sockets: RelaySockets) -> None:
     assert failed.value.errno == errno.EADDRNOTAVAIL
 
 
+def test_where_it_cannot_listen_it_does_once_it_can(sockets: RelaySockets) -> None:
+    taken_by, absent = (HERE[4][0], 4270), (ip_address("192.0.2.99"), 4269)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((str(taken_by[0]), taken_by[1]))
+        sockets.listen([taken_by, HERE[6], absent])
+        reasons = {name: error.errno for name, error in sockets.refused.items()}
+        assert reasons == {taken_by: errno.EADDRINUSE, absent: errno.EADDRNOTAVAIL}
+    sockets.listen([taken_by, HERE[6]])
+    assert not sockets.refused
+    for name in (taken_by, HERE[6]):
+        with contextlib.closing(gateway(name[0].version)) as one:
+            one.sendto(b"?", (str(name[0]), name[1]))
+            assert taken(sockets)[0].name == name
+    with pytest.raises(LinkError, match="waiting for the address"):
+        sockets.listen([absent])
+
+
 @pytest.mark.root
 def test_a_router_that_takes_less_is_told_of_and_costs_no_segments(sockets: RelaySockets) -> None:
     """It may be forged."""

@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import select
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -95,6 +97,10 @@ def received(link: FallbackReceiver) -> list[bytes]:
     return found
 
 
+def is_readable(link: FallbackReceiver) -> bool:
+    return bool(select.select([link], [], [], 0)[0])
+
+
 def test_the_tunnel_is_opened_after_silence_and_not_before(ways: Ways) -> None:
     link = ways.open()
     link.set_filter(SourceFilter(False, (SOURCE,)))
@@ -178,6 +184,23 @@ def test_what_ends_natively_again_goes_on_by_the_tunnel_however_slow_it_is(ways:
     assert received(link) == [b"0", b"1", b"2", b"3"]
     ways.tunnels[0].deliver(b"4")
     assert received(link) == [b"4"]
+    link.close()
+
+
+def test_what_waits_is_received_though_nothing_more_comes(ways: Ways) -> None:
+    link = ways.open()
+    ways.wait(link, 3.0)
+    ways.natives[0].deliver(b"stray")
+    assert received(link) == [b"stray"]
+    ways.tunnels[0].deliver(b"last", b"but one")
+    assert received(link) == []
+    ways.wait(link, 1.9)
+    assert (received(link), is_readable(link)) == ([], False)
+    ways.wait(link, 0.2)
+    assert is_readable(link)
+    assert received(link) == [b"last", b"but one"]
+    assert (is_readable(link), link.emptied, link.deadline) == (False, True, math.inf)
+    assert len(ways.tunnels) == 1
     link.close()
 
 

@@ -364,6 +364,30 @@ def test_a_relay_that_is_full_is_left_alone_for_a_while() -> None:
     assert net.gateway.phase is Phase.OPEN, "it is full for others"
 
 
+def test_a_relay_that_takes_no_new_gateways_serves_one_that_it_has_in_both_families() -> None:
+    net = Net()
+    net.want({GROUP: ANY_SOURCE})
+    net.run(1)
+    net.relay.offers = {"full": True}
+    net.want({GROUP: ANY_SOURCE, GROUP_6: ANY_SOURCE})
+    net.run(30)
+    assert (net.gateway.phase, net.gateway.is_full) == (Phase.OPEN, False)
+    assert net.relay.members == {GROUP: ANY_SOURCE, GROUP_6: ANY_SOURCE}
+    assert net.kinds().count(DISCOVERY) == 1
+
+
+def test_a_relay_that_has_sent_something_and_is_full_is_left_alone_as_well() -> None:
+    net = Net()
+    net.relay.offers = {"full": True}
+    net.relay.takes_p_flag = amt.LINUX_P_FLAG  # so it answers the second request
+    net.want({GROUP_6: ANY_SOURCE})
+    net.run(0)
+    assert net.gateway.note_data((RELAY, amt.PORT), net.now), "as to a run before"
+    net.run(FULL_SECONDS / 2)
+    assert (net.kinds(), net.gateway.is_full) == ([DISCOVERY, REQUEST, REQUEST], True)
+    assert net.gateway.deadline > net.now
+
+
 def test_an_address_that_has_changed_is_torn_down() -> None:
     net = Net()
     net.relay.offers = {"gateway": OURS}

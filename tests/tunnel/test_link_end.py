@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from ipaddress import ip_address, ip_network
+from itertools import count
 from typing import Any
 
 import pytest
@@ -262,6 +263,97 @@ def test_an_end_that_begins_anew_in_the_same_run_is_another_one() -> None:
     wire.run(1)
     assert numbers(there) == [0, 1, 2, 7]
     assert there.runs[-1].stream == other
+
+
+OTHER_STREAM = STREAM._replace(number=6, group=ip_address("239.1.2.4"))
+# What is sent behind a record that is lost, and held: the lowest number of each stream is 12.
+HELD = [(STREAM, 12), (OTHER_STREAM, 112), (STREAM, 13), (OTHER_STREAM, 113)]
+
+
+def streamed(wired: WiredEnd) -> list[tuple[CarriedStream, int]]:
+    """The streams of what came, and their numbers."""
+    return [(one.stream, int.from_bytes(each[:4])) for one in wired.runs for each in one.payloads]
+
+
+def holding(repair_seconds: float) -> tuple[LinkWire, WiredEnd, WiredEnd]:
+    """Two ends, of which the second one holds records and can ask for none that is missing."""
+    wire = LinkWire()
+    here, there = wire.pair(repair_seconds=repair_seconds)
+    for stream, number in ((STREAM, 10), (OTHER_STREAM, 110)):
+        wire.send(here, [run(number, stream=stream)])
+    wire.run(1)
+    wire.tap = lambda message, source, to: source == HERE or message[0] != MessageKind.ASIDE
+    wire.faults.cut = True
+    wire.send(here, [run(11)])
+    wire.faults.cut = False
+    for stream, number in HELD:
+        wire.send(here, [run(number, stream=stream)])
+    wire.run(0.045)
+    assert streamed(there) == [(STREAM, 10), (OTHER_STREAM, 110)]
+    assert there.end.sessions.current.reception.held == len(HELD)
+    there.runs.clear()
+    return wire, here, there
+
+
+def test_what_is_held_of_a_peer_that_is_started_again_keeps_its_streams() -> None:
+    """Its numbers of streams mean others now."""
+    wire, _, there = holding(repair_seconds=1.0)
+    anew = wire.add(HERE, THERE, repair_seconds=1.0)
+    wire.want_all(anew)
+    wire.run(0.2)
+    assert streamed(there) == HELD, "nothing before it comes any more"
+    assert there.end.counts.lost == 1
+    later = [(OTHER_STREAM, 200), (STREAM, 100)]  # the other way round
+    for stream, number in later:
+        wire.send(anew, [run(number, stream=stream)])
+    wire.run(5)
+    assert streamed(there) == [*HELD, *later]
+
+
+def test_a_part_of_a_peer_that_is_started_again_belongs_to_no_other_datagram() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    wire.send(here, [run(1)])
+    wire.run(1)
+    records = count()
+    wire.tap = lambda message, source, to: message[0] != MessageKind.RECORD or next(records) > 0
+    wire.send(here, [run(2, size=4000)])  # but for its first part
+    here = wire.add(HERE, THERE)
+    wire.run(0.2)
+    assert there.end.counts.dropped == {step.INCOMPLETE: 1}
+    records = count(1)
+    wire.send(here, [run(2, size=4000)])
+    wire.run(5)
+    assert numbers(there) == [1, 2]
+    assert there.end.counts.dropped == {step.INCOMPLETE: 1}
+
+
+def test_what_is_held_when_the_peer_takes_its_leave_is_given() -> None:
+    wire, here, there = holding(repair_seconds=5.0)
+    wire.carry(here, here.end.close(wire.now))
+    del wire.ends[HERE]
+    wire.run(0.1)
+    assert streamed(there) == HELD
+    assert (there.end.counts.lost, there.end.counts.received) == (1, 6)
+
+
+def test_what_is_held_by_keys_that_are_forgotten_is_given() -> None:
+    """No longer than former keys are kept is waited for what is missing; nor longer than for two new ones."""
+    wire, here, there = holding(repair_seconds=30.0)
+    for repair_seconds in (29.0, 28.0):
+        assert streamed(there) == []
+        here.end.change(KEY, here.settings._replace(repair_seconds=repair_seconds), wire.now)
+        wire.run(0.5)
+    assert streamed(there) == HELD
+    assert there.end.counts.lost == 1
+    wire, here, there = holding(repair_seconds=30.0)
+    here.end.sessions.current.sent._batches.clear()  # so that nothing is sent again
+    wire.tap = lambda message, source, to: True
+    here.end.change(KEY, here.settings._replace(repair_seconds=29.0), wire.now)
+    wire.run(sessions.FORMER_SECONDS - 1)
+    assert streamed(there) == []
+    wire.run(2)
+    assert streamed(there) == HELD
 
 
 def test_a_cut_shows_and_ends() -> None:

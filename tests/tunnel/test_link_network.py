@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -16,13 +17,14 @@ from mcastd.net.fake import FakeJoins, FakeQuerySender
 from mcastd.net.interfaces import Host, Interface
 from mcastd.protocols import igmp
 from mcastd.protocols.internet import IGMP, MEMBERSHIP_TTL, IpPacket, build_ip
-from mcastd.protocols.link_control import GroupWant
+from mcastd.protocols.link_control import CarriedStream, GroupWant
 from mcastd.protocols.membership import GroupRecord, RecordKind
 from mcastd.protocols.packet_rows import PacketRows, rows_of
 from mcastd.rows import RowMemory
 from mcastd.tunnel.link import interface_network
 from mcastd.tunnel.link.interface_network import JOINED_MAX, InterfaceNetwork
 from mcastd.tunnel.link.members import InterfaceMembers
+from mcastd.tunnel.link.step import CarriedRun
 
 LAN = Interface(7, "lan", 0x1043, 0, (ip_address("10.1.0.5"),))
 
@@ -192,3 +194,60 @@ def test_a_report_that_is_not_believed_is_counted(monkeypatch: pytest.MonkeyPatc
     assert network.counts.dropped == {"disbelieved": 2}
     assert [str(want.groups.network_address) for want in network.wanted()] == ["239.1.1.1"]
     network.close()
+
+
+def test_without_memory_for_packets_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(interface_network, "PacketTap", NoTap)
+    network = InterfaceNetwork("lan", FakeJoins(), lambda: Host({7: LAN}, 0.0))
+    with monkeypatch.context() as shortage:
+        shortage.setattr("mcastd.net.packet_memory.mmap.mmap", refuse)
+        network.follow(wants(1), 1.0)
+    assert network.troubles[0].startswith("cannot take packets: no memory left")
+    assert network.deadline == 1.0 + interface_network.RETRY_SECONDS
+    network.tick(network.deadline)
+    assert (network.troubles, network.taken()) == ((), tuple(wants(1)))
+
+
+class Senders:
+    """Sends of each call as many as it is told, or refuses it by errno."""
+
+    def __init__(self, *answers: int | str) -> None:
+        self._answers = [*answers]
+        self.calls: list[list[bytes]] = []
+
+    def send(self, source: object, group: object, ttl: int, payloads: Sequence[bytes]) -> int:
+        self.calls.append([*payloads])
+        answer = self._answers.pop(0)
+        if isinstance(answer, str):
+            raise LinkError("cannot send", answer, errno=getattr(errno, answer))
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("answers", "given"),
+    [
+        ((4,), (4, "", "")),
+        ((3, 1), (4, "", "")),
+        ((3, "ENOBUFS"), (3, "full", "the queue of lan is full")),
+        (("EAGAIN",), (0, "full", "the queue of lan is full")),
+        ((2, "EPERM"), (2, "refused", "cannot send: EPERM")),
+        (("EPERM",), (0, "refused", "cannot send: EPERM")),
+    ],
+)
+def test_why_the_rest_was_not_given_is_known(
+    monkeypatch: pytest.MonkeyPatch, answers: tuple[int | str, ...], given: tuple[int, str, str]
+) -> None:
+    monkeypatch.setattr(interface_network, "PacketTap", NoTap)
+    network = InterfaceNetwork("lan", FakeJoins(), lambda: Host({7: LAN}, 0.0))
+    network.follow([], 1.0)
+    network._senders = senders = Senders(*answers)
+    payloads = [b"1", b"2", b"3", b"4"]
+    stream = CarriedStream(7, 1, ip_address("10.9.0.1"), 4711, ip_address("239.1.0.1"), 5004)
+    assert network.give(CarriedRun(stream, 0, 8, 5, payloads), 1.0) == given
+    at = 0
+    for call, answer in zip(senders.calls, answers, strict=True):
+        assert call == payloads[at:]
+        at += answer if isinstance(answer, int) else 0

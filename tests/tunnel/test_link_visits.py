@@ -94,6 +94,7 @@ class QuietNetwork:
         self.counts = NetworkCounts()
         self.troubles: tuple[str, ...] = ()
         self.is_closed = False
+        self.changes = 0  # that it was told
         self.bell = Bell()
 
     def filenos(self) -> list[int]:
@@ -108,7 +109,8 @@ class QuietNetwork:
     def taken(self) -> Sequence[GroupWant]:
         return ()
 
-    def network_changed(self, now: float) -> None: ...
+    def network_changed(self, now: float) -> None:
+        self.changes += 1
 
     def ask_members(self, wanted: bool, now: float) -> None: ...
 
@@ -272,6 +274,18 @@ def test_each_address_of_a_peer_has_its_tries(house: House, monkeypatch: pytest.
     assert {*tried} == {*each}
 
 
+@pytest.mark.parametrize(("address", "headers"), [("192.0.2.9", 20 + 8), ("2001:db8::9", 40 + 8)])
+def test_no_longer_packet_is_tried_than_mtu_says_by_whichever_ip_version_a_name_means(
+    house: House, monkeypatch: pytest.MonkeyPatch, address: str, headers: int
+) -> None:
+    monkeypatch.setattr(peer_search, "begin", lambda *_: done([ip_address(address)]))
+    for mtu in (1400, 1440):  # and by a reload
+        house.link("one", connect=("hub.example.net", 9466), mtu=mtu)
+        house.turn()
+        path = house.links.running["one"].end.path
+        assert path.probe(house.now, 0.1) == (mtu - headers, 1)
+
+
 def test_a_link_that_is_up_is_not_looked_for_elsewhere_while_keys_differ(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +389,18 @@ def test_after_a_change_of_the_host_a_peer_is_asked_once_whether_it_is_there(hou
     house.now += 1.1
     assert house.turn() == {"up"}
     assert len(sock.sent) == 1
+
+
+def test_a_change_that_hundreds_of_links_tell_is_looked_at_once(house: House) -> None:
+    for number in range(IDLE):
+        house.link(f"link-{number}", interface="lan")
+    house.turn()
+    (network,) = house.networks
+    for changes in (1, 2):
+        for _ in range(IDLE):
+            house.links.network_changed()
+        house.turn()
+        assert network.changes == changes
 
 
 def test_what_a_network_lacks_is_told_to_its_links(house: House) -> None:

@@ -354,6 +354,23 @@ def test_other_limits_hold_for_what_there_is_too() -> None:
     assert (net.relay.tunnels, net.relay.takers(SSM, S1)) == ({}, ())
 
 
+def test_of_tunnels_and_groups_that_are_too_many_by_now_the_last_end() -> None:
+    net = Net()
+    many: dict[Address, SourceFilter] = {ip_address(f"233.252.1.{last}"): ANY_SOURCE for last in range(1, 6)}
+    third = ip_address("192.0.2.77"), 1
+    ends: list[UdpEnd] = [(HOST[0], 1), (HOST[0], 2), (OTHER[0], 1), third]
+    for end in ends:
+        net.want(many, end)
+    net.relay.limit(RelayLimits(ALL, max_tunnels=2, max_per_address=1, max_groups=3))
+    for _ in range(2):
+        assert [*net.relay.tunnels] == [ends[0], ends[2]]
+        assert [[*tunnel.groups] for tunnel in net.relay.tunnels.values()] == 2 * [[*many][:3]]
+        net.run(300)
+    net.relay.limit(RelayLimits(ALL, max_tunnels=3, max_per_address=1, max_groups=3))
+    net.run(300)
+    assert third in net.relay.tunnels, "there is room again"
+
+
 def test_what_is_said_again_is_no_change() -> None:
     net = Net()
     net.want({GROUP: exclude(S1), SSM: include(S1)})

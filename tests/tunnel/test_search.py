@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import math
+from dataclasses import dataclass
 from ipaddress import ip_address
 from random import Random
 
@@ -146,6 +147,46 @@ def test_a_relay_that_has_brought_something_is_kept(tunnelled: Tunnelled) -> Non
     tunnelled.tunnel.note_delivered()
     assert not tunnelled.is_left(within=600)
     assert tunnelled.tunnel.deadline < math.inf, "it is asked again as ever"
+
+
+def test_a_relay_that_brings_nothing_is_not_left_for_another_once_nothing_is_wanted(
+    tunnelled: Tunnelled,
+) -> None:
+    tunnelled.open(FIRST)
+    assert not tunnelled.is_left(within=1.0)
+    tunnel = tunnelled.tunnel
+    tunnel.receivers = ()
+    assert tunnel.gateway is not None
+    tunnel.gateway.end()
+    assert not tunnelled.is_left(within=DRY_MAX_SECONDS)
+    assert tunnel.deadline == math.inf, "the tunnel can be forgotten"
+
+
+@dataclass(eq=False)
+class Overflowing:
+    """The socket of several tunnels."""
+
+    overflow: int
+
+
+def test_what_was_lost_at_a_socket_before_is_no_loss_of_a_tunnel(tunnelled: Tunnelled) -> None:
+    tunnel, receiver = tunnelled.tunnel, tunnelled.receiver
+
+    def lost() -> tuple[int, int]:
+        return receiver.load().overflow, tunnel.status().overflow
+
+    first, second = Overflowing(7), Overflowing(100)
+    tunnel.come_by(first)
+    assert lost() == (0, 0)
+    first.overflow += 2
+    assert lost() == (2, 2)
+    tunnel.come_by(first)
+    assert lost() == (2, 2)
+    tunnel.come_by(second)
+    assert lost() == (2, 2)
+    second.overflow += 30
+    first.overflow += 5
+    assert lost() == (32, 32)
 
 
 def test_a_full_relay_is_left_at_once_if_there_is_another() -> None:

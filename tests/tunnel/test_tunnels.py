@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import select
 import socket
@@ -21,6 +22,7 @@ from mcastd.net.resolving import addresses_of
 from mcastd.protocols import amt
 from mcastd.protocols.membership import RecordKind
 from mcastd.status import TunnelStatus
+from mcastd.threads import NoThreadError
 from mcastd.tunnel.receiver import OVERHEAD_BYTES, TunnelReceiver
 from mcastd.tunnel.tunnel import RelayWay
 from mcastd.tunnel.tunnels import Tunnels
@@ -232,6 +234,30 @@ def test_a_port_that_is_taken_is_said(tunnels: Tunnels) -> None:
             tunnels.open(RelayWay(RELAY, LOCAL_PORT, 25.0), GROUP, 5004, ANY_SOURCE, 1 << 20)
     receiver = tunnels.open(RelayWay(RELAY, LOCAL_PORT, 25.0), GROUP, 5004, ANY_SOURCE, 1 << 20)
     receiver.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "number"),
+    [
+        ("mcastd.tunnel.receiver.Bell", OSError(errno.EMFILE, "Too many open files"), errno.EMFILE),
+        ("mcastd.tunnel.woken_thread.Bell", OSError(errno.ENFILE, "Too many open files"), errno.ENFILE),
+        ("mcastd.tunnel.woken_thread.Thread", NoThreadError("tunnels"), errno.EAGAIN),
+    ],
+)
+def test_a_shortage_is_a_link_that_cannot_be_had_now(
+    open_link: Open, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception, number: int
+) -> None:
+    """So a subscription that falls back to it goes on."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as shortage:
+        shortage.setattr(place, refuse)
+        with pytest.raises(LinkError, match="cannot receive by a tunnel") as failed:
+            open_link()
+    assert (failed.value.errno, failed.value.way_out[:6]) == (number, "raise ")
+    assert open_link().glance().wanted == 1
 
 
 def test_two_relays_have_one_port_together(open_link: Open) -> None:

@@ -54,6 +54,7 @@ class LinkDatagrams:
         """The peer has begun anew, and knows of no stream."""
         self.outgoing.announce_all_again()
         self.incoming.forget()
+        self._parts.forget()
 
     def expire(self, now: float) -> None:
         self.incoming.expire(now)

@@ -204,6 +204,7 @@ class LinkEnd:
         """Do what is due."""
         step = LinkStep()
         self.sessions.expire(now)
+        step.runs += self._datagrams.take(self.sessions.take_held(), now)
         if self.sessions.current is None:
             self.heartbeat.stop()
         step.wants_changed = self.peer_wants.expire(now)
@@ -326,6 +327,8 @@ class LinkEnd:
 
     def _begin(self, step: LinkStep, session: LinkSession, source: UdpEnd, now: float) -> None:
         """A session is the current one now."""
+        # Before the streams are forgotten whose numbers it has
+        step.runs += self._datagrams.take(self.sessions.take_held(), now)
         self.counts.handshakes += 1
         self.heartbeat.repairs = session.peer.repair_seconds > 0
         if not self._settings.connects and self.peer != source:
@@ -388,6 +391,7 @@ class LinkEnd:
     def _left(self, step: LinkStep, now: float) -> None:
         """The peer has taken its leave; it may come back."""
         self.sessions.forget()
+        step.runs += self._datagrams.take(self.sessions.take_held(), now)
         self.sessions.renew(now + HELLO_SECONDS)
         self.heartbeat.stop()
         step.wants_changed |= self.peer_wants.forget()

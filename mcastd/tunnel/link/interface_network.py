@@ -17,6 +17,7 @@ from mcastd.ip import Address, SourceFilter, merged, stays_on_link
 from mcastd.net.foreign_senders import ForeignSenders
 from mcastd.net.interfaces import Host, Interface, absence
 from mcastd.net.joins import JoinsGroups
+from mcastd.net.link import FULL_ERRNOS
 from mcastd.net.packet_memory import PacketMemory
 from mcastd.net.packet_tap import PacketTap, obstacles
 from mcastd.protocols.link_control import GroupWant
@@ -176,13 +177,15 @@ class InterfaceNetwork:
         stream = run.stream
         key = stream.source, stream.source_port, stream.group, stream.port
         self._given.note(key, now)
-        try:
-            sent = self._senders.send(key[:2], key[2:], run.ttl, run.payloads)
-        except LinkError as error:
-            return GivenDatagrams(0, REFUSED, error.trouble)
-        if sent == len(run.payloads):
-            return GivenDatagrams(sent)
-        return GivenDatagrams(sent, QUEUE_FULL, f"the queue of {self.name} is full")
+        sent, count = 0, len(run.payloads)
+        while sent < count:  # why no more went, the next call says
+            try:
+                sent += self._senders.send(key[:2], key[2:], run.ttl, run.payloads[sent:])
+            except LinkError as error:
+                if error.errno in FULL_ERRNOS:
+                    return GivenDatagrams(sent, QUEUE_FULL, f"the queue of {self.name} is full")
+                return GivenDatagrams(sent, REFUSED, error.trouble)
+        return GivenDatagrams(sent)
 
     def close(self) -> None:
         self._leave()

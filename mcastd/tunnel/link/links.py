@@ -61,7 +61,8 @@ class Links:
         self._touched_links: dict[RunningLink, None] = {}
         self._touched_networks: dict[LocalNetwork, None] = {}
         self._troubles: dict[LocalNetwork, tuple[str, ...]] = {}  # as links were told
-        self._is_to_doubt = False  # a command to do so waits
+        # A command to do so waits: of hundreds of links each may have found that the network changed
+        self._is_to_look = self._is_to_doubt = False
         self._commands: deque[Callable[[float], None]] = deque()
         self._thread = WokenThread("links", self._run)
         self._log = log.get_logger()
@@ -88,7 +89,8 @@ class Links:
 
     def network_changed(self) -> None:
         """Interfaces or addresses of this host are others: look at them."""
-        if self._thread.has_begun:
+        if self._thread.has_begun and not self._is_to_look:
+            self._is_to_look = True
             self._command(self._look_again)
 
     def host_changed(self) -> None:
@@ -257,6 +259,7 @@ class Links:
 
     def _look_again(self, now: float) -> None:
         """The network is another one."""
+        self._is_to_look = False
         self._networks.look_again()
         self._keep_networks(now)
         for network in dict.fromkeys(self._networks.by_interface.values()):
@@ -322,7 +325,7 @@ class Links:
         before, link.plan = link.plan, plan
         if plan.rate != before.rate:
             link.end.limit(_allowed(plan))
-        link.end.change(plan.key, settings_of(plan), now)
+        link.end.change(plan.key, settings_of(plan, link.version), now)
         rests = self.site.links[link.name].rests
         self.site.links[link.name] = SiteLink(link.end, plan.send, plan.transit, rests)
         self._follow_plan(link, now)

@@ -72,6 +72,11 @@ class PartAssembly:
         while self.deadline <= now:
             self._drop(next(iter(self._incomplete)))
 
+    def forget(self) -> None:
+        """Another peer is there, which has other numbers."""
+        while self._incomplete:
+            self._drop(next(iter(self._incomplete)))
+
     def _drop(self, key: tuple[int, int]) -> None:
         if key in self._incomplete:
             self._forget(key)

@@ -20,6 +20,7 @@ from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net.link_socket import LinkSocket
 from mcastd.net.resolving import addresses_of
+from mcastd.tunnel.link.plan import settings_of
 from mcastd.tunnel.link.running import RunningLink
 
 # A peer whose name could not be resolved, or that does not answer there, is looked for again after so long;
@@ -93,6 +94,7 @@ class PeerSearch:
             if link.end.peer not in (None, peer):
                 link.end.sessions.call_anew(now)
             link.end.meet(peer)
+            link.end.change(link.plan.key, settings_of(link.plan, link.version), now)
 
     @staticmethod
     def _open(link: RunningLink, version: int, address: Address | None, port: int) -> None:

@@ -45,7 +45,7 @@ def way_of(plan: LinkPlan) -> tuple[object, ...]:
 
 
 def version_of(plan: LinkPlan) -> int:
-    """The IP version that a link goes by, as far as it is known before a name is resolved."""
+    """The IP version that a link goes by; of a name, which may mean either, that of most."""
     if plan.listen is not None:
         return plan.listen[0].version
     with suppress(ValueError):
@@ -53,18 +53,18 @@ def version_of(plan: LinkPlan) -> int:
     return 4
 
 
-def likely_bytes(plan: LinkPlan) -> tuple[int, ...]:
-    """Sizes of messages that the path may well have."""
+def likely_bytes(plan: LinkPlan, version: int) -> tuple[int, ...]:
+    """Sizes of messages that the path may well have, by an IP version."""
     mtus: Sequence[int] = LIKELY_MTUS if plan.mtu is None else (plan.mtu,)
-    return tuple(mtu - _HEADERS_BYTES[version_of(plan)] for mtu in mtus)
+    return tuple(mtu - _HEADERS_BYTES[version] for mtu in mtus)
 
 
-def settings_of(plan: LinkPlan) -> EndSettings:
-    """How this end is to behave."""
+def settings_of(plan: LinkPlan, version: int | None = None) -> EndSettings:
+    """How this end is to behave; ``version`` is that of IP, if it is known where the peer is."""
     return EndSettings(
         connects=plan.connect is not None,
         repair_seconds=plan.repair_seconds,
         keepalive_seconds=plan.keepalive_seconds,
-        likely_bytes=likely_bytes(plan),
+        likely_bytes=likely_bytes(plan, version or version_of(plan)),
         plain=plan.plain,
     )

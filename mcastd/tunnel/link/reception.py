@@ -133,6 +133,10 @@ class RecordReception:
         self._ask_at(now + max(ASK_MIN_SECONDS, ASK_ROUND_TRIPS * round_trip), counters)
         return ranges_of(counters)
 
+    def end(self) -> list[bytes]:
+        """The session is over: nothing is waited for any more. Returns what goes on."""
+        return self._give_up(len(self._missing))
+
     @property
     def held(self) -> int:
         """Records that wait for those before them."""

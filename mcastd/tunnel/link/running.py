@@ -69,6 +69,11 @@ class RunningLink:
         return self.socket is None or (self.plan.connect is not None and not is_met)
 
     @property
+    def version(self) -> int | None:
+        """The IP version that it goes by; None: that is not known yet."""
+        return None if self.socket is None else self.socket.version
+
+    @property
     def deadline(self) -> float:
         """When something is due that does not wait for the peer, in monotonic seconds; ``inf``: never."""
         if self.resolving is not None and self.resolving.done():

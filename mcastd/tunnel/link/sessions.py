@@ -125,6 +125,7 @@ class LinkSessions:
         self._former: LinkSession | None = None
         self._next: LinkSession | None = None
         self._former_until = math.inf  # monotonic seconds
+        self._ended: list[LinkSession] = []  # until what they hold is taken
         self._pending: _Pending | None = None
         self._hello_at = 0.0 if connects else math.inf  # monotonic seconds
         self._hello_sent_ns = 0  # the time in our last hello
@@ -200,16 +201,25 @@ class LinkSessions:
 
     def forget(self) -> None:
         """The peer says that it is gone."""
+        self._ended += self.all
         self.current = self._former = self._next = None
 
     def expire(self, now: float) -> None:
         """Forget what is too old."""
-        if self.current is not None and now >= self.current.began + EXPIRY_SECONDS:
+        if (current := self.current) is not None and now >= current.began + EXPIRY_SECONDS:
+            self._ended.append(current)
             self.current = None
-        if self._former is not None and now >= min(self._former_until, self._former.began + EXPIRY_SECONDS):
+        former = self._former
+        if former is not None and now >= min(self._former_until, former.began + EXPIRY_SECONDS):
+            self._ended.append(former)
             self._former = None
         if self._next is not None and now >= self._next.began + NEXT_SECONDS:
             self._next = None
+
+    def take_held(self) -> list[bytes]:
+        """The frames that sessions held when they ended: what these waited for before them will not come."""
+        ended, self._ended = self._ended, []
+        return [frame for session in ended for frame in session.reception.end()]
 
     def confirm(self, session: LinkSession, now: float) -> bool:
         """The peer has sealed something in a session: it is there. Returns True if it is the current one now
@@ -303,7 +313,12 @@ class LinkSessions:
         return build_handshake(LinkHandshake(kind, receiver, sent_ns, noise), self._mac_key)
 
     def _begin(self, session: LinkSession, now: float) -> None:
-        self._former, self._former_until = self.current, now + FORMER_SECONDS
+        before = [one for one in (self._former, self.current) if one is not None]
+        former = self.current
+        if former is not None and former.peer.end != session.peer.end:
+            former = None  # the peer has begun anew: nobody seals by those keys any more
+        self._ended += [one for one in before if one is not former]
+        self._former, self._former_until = former, now + FORMER_SECONDS
         self.current = session
         self.handshakes += 1
 
