@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from mcastd.errors import SourceError
 from mcastd.inbound.flute import FluteSequencer
 from mcastd.net.link import ListBatch
 from mcastd.protocols import alc, fec, lct, raptorq
-from mcastd.protocols.manifest import ManifestReason
+from mcastd.protocols.manifest import MTIME_NS_MAX, ManifestReason
 from mcastd.protocols.manifest_packets import MANIFEST_TOI, manifest_packets
 
 pytest.importorskip("cryptography")
@@ -453,6 +454,61 @@ def test_a_manifest_is_renewed_within_a_long_pass(
     taker.take([*rest, *sending.a_pass()])  # the rest of that pass, and what came before it of the next
     assert taker.files == files_below(place / "source")
     assert not taker.dropped
+
+
+def test_a_manifest_is_made_anew_when_the_clock_is_set_back_within_a_pass(
+    sender: MakeSender, receiver: MakeReceiver, place: Path
+) -> None:
+    """As of a host whose clock was two hours ahead: who comes then takes nothing from the future."""
+    ahead = 7200.0
+    sending = sender(sign="a", key="1", wall=lambda: clock.wall() + ahead)
+    first = {one for one in sending.some(30) if toi_of(one) == MANIFEST_TOI}
+    ahead = 0.0
+    rest = sending.a_pass()
+    assert sending.source.rounds == 1
+    assert first.isdisjoint(rest)
+    taker = receiver(**SEALED)
+    taker.take([*rest, *sending.a_pass()])
+    assert taker.files == files_below(place / "source")
+    assert not taker.dropped
+
+
+def test_a_time_that_no_manifest_can_say_costs_no_file(
+    sender: MakeSender, receiver: MakeReceiver, place: Path
+) -> None:
+    odd, late = place / "source" / "one", MTIME_NS_MAX + 10**18
+    os.utime(odd, ns=(0, late))
+    if odd.stat().st_mtime_ns != late:
+        pytest.skip("this file system has no such times")
+    taker = receiver(**SEALED)
+    taker.take(sender(sign="a", key="1").a_pass())
+    assert taker.files == files_below(place / "source")
+    assert (taker.path / "one").stat().st_mtime_ns == MTIME_NS_MAX
+
+
+def test_what_a_manifest_lists_no_more_is_neither_awaited_nor_counted(
+    sender: MakeSender, receiver: MakeReceiver, place: Path
+) -> None:
+    taker, sending = receiver(**SEALED), sender(sign="a", key="1")
+    datagrams = sending.a_pass()
+    symbols = [one for one in datagrams if toi_of(one) != MANIFEST_TOI]
+    ((large, _),) = Counter(map(toi_of, symbols)).most_common(1)
+    some = [one for one in symbols if toi_of(one) == large][:3]
+    taker.take([one for one in datagrams if toi_of(one) != large] + some)
+    objects = taker.sink.status().objects
+    assert objects is not None
+    assert objects.states == {"landed": len(SIZES) - 1, "receiving": 1}
+    for name in SIZES:
+        if name != "one":
+            (place / "source" / name).unlink()
+    (place / "source" / "new").write_bytes(b"news")
+    taker.take([*some, *(one for one in sending.a_pass() if toi_of(one) == MANIFEST_TOI)])
+    objects = taker.sink.status().objects
+    assert objects is not None
+    assert objects.states == {"landed": 1, "expired": 1}
+    assert objects.total_bytes == objects.present_bytes == SIZES["one"]
+    assert (taker.path / "one").exists()
+    assert len(taker.files) == len(SIZES) - 1  # what has landed stays
 
 
 def test_a_manifest_holds_for_as_long_as_passes_take_at_another_rate(sender: MakeSender) -> None:
