@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +24,7 @@ from mcastd.errors import SourceError
 from mcastd.inbound.flute import FluteSequencer
 from mcastd.net.link import ListBatch
 from mcastd.protocols import alc, fec, lct, raptorq
+from mcastd.protocols.crypto import MissingLibraryError
 from mcastd.protocols.manifest import MTIME_NS_MAX, ManifestReason
 from mcastd.protocols.manifest_packets import MANIFEST_TOI, manifest_packets
 
@@ -406,6 +410,41 @@ def test_without_its_keys_a_subscription_takes_nothing(place: Path, sender: Make
     (given,) = sequencer.feed(ListBatch(datagrams))
     assert len(given) == 0
     assert dropped == {"refused": len(datagrams)}
+
+
+@pytest.mark.parametrize("keys", [{"verify_keys": ["a.pub"]}, {"keys": ["1"]}])
+def test_without_the_library_a_subscription_with_keys_does_not_begin(
+    place: Path, receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch, keys: dict[str, list[str]]
+) -> None:
+    """It would count as active until the first manifest, and lose what comes with that."""
+    for name in [*sys.modules, "cryptography"]:
+        if name.partition(".")[0] == "cryptography":
+            monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingLibraryError, match="python3-cryptography"):
+        receiver(**keys)
+
+
+@pytest.mark.parametrize(
+    ("sent", "keys"), [({"sign": "a"}, {"verify_keys": ["a.pub"]}), ({"key": "1"}, {"keys": ["1"]})]
+)
+def test_the_library_is_loaded_before_anything_comes(
+    place: Path, sender: MakeSender, sent: dict[str, str], keys: dict[str, list[str]]
+) -> None:
+    """Later a descriptor could be missing for that: the run ended then, with all that came meanwhile."""
+    script = "import os, resource, sys, pickle; sys.path[:0] = sys.argv[1:3]\nfrom pathlib import Path\n"
+    script += "from support.secured import Receiver\nfrom mcastd.net.link import ListBatch\n"
+    script += "place, keys, datagrams = pickle.load(sys.stdin.buffer)\nreceiver = Receiver(place, **keys)\n"
+    script += "resource.setrlimit(resource.RLIMIT_NOFILE, (0, 4096))\n"
+    script += "print(sum(map(len, receiver.sequencer.feed(ListBatch(datagrams)))), receiver.dropped.total())"
+    datagrams = sender(**sent).a_pass()
+    result = subprocess.run(
+        [sys.executable, "-c", script, *sys.path[:2]],
+        input=pickle.dumps((place, keys, datagrams)),
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr.decode()
+    assert result.stdout.split()[-2:] == [b"%d" % len(datagrams), b"0"]
 
 
 def test_a_manifest_stays_while_nothing_has_changed(sender: MakeSender) -> None:

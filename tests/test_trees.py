@@ -314,6 +314,21 @@ def test_of_a_file_that_changes_under_way_what_has_come_is_kept(
     assert receiver.sink.counters.written_bytes - written < 1_100_000  # the second block alone
 
 
+def test_a_tree_that_was_removed_is_received_again_by_the_next_run(place: Path, sender: Sender) -> None:
+    """As the manual has it, for a file that is missing in it."""
+    receiver = receiver_of(place)
+    receiver.take(sender.a_pass())
+    (current(receiver) / "one").unlink()
+    receiver.take(sender.a_pass())
+    assert not (current(receiver) / "one").exists()
+    shutil.rmtree(current(receiver).resolve())
+    receiver.sink.close()
+    again = receiver_of(place)
+    again.take(sender.a_pass())
+    assert content(current(again)) == content(place / "source")
+    again.sink.close(for_good=True)
+
+
 @pytest.mark.parametrize("name", ["rename", "rmdir"])
 def test_an_output_that_a_disk_does_not_let_go_of_is_closed(
     place: Path, sender: Sender, monkeypatch: pytest.MonkeyPatch, name: str

@@ -30,7 +30,7 @@ from mcastd.net.headed_memory import HeadedMemory
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.sources.source import Source
 from mcastd.protocols import raptorq
-from mcastd.protocols.crypto import MissingLibraryError
+from mcastd.protocols.crypto import MissingLibraryError, check_library
 from mcastd.protocols.manifest import ManifestRefusedError
 from mcastd.protocols.raptorq import CodecError
 from mcastd.protocols.seal import OBJECT_OVERHEAD_BYTES
@@ -237,6 +237,7 @@ class ObjectsSource(Source):
             return None
         sign, seal = protocol.sign_key, protocol.key
         try:
+            check_library()
             return Announcer(
                 self._channel,
                 protocol.session,
