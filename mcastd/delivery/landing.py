@@ -199,6 +199,7 @@ class Landing:
             if not partial.name:
                 self._link(partial)
             self._require_there(partial)
+            self._changes(parent)  # before it has its name: this may fail
             try:
                 os.rename(partial.name, name[-1], src_dir_fd=self._partials, dst_dir_fd=parent)
             except OSError as error:
@@ -206,14 +207,13 @@ class Landing:
                     raise other_file_system(name) from error
                 raise
             self._release(partial)
-            self._changed(parent)
         return is_new
 
     def settle_names(self) -> None:
         """Have the names of landed files on the disk: until then a crash of the host may take them back."""
         self._unsettled.settle()
 
-    def _changed(self, directory: int) -> None:
+    def _changes(self, directory: int) -> None:
         """Note that names in a directory are to be settled."""
         self._unsettled.note(directory)
 
