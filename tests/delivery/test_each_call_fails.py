@@ -24,7 +24,18 @@ pytest.importorskip("cryptography")
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
 CALLS = (
-    *("copy_file_range", "dup", "fchmod", "fstatvfs", "fsync", "ftruncate", "link", "listdir", "mkdir"),
+    *(
+        "copy_file_range",
+        "dup",
+        "fchmod",
+        "fstat",
+        "fstatvfs",
+        "fsync",
+        "ftruncate",
+        "link",
+        "listdir",
+        "mkdir",
+    ),
     *("open", "preadv", "pwrite", "pwritev", "readlink", "rename", "rmdir", "stat", "symlink", "unlink"),
     "utime",
 )
