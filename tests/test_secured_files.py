@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pickle
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +24,8 @@ from mcastd.errors import SourceError
 from mcastd.inbound.flute import FluteSequencer
 from mcastd.net.link import ListBatch
 from mcastd.protocols import alc, fec, lct, raptorq
-from mcastd.protocols.manifest import ManifestReason
+from mcastd.protocols.crypto import MissingLibraryError
+from mcastd.protocols.manifest import MTIME_NS_MAX, ManifestReason
 from mcastd.protocols.manifest_packets import MANIFEST_TOI, manifest_packets
 
 pytest.importorskip("cryptography")
@@ -407,6 +412,41 @@ def test_without_its_keys_a_subscription_takes_nothing(place: Path, sender: Make
     assert dropped == {"refused": len(datagrams)}
 
 
+@pytest.mark.parametrize("keys", [{"verify_keys": ["a.pub"]}, {"keys": ["1"]}])
+def test_without_the_library_a_subscription_with_keys_does_not_begin(
+    place: Path, receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch, keys: dict[str, list[str]]
+) -> None:
+    """It would count as active until the first manifest, and lose what comes with that."""
+    for name in [*sys.modules, "cryptography"]:
+        if name.partition(".")[0] == "cryptography":
+            monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingLibraryError, match="python3-cryptography"):
+        receiver(**keys)
+
+
+@pytest.mark.parametrize(
+    ("sent", "keys"), [({"sign": "a"}, {"verify_keys": ["a.pub"]}), ({"key": "1"}, {"keys": ["1"]})]
+)
+def test_the_library_is_loaded_before_anything_comes(
+    place: Path, sender: MakeSender, sent: dict[str, str], keys: dict[str, list[str]]
+) -> None:
+    """Later a descriptor could be missing for that: the run ended then, with all that came meanwhile."""
+    script = "import os, resource, sys, pickle; sys.path[:0] = sys.argv[1:3]\nfrom pathlib import Path\n"
+    script += "from support.secured import Receiver\nfrom mcastd.net.link import ListBatch\n"
+    script += "place, keys, datagrams = pickle.load(sys.stdin.buffer)\nreceiver = Receiver(place, **keys)\n"
+    script += "resource.setrlimit(resource.RLIMIT_NOFILE, (0, 4096))\n"
+    script += "print(sum(map(len, receiver.sequencer.feed(ListBatch(datagrams)))), receiver.dropped.total())"
+    datagrams = sender(**sent).a_pass()
+    result = subprocess.run(
+        [sys.executable, "-c", script, *sys.path[:2]],
+        input=pickle.dumps((place, keys, datagrams)),
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr.decode()
+    assert result.stdout.split()[-2:] == [b"%d" % len(datagrams), b"0"]
+
+
 def test_a_manifest_stays_while_nothing_has_changed(sender: MakeSender) -> None:
     sending = sender(sign="a", key="1")
     first, second = ({one for one in sending.a_pass() if toi_of(one) == MANIFEST_TOI} for _ in range(2))
@@ -453,6 +493,61 @@ def test_a_manifest_is_renewed_within_a_long_pass(
     taker.take([*rest, *sending.a_pass()])  # the rest of that pass, and what came before it of the next
     assert taker.files == files_below(place / "source")
     assert not taker.dropped
+
+
+def test_a_manifest_is_made_anew_when_the_clock_is_set_back_within_a_pass(
+    sender: MakeSender, receiver: MakeReceiver, place: Path
+) -> None:
+    """As of a host whose clock was two hours ahead: who comes then takes nothing from the future."""
+    ahead = 7200.0
+    sending = sender(sign="a", key="1", wall=lambda: clock.wall() + ahead)
+    first = {one for one in sending.some(30) if toi_of(one) == MANIFEST_TOI}
+    ahead = 0.0
+    rest = sending.a_pass()
+    assert sending.source.rounds == 1
+    assert first.isdisjoint(rest)
+    taker = receiver(**SEALED)
+    taker.take([*rest, *sending.a_pass()])
+    assert taker.files == files_below(place / "source")
+    assert not taker.dropped
+
+
+def test_a_time_that_no_manifest_can_say_costs_no_file(
+    sender: MakeSender, receiver: MakeReceiver, place: Path
+) -> None:
+    odd, late = place / "source" / "one", MTIME_NS_MAX + 10**18
+    os.utime(odd, ns=(0, late))
+    if odd.stat().st_mtime_ns != late:
+        pytest.skip("this file system has no such times")
+    taker = receiver(**SEALED)
+    taker.take(sender(sign="a", key="1").a_pass())
+    assert taker.files == files_below(place / "source")
+    assert (taker.path / "one").stat().st_mtime_ns == MTIME_NS_MAX
+
+
+def test_what_a_manifest_lists_no_more_is_neither_awaited_nor_counted(
+    sender: MakeSender, receiver: MakeReceiver, place: Path
+) -> None:
+    taker, sending = receiver(**SEALED), sender(sign="a", key="1")
+    datagrams = sending.a_pass()
+    symbols = [one for one in datagrams if toi_of(one) != MANIFEST_TOI]
+    ((large, _),) = Counter(map(toi_of, symbols)).most_common(1)
+    some = [one for one in symbols if toi_of(one) == large][:3]
+    taker.take([one for one in datagrams if toi_of(one) != large] + some)
+    objects = taker.sink.status().objects
+    assert objects is not None
+    assert objects.states == {"landed": len(SIZES) - 1, "receiving": 1}
+    for name in SIZES:
+        if name != "one":
+            (place / "source" / name).unlink()
+    (place / "source" / "new").write_bytes(b"news")
+    taker.take([*some, *(one for one in sending.a_pass() if toi_of(one) == MANIFEST_TOI)])
+    objects = taker.sink.status().objects
+    assert objects is not None
+    assert objects.states == {"landed": 1, "expired": 1}
+    assert objects.total_bytes == objects.present_bytes == SIZES["one"]
+    assert (taker.path / "one").exists()
+    assert len(taker.files) == len(SIZES) - 1  # what has landed stays
 
 
 def test_a_manifest_holds_for_as_long_as_passes_take_at_another_rate(sender: MakeSender) -> None:

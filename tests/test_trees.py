@@ -23,6 +23,8 @@ from mcastd.delivery.names import PARTIAL_DIRECTORY, TREES_DIRECTORY
 from mcastd.delivery.refused import IN_THE_WAY
 from mcastd.delivery.trees import TreeLanding
 from mcastd.errors import SinkError, UnsafePathError
+from mcastd.inbound.sinks import directory
+from mcastd.net.link import ListBatch
 from mcastd.protocols import lct
 from mcastd.protocols.manifest_packets import MANIFEST_TOI
 from mcastd.status import TreeStatus
@@ -256,6 +258,96 @@ def test_a_tree_that_comes_back_while_another_is_built_leaves_nothing_to_sweep(
     assert content(current(receiver)) == content(place / "source")
 
 
+def test_a_tree_that_comes_back_while_a_file_of_both_is_on_its_way(
+    place: Path, sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver.take(sender.a_pass())
+    (place / "source" / "more").write_bytes(b"more")
+    datagrams = sender.a_pass()
+    with monkeypatch.context() as busy:
+        busy.setattr(directory, "WORK_SECONDS", -1.0)  # hardly anything is done beside receiving
+        for batch in receiver.sequencer.feed(ListBatch(datagrams)):
+            receiver.sink.write(batch)
+    receiver.fed += len(datagrams)
+    assert "RECEIVING" in str(receiver.sink._reception.receiving)  # type: ignore[union-attr]
+    (place / "source" / "more").unlink()
+    receiver.take(manifest_of(sender.a_pass()))
+    objects = receiver.sink.status().objects
+    assert objects is not None
+    assert objects.states == {"landed": len(SIZES)}
+    assert objects.tree == TreeStatus(switched=True, missing=0, switches=1)
+    assert receiver.sink.problem == ""
+
+
+def test_the_same_tree_by_other_objects_is_gone_on_with(
+    place: Path, sender: Sender, receiver: Receiver
+) -> None:
+    """As when the sender is to protect them from now on: the files are the same, and have other numbers."""
+    pytest.importorskip("raptorq")
+    datagrams = sender.a_pass()
+    receiver.take(datagrams[: len(datagrams) // 2])
+    written = receiver.sink.counters.written_bytes
+    assert not current(receiver).exists()
+    other = Sender(place, sign="a", key="1", protect="5%")
+    try:
+        again = other.a_pass()
+        assert {*map(toi_of, again)} & {*map(toi_of, datagrams)} == {MANIFEST_TOI}
+        receiver.take(again)
+    finally:
+        other.source.restart()
+    assert content(current(receiver)) == content(place / "source")
+    assert receiver.sink.counters.dropped == {}
+    assert receiver.sink.counters.written_bytes - written <= sum(SIZES.values())
+
+
+def test_of_a_file_that_changes_under_way_what_has_come_is_kept(
+    place: Path, sender: Sender, receiver: Receiver
+) -> None:
+    large = place / "source" / "deep" / "er" / "large"
+    large.write_bytes(bytes(2_000_000) + b"before")
+    datagrams = sender.a_pass()
+    receiver.take(datagrams[: len(datagrams) * 3 // 4])  # its first block, and something of the second
+    written = receiver.sink.counters.written_bytes
+    assert written > 1_400_000
+    replace(large, bytes(2_000_000) + b"after")
+    receiver.take(sender.a_pass())
+    assert content(current(receiver)) == content(place / "source")
+    assert receiver.sink.counters.written_bytes - written < 1_100_000  # the second block alone
+
+
+def test_a_tree_that_was_removed_is_received_again_by_the_next_run(place: Path, sender: Sender) -> None:
+    """As the manual has it, for a file that is missing in it."""
+    receiver = receiver_of(place)
+    receiver.take(sender.a_pass())
+    (current(receiver) / "one").unlink()
+    receiver.take(sender.a_pass())
+    assert not (current(receiver) / "one").exists()
+    shutil.rmtree(current(receiver).resolve())
+    receiver.sink.close()
+    again = receiver_of(place)
+    again.take(sender.a_pass())
+    assert content(current(again)) == content(place / "source")
+    again.sink.close(for_good=True)
+
+
+@pytest.mark.parametrize("name", ["rename", "rmdir"])
+def test_an_output_that_a_disk_does_not_let_go_of_is_closed(
+    place: Path, sender: Sender, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    receiver = receiver_of(place)
+    receiver.take(sender.a_pass()[:-3])
+    with monkeypatch.context() as patched:
+        patched.setattr(os, name, failing)
+        receiver.sink.close(for_good=True)
+    again = receiver_of(place)
+    again.take(sender.a_pass())
+    assert content(current(again)) == content(place / "source")
+    again.sink.close(for_good=True)
+
+
 def test_a_directory_in_which_no_tree_can_be_built_is_tried_again(
     place: Path, sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,8 +358,9 @@ def test_a_directory_in_which_no_tree_can_be_built_is_tried_again(
         patched.setattr(TreeLanding, "build", failing)
         receiver.take(sender.a_pass())
         assert "read-only" in receiver.sink.problem.lower()
+        assert {*receiver.sink.counters.dropped} == {"permission"}
     assert receiver.sink._reception is not None
-    receiver.sink._reception._chores_at = 0.0  # type: ignore[attr-defined]  # as if some seconds had passed
+    receiver.sink._reception._listing_at = 0.0  # type: ignore[attr-defined]  # as if some seconds had passed
     receiver.take(sender.a_pass())
     assert content(current(receiver)) == content(place / "source")
     assert receiver.sink.problem == ""

@@ -161,9 +161,10 @@ class Hints:
         if objects.unrepaired and not self._said_unrepaired:
             self._said_unrepaired = True
             return [f"  {raptorq.INSTALL} on this host; without it, another pass brings what is missing"]
-        over = age is not None and age >= self._patience and _unfinished(objects) > 0
+        missing = _unfinished(objects) + _not_begun(status)
+        over = age is not None and age >= self._patience and missing > 0
         said, self._said_over = self._said_over, over
-        return _over(objects, self._patience) if over and not said else []
+        return _over(missing, self._patience) if over and not said else []
 
 
 def _undescribed(status: SubscriptionStatus) -> Sequence[str]:
@@ -182,9 +183,10 @@ def _undescribed(status: SubscriptionStatus) -> Sequence[str]:
     ]
 
 
-def _over(objects: ObjectsStatus, seconds: float) -> Sequence[str]:
+def _over(missing: int, seconds: float) -> Sequence[str]:
+    are = "is" if missing == 1 else "are"
     return [
-        f"nothing came for {seconds:g} s, and {_incomplete(objects)}",
+        f"nothing came for {seconds:g} s, and {plural(missing, 'file')} {are} incomplete",
         "  what is missing comes with another pass: let the sender --repeat, or --protect against more loss",
     ]
 
@@ -203,6 +205,7 @@ def received(
         "unchanged": outcomes.unchanged,
         "refused": {name: refused.reason for name, refused in outcomes.refused.items()},
         "incomplete": _unfinished(objects),
+        "not_begun": _not_begun(before),
         "receiving": [{"name": one.name, "percent": round(one.percent, 1)} for one in objects.receiving],
         "unrepaired": objects.unrepaired,
         "listened": round(listened, 3),
@@ -217,7 +220,7 @@ def received(
 
 
 def all_landed(result: Summary) -> bool:
-    return bool(result["landed"]) and not (result["refused"] or result["incomplete"])
+    return bool(result["landed"]) and not (result["refused"] or result["incomplete"] or result["not_begun"])
 
 
 def received_lines(result: Summary) -> Iterator[str]:
@@ -233,6 +236,8 @@ def received_lines(result: Summary) -> Iterator[str]:
         parts = [f"{one['name']} ({one['percent']:.0f}%)" for one in result["receiving"]]
         names = f": {_named(parts)}" if parts else ""
         yield f"incomplete, and gone: {plural(result['incomplete'], 'file')}{names}"
+    if result["not_begun"]:
+        yield f"nothing came of {plural(result['not_begun'], 'file')} that the manifest lists"
     if result["unrepaired"]:
         yield f"  {printable(result['unrepaired'])}"
     restored = f"; {result['restored']:,} that were lost are restored" if result["restored"] else ""
@@ -254,9 +259,11 @@ def _unfinished(objects: ObjectsStatus) -> int:
     return sum(number for state, number in objects.states.items() if state not in _ENDED)
 
 
-def _incomplete(objects: ObjectsStatus) -> str:
-    are = "is" if (number := _unfinished(objects)) == 1 else "are"
-    return f"{plural(number, 'file')} {are} incomplete"
+def _not_begun(status: SubscriptionStatus) -> int:
+    """Files that a manifest lists, and of which nothing has come."""
+    objects, manifest = _objects(status), status.manifest or NO_MANIFEST
+    ended = objects.states.get(ObjectState.LANDED, 0) + objects.states.get(ObjectState.REFUSED, 0)
+    return max(0, manifest.files - ended - _unfinished(objects))
 
 
 def _dropped(status: SubscriptionStatus) -> Counter[str]:

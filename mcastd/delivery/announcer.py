@@ -16,7 +16,7 @@ from mcastd.delivery.scan import SourceFile
 from mcastd.delivery.serials import Serials, Signer
 from mcastd.keytext import GroupKey, SigningKey
 from mcastd.protocols.crypto import verifying_key
-from mcastd.protocols.manifest import Manifest, ManifestFile, Part, Seen, build, digest_of
+from mcastd.protocols.manifest import MTIME_NS_MAX, Manifest, ManifestFile, Part, Seen, build, digest_of
 from mcastd.protocols.manifest_packets import MANIFEST_TOI, manifest_packets
 from mcastd.protocols.raptorq import repair
 from mcastd.protocols.seal import AnnouncementSealer, MakeRepair, ObjectSealer, SealingSession
@@ -115,7 +115,9 @@ def _by_name(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
 
 def _file(parts: Sequence[SourceFile]) -> ManifestFile:
     first = parts[0]
-    return ManifestFile(first.name, first.mode, first.mtime_ns, tuple(map(_part, parts)))
+    # Some file systems have times of more than the 292 years before or after 1970 that a manifest can say
+    mtime_ns = min(max(first.mtime_ns, -MTIME_NS_MAX), MTIME_NS_MAX)
+    return ManifestFile(first.name, first.mode, mtime_ns, tuple(map(_part, parts)))
 
 
 def _part(file: SourceFile) -> Part:

@@ -113,6 +113,11 @@ class Listing:
     session: int
     expires: int  # seconds since 1970
 
+    @property
+    def tois(self) -> set[int]:
+        """Those by which the files are described."""
+        return {file.parts[0].toi for file in self.files}
+
 
 class Run(NamedTuple):
     """Symbols ``esi``, ``esi + 1``, ... of one source block, all of one size; at least one.

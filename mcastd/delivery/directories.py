@@ -26,11 +26,14 @@ def open_root(path: Path, mode: int = PARENT_MODE) -> int:
         with suppress(FileExistsError):
             os.mkdir(place.name, mode, dir_fd=place.directory)
         fd = os.open(place.name, DIRECTORY_FLAGS, dir_fd=place.directory)
-        owner = os.fstat(fd).st_uid
-        if place.ours or owner in {0, os.geteuid()}:
-            return fd
-        os.close(fd)
-        raise UnsafePathError(path, f"it belongs to uid {owner}", owner)
+        try:
+            owner = os.fstat(fd).st_uid
+            if place.ours or owner in {0, os.geteuid()}:
+                return fd
+            raise UnsafePathError(path, f"it belongs to uid {owner}", owner)
+        except BaseException:
+            os.close(fd)
+            raise
 
 
 @contextmanager

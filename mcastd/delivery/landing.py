@@ -199,6 +199,7 @@ class Landing:
             if not partial.name:
                 self._link(partial)
             self._require_there(partial)
+            self._changes(parent)  # before it has its name: this may fail
             try:
                 os.rename(partial.name, name[-1], src_dir_fd=self._partials, dst_dir_fd=parent)
             except OSError as error:
@@ -206,14 +207,13 @@ class Landing:
                     raise other_file_system(name) from error
                 raise
             self._release(partial)
-            self._changed(parent)
         return is_new
 
     def settle_names(self) -> None:
         """Have the names of landed files on the disk: until then a crash of the host may take them back."""
         self._unsettled.settle()
 
-    def _changed(self, directory: int) -> None:
+    def _changes(self, directory: int) -> None:
         """Note that names in a directory are to be settled."""
         self._unsettled.note(directory)
 
@@ -276,20 +276,25 @@ class Landing:
                 self._anonymous = False
         if not self._anonymous:
             probe = self.begin((), resumable=False)
-        self._owner = os.fstat(probe.fd).st_uid
-        self.discard(probe)
+        try:
+            self._owner = os.fstat(probe.fd).st_uid
+        finally:
+            self.discard(probe)
         if (owner := os.fstat(self._partials).st_uid) != self._owner:
             raise UnsafePathError(self._path / PARTIAL_DIRECTORY, f"it belongs to uid {owner}", owner)
 
     def _make(self, name: str) -> Partial:
         """Open what is left under a name in the directory of partial files, or make it."""
         with suppress(FileNotFoundError):
-            fd = os.open(name, _FILE, dir_fd=self._partials)
-            found = os.fstat(fd)
+            partial = Partial(os.open(name, _FILE, dir_fd=self._partials), name, found=True)
+            try:
+                found = os.fstat(partial.fd)
+            except BaseException:
+                self._release(partial)
+                raise
             if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-                return Partial(fd, name, found=True)
-            os.close(fd)
-            os.unlink(name, dir_fd=self._partials)
+                return partial
+            self.discard(partial)
         return Partial(os.open(name, _FILE | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._partials), name)
 
     def _link(self, partial: Partial) -> None:

@@ -35,6 +35,13 @@ class OpenObjects:
         else:
             self.troubled.pop(known.description.toi, None)
 
+    def ask_again(self) -> None:
+        """Have the file system asked again at once what it has not taken: there may be room for it by now."""
+        for known in [known for known in self.troubled.values() if not known.gives_way_until]:
+            self.note(known, None)
+            if known.assembly is not None:
+                known.assembly.trouble = None
+
     def note_hindrance(self, known: Received, assembly: Assembly) -> None:
         if assembly.cannot_repair is not None:
             self.unrepaired[known.description.toi] = known
@@ -49,6 +56,11 @@ class OpenObjects:
         self.stop_finishing(known)
         if known.partial is not None and known.partial.fd >= 0:
             self._landing.set_aside(known.partial)
+        self.discard(known)
+
+    def abandon(self, known: Received) -> None:
+        """Let go of what is open of an object on its way, wherever it is, and of what has come of it."""
+        self.stop_finishing(known)
         self.discard(known)
 
     def discard(self, known: Received) -> None:

@@ -45,6 +45,7 @@ class Received:
     trouble: OSError | None = None  # what the file system did not take the last time
     again: float = 0.0  # monotonic time before which it is not tried again
     gives_way_until: float = 0.0  # monotonic time: others have its room, if there is none for all
+    is_new: bool = False  # no file had its name when it began to be received
     began: float = 0.0  # monotonic time when it began to be received
     partial: Partial | None = None
     assembly: Assembly | None = None  # there is one as long as there is a partial file

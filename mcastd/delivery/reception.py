@@ -14,7 +14,7 @@ from mcastd.counters import SymbolCounts
 from mcastd.delivery import beginning, room
 from mcastd.delivery.assembly import Assembly
 from mcastd.delivery.block import Decode
-from mcastd.delivery.description import ObjectDescription, Run
+from mcastd.delivery.description import Listing, ObjectDescription, Run
 from mcastd.delivery.file_limit import FileLimit, too_many
 from mcastd.delivery.finishing import Ending, finish
 from mcastd.delivery.landing import Landing, LostError
@@ -35,8 +35,6 @@ REFUSED_SECONDS = 60.0
 RETRY_SECONDS = 5.0
 # After so long the codec is asked whether it has decoded a block.
 DECODING_SECONDS = 0.005
-# An object that gave way to smaller ones on a full disk begins anew after so long, or when it has room.
-GIVE_WAY_SECONDS = 60.0
 # The permission bits of a file where neither the output nor the sender says any.
 MODE = 0o640
 
@@ -53,6 +51,8 @@ class Reception:
 
     ``now`` is monotonic time and ``wall`` the time since 1970, in seconds.
     """
+
+    _unknown = TOO_MANY  # why symbols of an object are dropped that cannot be known
 
     def __init__(
         self,
@@ -82,9 +82,9 @@ class Reception:
         self._files_max = files_max
         self._file_limit = FileLimit(files_max, landing.count_files)
         self._size_max, self._mode = size_max, mode
-        self._on_outcome = on_outcome
-        self._receiving_max = receiving_max
+        self._on_outcome, self._receiving_max = on_outcome, receiving_max
         self._allowance = Allowance(ALLOWANCE_BYTES)
+        self._kept_to: Listing | None = None
 
     @property
     def trouble(self) -> OSError | SinkError | None:
@@ -129,7 +129,7 @@ class Reception:
             self.describe(description, now)
             known = self._objects.get(description.toi)
         if known is None:
-            counts.dropped[TOO_MANY] += number
+            counts.dropped[self._unknown] += number
         elif known.state is ObjectState.EXPIRED or description.expires <= wall:
             counts.dropped[OVERDUE] += number
         elif known.assembly is not None:
@@ -171,8 +171,14 @@ class Reception:
     def expire(self, wall: float) -> None:
         """Forget objects whose description holds no more."""
         for known in [known for known in self._objects.values() if known.description.expires <= wall]:
-            self._forget(known)
-            self.states[ObjectState.EXPIRED] += known.state is not ObjectState.LANDED
+            self._forget(known, as_expired=True)
+
+    def keep_to(self, listing: Listing) -> None:
+        """Forget objects that a manifest lists no more: nothing else describes them."""
+        if listing is not self._kept_to:
+            self._kept_to, listed = listing, listing.tois
+            for known in [known for toi, known in self._objects.items() if toi not in listed]:
+                self._forget(known, as_expired=True)
 
     def close(self, *, for_good: bool = False) -> None:
         """Let go of all objects. A later run can go on with what has hashes, unless it is ``for_good``."""
@@ -220,8 +226,10 @@ class Reception:
             return None
         self._open.note(known, None)
         try:
-            if beginning.require_receivable(self._landing, known.description, self._size_max):
-                self._require_place(known.description, now)
+            known.is_new = beginning.require_receivable(self._landing, known.description, self._size_max)
+            others = sum(one.is_new for one in self.receiving.values())
+            if known.is_new and self._file_limit.is_met(others, now):
+                raise too_many(known.description, self._files_max)
             if len(self.receiving) >= self._receiving_max:
                 self._end_oldest(now)
             known.partial, known.assembly = beginning.begin(
@@ -239,11 +247,6 @@ class Reception:
         self._queue[known.description.toi] = known
         return known.assembly
 
-    def _require_place(self, description: ObjectDescription, now: float) -> None:
-        """Raises RefusedError if the directory may have no other file; OSError."""
-        if self._file_limit.is_met(len(self.receiving), now):
-            raise too_many(description, self._files_max)
-
     def _end_oldest(self, now: float) -> None:
         """Have the object that was touched longest ago give up its place: it lands if it is complete."""
         oldest = next(iter(self.receiving.values()))
@@ -256,16 +259,17 @@ class Reception:
         trouble = room.full_disk(self.troubled.values())
         if trouble is None or (giving := room.largest(self.receiving.values())) is None:
             return
-        self._open.stop_finishing(giving)
-        self._open.discard(giving)
+        self._open.abandon(giving)
+        self._open.ask_again()
         self._open.note(giving, trouble, now + RETRY_SECONDS)
-        giving.gives_way_until = now + GIVE_WAY_SECONDS
+        giving.gives_way_until = now + room.GIVE_WAY_SECONDS
         self._set(giving, ObjectState.WAITING)
         self._queue[giving.description.toi] = giving
 
     def _still_gives_way(self, known: Received, now: float) -> bool:
         """Return True if an object that gave way to others has no room on the disk yet."""
-        if now >= known.gives_way_until or self._landing.has_free_bytes(known.description.length):
+        needed = known.description.length + room.to_come(self.receiving.values())
+        if now >= known.gives_way_until or self._landing.has_free_bytes(needed):
             known.gives_way_until = 0.0
             return False
         self._open.note(known, known.trouble, now + RETRY_SECONDS)
@@ -385,11 +389,12 @@ class Reception:
         if known.state not in {ObjectState.LANDED, ObjectState.REFUSED, ObjectState.EXPIRED}:
             self._set(known, ObjectState.WAITING)
 
-    def _forget(self, known: Received) -> None:
+    def _forget(self, known: Received, *, as_expired: bool = False) -> None:
         self._set_aside(known)
         self._open.note(known, None)
         self._register.remove(known)
         self._queue.pop(known.description.toi, None)
+        self.states[ObjectState.EXPIRED] += as_expired and known.state is not ObjectState.LANDED
 
     def _set(self, known: Received, state: ObjectState) -> None:
         self._register.set(known, state)

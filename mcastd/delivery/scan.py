@@ -62,6 +62,12 @@ class SourceFile:
     checksum: bytes | None = None  # beside it, of a large file (protocols/checksum.py)
 
     @property
+    def told(self) -> tuple[object, ...]:
+        """All that receivers are told of it: with the same of it, it is the same object."""
+        facts = self.name, self.offset, self.size, self.length, self.mtime_ns, self.mode
+        return *facts, self.oti, self.hashes
+
+    @property
     def is_part(self) -> bool:
         """Return True if others have to come with it."""
         return self.length != self.size
@@ -202,8 +208,10 @@ class Scan:
         size, mtime_ns, which, mode = _seen(found)
         md5, more = [*(digest.digest() for digest in digests), None, None][:2]
         parts, start = [], 0
+        known_tois = {one.told: one.toi for one in known or ()}
         for (length, oti), part, of_part in zip(cuts, blocks, hashes, strict=True):
-            toi = self._free_toi(repr((name, start, size, length, mtime_ns, mode, oti, of_part)).encode())
+            told = name, start, size, length, mtime_ns, mode, oti, of_part
+            toi = known_tois.get(told) or self._free_toi(repr(told).encode())
             of_object = toi, length, mode, mtime_ns, which, oti, part, of_part, start, size, md5, more
             parts.append(SourceFile(name, *of_object))
             self._tois.add(toi)

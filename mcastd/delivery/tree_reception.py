@@ -16,16 +16,17 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mcastd.delivery import blockfile
 from mcastd.delivery.block import Decode
-from mcastd.delivery.description import Listing, ObjectDescription, of_manifest
+from mcastd.delivery.description import Listing, ObjectDescription, Run, of_manifest
 from mcastd.delivery.file_limit import too_many
 from mcastd.delivery.names import require_safe
 from mcastd.delivery.received import ObjectState, Outcome, Received
-from mcastd.delivery.reception import RETRY_SECONDS, Reception
+from mcastd.delivery.reception import OVERDUE, RETRY_SECONDS, Reception
 from mcastd.delivery.refused import RefusedError
 from mcastd.delivery.trees import TreeLanding
 from mcastd.errors import SinkError
@@ -33,6 +34,8 @@ from mcastd.errors import SinkError
 
 class TreeReception(Reception):
     """Receives what :meth:`go_by` is told, and nothing else. "Landed" is what has its place in the tree."""
+
+    _unknown = OVERDUE  # it is of a listing before
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class TreeReception(Reception):
         self._chores: Generator[None, None, None] | None = None
         self._tree_trouble: OSError | SinkError | None = None
         self._chores_at = -math.inf  # monotonic time before which they are not tried again
+        self._listing_at = -math.inf  # monotonic time before which no listing is gone by
 
     @property
     def trouble(self) -> OSError | SinkError | None:
@@ -63,26 +67,28 @@ class TreeReception(Reception):
 
     def go_by(self, listing: Listing, now: float) -> None:
         """Have the files that a manifest lists as the current tree."""
-        if listing is self._listing or now < self._chores_at:
+        if listing is self._listing or now < self._listing_at:
             return
         before, self._listing = self._listing, listing
         described = [of_manifest(file, listing.session, listing.expires) for file in listing.files]
-        tree, listed = self._name_of(described), {description.toi for description in described}
-        if before is not None and (tree, listing.session) == (self._tree, before.session):
+        tree, listed = self._name_of(described), listing.tois
+        told = tree, listing.session, listed
+        if before is not None and told == (self._tree, before.session, before.tois):
             for description in described:  # as before, but for how long that holds
                 self.describe(description, now)
             return
         self._tree, self._tree_trouble, self._lacking = tree, None, 0
         self._stop_chores()
+        names = {description.name for description in described}
         for other in [known for toi, known in self._objects.items() if toi not in listed]:
-            self._open.stop_finishing(other)
-            self._open.discard(other)
+            if other.description.name not in names:  # else its blocks may be those of the next one
+                self._open.abandon(other)
             self._forget(other)
         try:
-            there = self._prepare(described)
+            there = self._prepare(names)
         except OSError as error:
             self._listing, self._tree_trouble = None, error
-            self._chores_at = now + RETRY_SECONDS  # then it is told again, with the next batch
+            self._listing_at = now + RETRY_SECONDS  # then it is told again, with the next batch
             return
         self.missing = set() if there else listed
         for number, description in enumerate(described):
@@ -97,6 +103,8 @@ class TreeReception(Reception):
             super().describe(description, now)
             known = self._objects.get(description.toi)
             if known is not None and there:
+                self._open.abandon(known)  # it may be on its way to another tree
+                self._open.note(known, None)
                 self._set(known, ObjectState.LANDED)
             elif known is not None and known.state is ObjectState.LANDED:
                 self._set(known, ObjectState.WAITING)  # whether it is there, too, is looked at
@@ -107,6 +115,11 @@ class TreeReception(Reception):
     def describe(self, description: ObjectDescription, now: float) -> None:
         if description.toi in self._objects:
             super().describe(description, now)
+
+    def take(self, run: Run, now: float, wall: float) -> tuple[int, OSError | None]:
+        if self._listing is None and isinstance(self._tree_trouble, OSError):  # no tree can be built
+            return len(run.symbols), self._tree_trouble
+        return super().take(run, now, wall)
 
     def work(self, now: float, is_over: Callable[[], bool]) -> float | None:
         again = super().work(now, is_over)
@@ -121,7 +134,7 @@ class TreeReception(Reception):
     def expire(self, wall: float) -> None:
         super().expire(wall)
         if self._listing is not None and self._listing.expires <= wall:
-            self._listing, self._tree = None, ""
+            self._listing, self._tree, self._tree_trouble = None, "", None
             self._stop_chores()
             self._trees.rest()
 
@@ -129,7 +142,8 @@ class TreeReception(Reception):
         self._stop_chores()
         super().close(for_good=for_good)
         if for_good:
-            self._trees.abandon()
+            with suppress(OSError):  # what a disk does not let go of is swept by a later run
+                self._trees.abandon()
 
     def _name_of(self, described: list[ObjectDescription]) -> str:
         """The name of a tree: another one for whatever can be seen of it."""
@@ -140,13 +154,16 @@ class TreeReception(Reception):
             digest.update(repr(facts).encode() + b"".join(each.hashes))
         return digest.hexdigest()[:32]
 
-    def _prepare(self, described: list[ObjectDescription]) -> bool:
-        """Returns True if the tree is whole already; else it is built from here on. Raises OSError."""
+    def _prepare(self, names: Collection[tuple[str, ...]]) -> bool:
+        """Returns True if the tree of these files is whole already; else it is built from here on.
+
+        Raises OSError.
+        """
         self.switched = self._trees.current_tree() == self._tree
         if self.switched or self._trees.has_tree(self._tree):
             self._trees.rest()
             return True
-        self._trees.build({description.name for description in described})
+        self._trees.build(names)
         return False
 
     @property

@@ -235,7 +235,7 @@ class TreeLanding(Landing):
             raise
         return True
 
-    def _changed(self, directory: int) -> None:
+    def _changes(self, directory: int) -> None:
         """Nothing is to be done: settle_tree() does it, once for all files of a directory."""
 
     # -- directories

@@ -39,6 +39,7 @@ from mcastd.names import short_name
 from mcastd.net.link import Batch
 from mcastd.printable import printable
 from mcastd.protocols.alc import PacketReader
+from mcastd.protocols.crypto import check_library
 from mcastd.protocols.manifest import ManifestReason
 from mcastd.protocols.seal import SealReason
 from mcastd.status import ManifestStatus, SubscriptionStatus
@@ -110,11 +111,12 @@ class FluteSequencer(Sequencer):
     def open(self) -> None:
         """Read the keys, if the settings name some. Without them nothing is taken.
 
-        Raises KeyFileError, MissingLibraryError.
+        Raises KeyFileError, MissingLibraryError, OSError.
         """
         settings = self._settings
         if not settings.is_secured:
             return
+        check_library()  # else the first manifest would end the run, and be lost with all that came with it
         group_keys = tuple(keys.read_key(GroupKey, place) for place in settings.keys or ())
         signers = tuple(keys.read_verifying_key(told) for told in settings.verify_keys or ())
         if self._objects is None or (group_keys, signers) != self._keys:

@@ -38,8 +38,14 @@ def _library() -> Iterator[None]:
 
 
 def check_library() -> None:
-    """Raises MissingLibraryError."""
-    cipher(bytes(KEY_BYTES))
+    """Load all of it that is used: later a descriptor might be missing for that.
+
+    Raises MissingLibraryError, OSError.
+    """
+    key = SigningKey(bytes(range(KEY_BYTES)))
+    is_signed(verifying_key(key), bytes(SIGNATURE_BYTES), b"")
+    cipher(derive(key.value, b"", b""))
+    invalid_tag()
 
 
 def cipher(key: bytes) -> AESGCM:

@@ -43,6 +43,8 @@ MANIFEST_MAX_BYTES = 64 << 20
 # Files, objects, and ways to cut them.
 OBJECTS_MAX = 200_000
 MODE_MAX = 0o777
+# The latest time of modification, in nanoseconds since 1970; the earliest is as long before that.
+MTIME_NS_MAX = (1 << 63) - 1
 NAME_MAX_BYTES = 4096  # PATH_MAX of limits.h
 SERIAL_MAX = (1 << 64) - 1
 # The last second of the year 9999, since 1970.

@@ -9,6 +9,7 @@ import pytest
 
 from mcastd.adhoc import file_report
 from mcastd.adhoc.file_report import Hints
+from mcastd.adhoc.outcomes import FileOutcomes
 from mcastd.adhoc.report import Summary
 from mcastd.codec import from_json
 from mcastd.status import NO_MANIFEST, ChannelStatus, SubscriptionStatus
@@ -86,9 +87,9 @@ def test_what_keeps_a_sender_from_having_sent_all() -> None:
 
 
 def test_what_keeps_a_listener_from_having_all() -> None:
-    result: Summary = {"landed": 3, "refused": {}, "incomplete": 0}
+    result: Summary = {"landed": 3, "refused": {}, "incomplete": 0, "not_begun": 0}
     assert file_report.all_landed(result)
-    for lacking in ({"landed": 0}, {"refused": {"a": "too-large"}}, {"incomplete": 1}):
+    for lacking in ({"landed": 0}, {"refused": {"a": "too-large"}}, {"incomplete": 1}, {"not_begun": 1}):
         assert not file_report.all_landed(result | lacking)
 
 
@@ -106,6 +107,20 @@ def subscription(
             "outputs": [{"objects": told, "counters": {"dropped": {"no-space": 4}}}],
         },
     )
+
+
+def test_what_a_manifest_lists_and_of_which_nothing_came_is_told() -> None:
+    states = {"landed": 3, "receiving": 2, "waiting": 1, "refused": 5, "expired": 9}
+    listed = replace(NO_MANIFEST, files=15, total_bytes=80_000)
+    status = replace(subscription(12, 3.0, states=states, receiving=[]), manifest=listed)
+    outcomes = FileOutcomes(lambda: None)
+    outcomes.landed = 3
+    result = file_report.received(outcomes, status, status, 7.0)
+    assert (result["incomplete"], result["not_begun"]) == (3, 4)
+    assert not file_report.all_landed(result | {"incomplete": 0, "refused": {}})
+    assert "nothing came of 4 files that the manifest lists" in list(file_report.received_lines(result))
+    (over, _) = Hints(3.0, repairs=True).lines(status, 7.0)
+    assert over == "nothing came for 3 s, and 7 files are incomplete"
 
 
 def test_how_far_a_listener_is() -> None:

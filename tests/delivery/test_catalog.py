@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import random
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -64,6 +65,20 @@ def test_a_file_that_another_has_replaced_is_another(tree: Path) -> None:
     assert (after.length, after.mtime_ns, after.mode) == (before.length, before.mtime_ns, before.mode)
     assert after.hashes != before.hashes
     assert after.toi != before.toi
+
+
+def test_a_file_that_a_copy_has_replaced_is_the_same(tree: Path) -> None:
+    """As by rsync, or on a file system that was mounted anew: receivers go on with what they have."""
+    catalog = catalog_of(tree)
+    before = scanned(catalog)
+    for name in before:
+        shutil.copy2(tree / name, tree / "copy")
+        (tree / "copy").replace(tree / name)
+    after = scanned(catalog)
+    assert {name: file.toi for name, file in after.items()} == {n: file.toi for n, file in before.items()}
+    assert all(after[name].identity != before[name].identity for name in before)
+    kernel = after["v2/boot/kernel"]
+    assert read(catalog, kernel, 0) == (tree / "v2/boot/kernel").read_bytes()[: kernel.blocks.size(0)]
 
 
 def read_into(catalog: Catalog, file: SourceFile, sbn: int) -> bytes:

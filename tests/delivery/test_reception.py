@@ -27,7 +27,6 @@ from mcastd.delivery.landing import Landing
 from mcastd.delivery.names import PARTIAL_DIRECTORY
 from mcastd.delivery.received import ObjectState, Outcome
 from mcastd.delivery.reception import (
-    GIVE_WAY_SECONDS,
     OVERDUE,
     REFUSED_SECONDS,
     RETRY_SECONDS,
@@ -35,6 +34,7 @@ from mcastd.delivery.reception import (
     Reception,
 )
 from mcastd.delivery.refused import IN_THE_WAY, TOO_LARGE, UNSAFE_NAME, WRONG_DIGEST
+from mcastd.delivery.room import GIVE_WAY_SECONDS
 from mcastd.protocols.fec import REED_SOLOMON, SMALL_BLOCK, Oti
 from mcastd.protocols.raptorq import CodecError, CodecReason, NotInstalledError
 
@@ -834,6 +834,33 @@ def test_of_files_that_are_too_many_for_the_disk_those_land_that_fit(
         for _ in range(6):
             landed.append(a_pass())
         assert landed[-1] & {400_000, 350_000}
+        output.reception.close(for_good=True)
+        output.close()
+
+
+@pytest.mark.root
+def test_no_more_give_way_than_there_is_no_room_for(tmp_path: Path, no_fd_leak: None) -> None:
+    """The largest alone; and it begins anew when there is room for what the others lack as well."""
+    sizes = [400_000, 100_000, 150_000, 120_000, 200_000]
+    tree = [SentObject(size, 1000, 20, NO_CODE, seed=seed, signed=False) for seed, size in enumerate(sizes)]
+    symbols = [
+        (sent, sbn, esi)
+        for sent in tree
+        for sbn in range(sent.blocks.count)
+        for esi in range(sent.blocks.symbols(sbn))
+    ]
+    random.Random(5).shuffle(symbols)
+    with tmpfs(tmp_path / "small", "720k") as path:
+        output = Output(path, receiving_max=10)
+        begun = 0
+        for sent, sbn, esi in [*symbols, *symbols]:
+            output.give(sent, sbn, esi, [sent.symbol(sbn, esi)])
+            output.work()
+            output.now += 0.02
+            largest = output.reception.receiving.get(tree[0].description.toi)
+            begun += largest is not None and output.now > 1000 + 2 * RETRY_SECONDS
+        assert {sent.description.length for sent in tree if output.file(sent).exists()} == {*sizes[1:]}
+        assert begun == 0
         output.reception.close(for_good=True)
         output.close()
 

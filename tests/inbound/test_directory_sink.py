@@ -192,6 +192,16 @@ def test_files_on_their_way_count_as_well(receive: Callable[..., Received]) -> N
     assert received.states() == {"receiving": 1, "refused": 1}
 
 
+def test_a_file_that_replaces_another_on_its_way_takes_no_further_place(
+    receive: Callable[..., Received],
+) -> None:
+    received = receive(max_files=2)
+    received.write(*whole(SENT), news=(SENT,))
+    newer = SentObject(len(SENT.data), seed=7, name=SENT.description.name)
+    received.write(run(newer, 0, 0, 3), *whole(OTHER), news=(newer, OTHER))
+    assert received.states() == {"receiving": 1, "landed": 1, "expired": 1}
+
+
 @pytest.mark.parametrize(("mode", "made"), [(None, 0o750), ("0644", 0o755), ("0600", 0o700)])
 def test_who_may_read_its_files_may_enter_a_directory_that_is_made(
     receive: Callable[..., Received], mode: str | None, made: int

@@ -154,6 +154,8 @@ class DirectorySink(Sink):
                 untaken = _count_once(counts.dropped, before, untaken)
             if untaken:
                 self._account.drop(untaken, trouble or OSError(errno.EAGAIN, "it waits for its next try"))
+        if batch.listing is not None and not isinstance(reception, TreeReception):
+            reception.keep_to(batch.listing)  # after what came by the one before
         dropped = counts.dropped.total() - dropped  # also what the account has dropped: it is one Counter
         self._account.wrote(len(batch) - dropped, counts.written_bytes - written)
         self._go_on(reception, now)

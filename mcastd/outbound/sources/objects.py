@@ -30,7 +30,7 @@ from mcastd.net.headed_memory import HeadedMemory
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.sources.source import Source
 from mcastd.protocols import raptorq
-from mcastd.protocols.crypto import MissingLibraryError
+from mcastd.protocols.crypto import MissingLibraryError, check_library
 from mcastd.protocols.manifest import ManifestRefusedError
 from mcastd.protocols.raptorq import CodecError
 from mcastd.protocols.seal import OBJECT_OVERHEAD_BYTES
@@ -122,7 +122,8 @@ class ObjectsSource(Source):
         self._sending = False  # a pass is under way
         self._total_bytes = 0
         self._described: float | None = None  # seconds for which at least what is said of the files holds
-        self._describe_at = -math.inf  # when it has to be said anew, in seconds since the epoch
+        # Since when that holds, and when it has to be said anew, in seconds since the epoch
+        self._described_from, self._describe_at = -math.inf, -math.inf
         self._told_changed = 0  # files that were given up in this pass, and logged
         self._told_refusals: tuple[RefusedFile, ...] = ()
         self._log = get_logger(source=str(path))
@@ -157,7 +158,7 @@ class ObjectsSource(Source):
             return ListPayloads()
         now = self._wall()
         try:
-            if now >= self._describe_at:
+            if not self._described_from <= now < self._describe_at:
                 self._describe(now)
             datagrams = self._carousel.next(now)
         except SourceError:
@@ -236,6 +237,7 @@ class ObjectsSource(Source):
             return None
         sign, seal = protocol.sign_key, protocol.key
         try:
+            check_library()
             return Announcer(
                 self._channel,
                 protocol.session,
@@ -271,7 +273,10 @@ class ObjectsSource(Source):
         life = min(max(DESCRIBED_SECONDS, DESCRIBED_PASSES * seconds), DESCRIBED_MAX_SECONDS)
         self._carousel.describe(life, self._manifest(now, life))
         self._described = life / 2  # it is said anew when half of its life is over
-        self._describe_at = math.inf if self._announcer is None else self._announcer.renew_at
+        if self._announcer is None:
+            self._describe_at = math.inf
+        else:
+            self._described_from, self._describe_at = now, self._announcer.renew_at
 
     def _manifest(self, now: float, life: float) -> Sequence[bytes]:
         """Its packets; none without keys. Raises SourceError."""
