@@ -35,6 +35,7 @@ from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import HeardHere, SocketSender
 from mcastd.net.sockets import free_port
+from mcastd.net.unicast import UnicastSender
 
 GROUPS = {4: ipaddress.ip_address("239.255.23.1"), 6: ipaddress.ip_address("ff15::23:1")}
 
@@ -393,6 +394,51 @@ def test_an_answer_to_an_earlier_datagram_fails_no_later_one(no_fd_leak: None) -
         assert sender.send(ListPayloads([b"nobody listens"])) == 1
     assert sender.send(ListPayloads([b"many"] * 50)) == 50
     sender.close()
+
+
+ONE_HOST = {4: ("192.0.2.9", "10.23.0.1", "10.24.0.7"), 6: ("2001:db8::9", "fd23::1", "fd24::7")}
+
+
+@pytest.fixture(params=[4, 6])
+def to_one_host(wire: None, no_fd_leak: None, request: pytest.FixtureRequest) -> Iterator[UnicastSender]:
+    """By a route that has another source than one that is less preferred."""
+    to, source, other = ONE_HOST[request.param]
+    ip("addr add 10.24.0.7/24 dev out0")
+    ip("addr add fd24::7/64 dev out0 nodad")
+    ip(f"route add {to} dev out0 src {source} metric 200")
+    ip(f"route add {to} dev out0 src {other} metric 100")
+    with contextlib.closing(UnicastSender(ipaddress.ip_address(to), free_port())) as sender:
+        assert sender.send(ListPayloads([b"news"])) == 1
+        assert source_of(sender) == other
+        yield sender
+
+
+def source_of(sender: UnicastSender) -> str:
+    return str(sender._sock.getsockname()[0])
+
+
+def test_one_host_is_sent_to_from_the_address_that_the_route_has_by_now(to_one_host: UnicastSender) -> None:
+    to, source, other = ONE_HOST[to_one_host.to.version]
+    ip(f"route del {to} dev out0 src {other} metric 100")
+    assert to_one_host.send(ListPayloads([b"news"])) == 1
+    to_one_host._look_at = 0.0  # it is time
+    assert to_one_host.send(ListPayloads([b"news"])) == 1
+    assert source_of(to_one_host) == source
+    ip(f"route del {to} dev out0 src {source} metric 200")
+    to_one_host._look_at = 0.0
+    with pytest.raises(LinkError, match="unreachable"):
+        to_one_host.send(ListPayloads([b"news"]))
+    assert source_of(to_one_host) == source, "kept, there is no other"
+
+
+def test_an_address_that_has_gone_costs_one_host_nothing(to_one_host: UnicastSender) -> None:
+    _, source, other = ONE_HOST[to_one_host.to.version]
+    ip(f"addr del {other}/{24 if to_one_host.to.version == 4 else 64} dev out0")
+    if to_one_host.to.version == 6:  # which sends on, as if it were there
+        assert to_one_host.send(ListPayloads([b"news"])) == 1
+        to_one_host._look_at = 0.0
+    assert to_one_host.send(ListPayloads([b"news"])) == 1
+    assert source_of(to_one_host) == source
 
 
 def channel(tmp_path: Path, more: str) -> str:
