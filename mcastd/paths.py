@@ -44,6 +44,12 @@ def identity(found: os.stat_result) -> FileIdentity:
     return found.st_dev, found.st_ino
 
 
+def leads_nowhere(error: OSError) -> bool:
+    """Return True if this is what a path answers that leads to nothing. Any other error says nothing of what
+    is there."""
+    return error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a path leads: a name in a directory, which is open (O_PATH) until the place's ``with`` ends."""

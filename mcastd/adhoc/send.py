@@ -118,7 +118,7 @@ def send(plan: Plan, *, as_json: bool) -> int:
     source = _source(plan)
     parts = Parts(
         open_source=lambda *_: source,
-        open_sender=lambda channel, host: outgoing.by(open_sender(channel, host)),
+        open_sender=lambda *settings: outgoing.by(open_sender(*settings)),
     )
     with Session(plan.config, parts, gives_up=plan.is_recording) as session:
         _watch(session, plan)

@@ -46,7 +46,7 @@ def send(config: Config, *, as_json: bool) -> int:
     """
     keep_serials()
     outgoing = Outgoing(numbers=False)
-    parts = Parts(open_sender=lambda channel, host: outgoing.by(open_sender(channel, host)))
+    parts = Parts(open_sender=lambda *settings: outgoing.by(open_sender(*settings)))
     with Session(config, parts) as session:
         _watch(session, config)
         status = session.status(ChannelStatus)

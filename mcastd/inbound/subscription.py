@@ -206,6 +206,7 @@ class Subscription:
     # -- what this thread does beside receiving: see turns.Life
 
     def attend(self, context: Context, link: Receiver) -> None:
+        context.take(Signal.RETRY)  # it works; and what is not taken ends each nap
         if context.take(Signal.REOPEN):
             with self._intake.at_outputs():
                 for sink in self.sinks:

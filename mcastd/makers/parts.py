@@ -18,7 +18,7 @@ from mcastd.net.legs import ReceivingLegs
 from mcastd.net.link import Metadata, Receiver, Sender
 from mcastd.net.membership import Memberships
 from mcastd.net.receiver import SocketReceiver
-from mcastd.net.sender import SocketSender
+from mcastd.net.sender import HeardHere, SocketSender
 from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.rtp import RtpStreams
 from mcastd.outbound.shared import SharedSender
@@ -33,8 +33,13 @@ if TYPE_CHECKING:  # these are for the kinds of workers that few have
     from mcastd.tunnel.tunnels import Tunnels
 
 
-def open_sender(channel: OutboundChannel, host: Callable[[], Host] = look) -> Sender:
-    """Open a link to the channel's group. Raises LinkError if that is not possible now."""
+def open_sender(
+    channel: OutboundChannel, host: Callable[[], Host] = look, heard: HeardHere | None = None
+) -> Sender:
+    """Open a link to the channel's group. Raises LinkError if that is not possible now.
+
+    ``heard`` is what the link before has left of the same datagrams.
+    """
     return SocketSender(
         channel.group,
         channel.port,
@@ -43,6 +48,7 @@ def open_sender(channel: OutboundChannel, host: Callable[[], Host] = look) -> Se
         loop=channel.loop,
         dscp=channel.dscp,
         host=host,
+        heard=heard,
     )
 
 
@@ -80,7 +86,7 @@ def open_receiver(
     return ReceivingLegs([(leg.label, partial(open_leg, settings)) for leg, settings in ways])
 
 
-OpenSender = Callable[[OutboundChannel, Callable[[], Host]], Sender]
+OpenSender = Callable[[OutboundChannel, Callable[[], Host], HeardHere], Sender]
 OpenReceiver = Callable[[InboundSubscription, Metadata, Callable[[], Host], Memberships | None], Receiver]
 
 

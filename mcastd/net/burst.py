@@ -249,7 +249,11 @@ class _Queue:
         self._addresses = memoryview(self._pointers).cast("B").cast("L")
 
     def send(self, sock: socket.socket, payloads: Payloads) -> int:
-        """Send them, QUEUE_DATAGRAMS at most. Returns how many went."""
+        """Send them, QUEUE_DATAGRAMS at most. Returns how many went.
+
+        Nothing says why no more did. If the interface's queue was full, the next one was looped to this host
+        already, and is once more when it is sent; if the socket's buffer was, it was not.
+        """
         data = [payload if isinstance(payload, bytes) else bytes(payload) for payload in payloads]
         count = len(data)
         self._pointers[:count] = data  # type: ignore[assignment] # a list of bytes is one of these, too

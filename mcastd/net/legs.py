@@ -14,7 +14,7 @@ from itertools import chain
 
 from mcastd import clock
 from mcastd.bounded import Patience
-from mcastd.errors import LinkError, NoArenaError
+from mcastd.errors import NoArenaError
 from mcastd.ip import Interfaces, SourceFilter
 from mcastd.net.link import NOTHING, Batch, Glance, LegLink, Load, Metadata, Origin, Receiver
 from mcastd.net.reopening import Reopened, some_failed
@@ -162,7 +162,7 @@ class ReceivingLegs:
         self.emptied = True
         try:
             self.network_changed()
-        except LinkError:
+        except BaseException:
             self.close()
             raise
 

@@ -20,7 +20,7 @@ from mcastd.net.interfaces import Host, Interface, absence, look, named_in
 from mcastd.net.link import NOT_LINKED, NOTHING, Batch, Glance, LegLink, Load, Metadata
 from mcastd.net.membership import Memberships
 from mcastd.net.slots import Senders
-from mcastd.net.sockets import ReceivingSocket
+from mcastd.net.sockets import ReceivingSocket, refused
 from mcastd.status import MembershipStatus, ReceiverDescription
 
 # Between attempts to join where the kernel has refused, doubled each time
@@ -79,7 +79,7 @@ class SocketReceiver:
         self._arena: Arena | None = None  # had from the first batch to the one that is empty
         try:
             self.network_changed()
-        except LinkError:
+        except BaseException:
             self.close()
             raise
 
@@ -98,7 +98,7 @@ class SocketReceiver:
             self.retry_at = clock.monotonic() + RETRY_MAX_SECONDS  # what works is kept meanwhile
             return
         sockets: dict[int, ReceivingSocket] = {}
-        refused: list[tuple[Interface, LinkError]] = []
+        refusals: list[tuple[Interface, LinkError]] = []
         for ifindex, interface in list(wanted.items()):
             try:
                 if present := self._sockets.get(ifindex):
@@ -107,12 +107,13 @@ class SocketReceiver:
                     present.membership.keep(interface, host)
                 else:
                     sockets[ifindex] = self._open(interface)
+                    self._sockets = {**self._sockets, ifindex: sockets[ifindex]}  # as above
             except LinkError as error:
                 if len(wanted) > 1 and error.errno == errno.ENODEV and _abi.has_gone(interface.index):
                     del wanted[ifindex]
                     sockets.pop(ifindex, None)
                 else:
-                    refused.append((interface, error))
+                    refusals.append((interface, error))
         gone = [self._sockets[ifindex] for ifindex in self._sockets.keys() - sockets.keys()]
         for sock in gone:
             sock.membership.end()
@@ -120,11 +121,11 @@ class SocketReceiver:
         self._leaving = [*self._leaving, *gone]
         # At once, not when the next datagram comes: until then hundreds may have left
         self._close_leaving([sock for sock in self._leaving if sock.load().filled == 0])
-        self._note_refusals({interface.index: (interface, error) for interface, error in refused})
+        self._note_refusals({interface.index: (interface, error) for interface, error in refusals})
         self._note_change()
         self.problem = _problem(host, self._setting, wanted)
-        if len(refused) == len(wanted):
-            raise refused[0][1]
+        if len(refusals) == len(wanted):
+            raise refusals[0][1]
 
     def _note_refusals(self, refusals: dict[int, tuple[Interface, LinkError]]) -> None:
         again = refusals.keys() & self._refusals.keys()
@@ -149,7 +150,12 @@ class SocketReceiver:
             on_lost=self._lost,
             bind=bind,
         )
-        self._poll.register(sock, select.EPOLLIN)
+        try:
+            self._poll.register(sock, select.EPOLLIN)
+        except OSError as error:
+            sock.close()
+            what = f"cannot receive {self._group} on {interface.name}"
+            raise refused(error, what, self._group, interface.name) from error
         return sock
 
     def _lost(self) -> None:

@@ -35,6 +35,31 @@ class _Way(NamedTuple):
     on_link: bool  # in spite of a route that has a gateway
 
 
+class HeardHere:
+    """Which datagrams listeners on this host have, though the network had no room for them.
+
+    It outlives the sockets of whoever sends: the next one sends them to the network alone.
+    """
+
+    __slots__ = ("_count", "_flow")
+
+    def __init__(self) -> None:
+        self._flow: object = None  # how they were sent
+        self._count = 0
+
+    def note(self, flow: object, count: int) -> None:
+        """The next ``count`` datagrams have been looped to this host as they were sent by ``flow``."""
+        self._flow, self._count = flow, count
+
+    def by(self, flow: object) -> int:
+        """Returns how many of the next datagrams were looped by this flow."""
+        return self._count if flow == self._flow else 0
+
+    def forget(self) -> None:
+        """Those datagrams are not sent any more."""
+        self._count = 0
+
+
 class SocketSender:
     """A Sender over one connected UDP socket, bound to the address of the interface that it leaves by.
 
@@ -54,7 +79,9 @@ class SocketSender:
         loop: bool = True,
         dscp: int = 0,
         host: Callable[[], Host] = look,
+        heard: HeardHere | None = None,
     ) -> None:
+        """``heard`` is what the socket before has left, and is told what this one leaves."""
         self._group = group
         self._port = port
         self._setting = interface
@@ -62,8 +89,9 @@ class SocketSender:
         self._loop = loop
         self._tos = dscp << 2  # RFC 2474: the upper six bits
         self._look = host
+        self._heard = heard or HeardHere()
         self._way, self._sock = self._open(self._wanted(self._look()))
-        self._burst = Burst(self._sock)
+        self._burst = self._begin()
 
     def _wanted(self, host: Host) -> _Way:
         """The way that the settings mean now. Raises LinkError if there is none."""
@@ -150,6 +178,19 @@ class SocketSender:
         sock.bind((str(source), 0, 0, ifindex if source.is_link_local else 0))
         sock.connect((str(self._group), self._port, 0, ifindex if needs_scope_id(self._group) else 0))
 
+    def _begin(self) -> Burst:
+        burst = Burst(self._sock)
+        burst.refused = self._heard.by(self._flow)
+        return burst
+
+    def _note_heard(self) -> None:
+        self._heard.note(self._flow, self._burst.refused if self._loop else 0)
+
+    @property
+    def _flow(self) -> object:
+        """What decides which listeners on this host hear what is sent."""
+        return self._group, self._port, self._way.ifindex, self._way.source
+
     def send(self, payloads: Payloads) -> int:
         try:
             try:
@@ -222,7 +263,8 @@ class SocketSender:
 
     def _go(self, host: Host) -> bool:
         """Take the way that is wanted now. Returns True if it is another."""
-        wanted, heard = self._wanted(host), self._burst.refused
+        wanted = self._wanted(host)
+        self._note_heard()
         another = wanted != self._way
         if another:
             gone = self._sock
@@ -231,9 +273,7 @@ class SocketSender:
         else:
             self._burst.withdraw()
         # What was learned of the way may hold no more, even if it looks the same: it may have changed twice
-        self._burst = Burst(self._sock)
-        if not another:
-            self._burst.refused = heard
+        self._burst = self._begin()
         return another
 
     def describe(self) -> SenderDescription:
@@ -247,4 +287,5 @@ class SocketSender:
         return self._burst.way
 
     def close(self) -> None:
+        self._note_heard()
         self._sock.close()

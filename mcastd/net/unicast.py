@@ -13,13 +13,20 @@ from mcastd.net import _abi
 from mcastd.net.answers import take_answers
 from mcastd.net.burst import Burst
 from mcastd.net.payloads import Payloads
+from mcastd.net.sender import GONE
 from mcastd.net.sockets import WAYS_OUT
 
 NO_ROUTE = "add a route to it: see `ip route`"
+# While something is sent, the source address is compared this often with the one that the route has by now.
+LOOK_SECONDS = 5.0
 
 
 class UnicastSender:
-    """Hands datagrams to the kernel as :class:`mcastd.net.link.Sender` does. One thread's."""
+    """Hands datagrams to the kernel as :class:`mcastd.net.link.Sender` does. One thread's.
+
+    The kernel chooses a socket's source address once. Here it follows the route: from one of another network,
+    or that this host has no more, the kernel sends on, and routers may drop that.
+    """
 
     carrier = True  # which way a datagram takes is the route's affair
 
@@ -29,6 +36,14 @@ class UnicastSender:
         self.refused_at: float | None = None  # monotonic seconds when the network last answered with an error
         self.refusal = ""  # what it said
         self._what = f"cannot send to {to} port {port}"
+        self._port, self._dscp = port, dscp
+        self._sock = self._connect()
+        self._burst = Burst(self._sock)
+        self._look_at = clock.monotonic() + LOOK_SECONDS
+
+    def _connect(self) -> socket.socket:
+        """Raises LinkError."""
+        to, dscp = self.to, self._dscp
         with contextlib.ExitStack() as undo:
             try:
                 sock = undo.enter_context(socket.socket(_abi.family_of(to), socket.SOCK_DGRAM))
@@ -40,25 +55,41 @@ class UnicastSender:
                 else:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
                     sock.setsockopt(socket.IPPROTO_IPV6, _abi.IPV6_RECVERR, 1)
-                sock.connect(_abi.socket_name(to, port))
+                sock.connect(_abi.socket_name(to, self._port))
             except OSError as error:
                 raise self._error(error) from error
             undo.pop_all()
-        self._sock = sock
-        self._burst = Burst(sock)
+        return sock
 
     def send(self, payloads: Payloads) -> int:
         """See :meth:`mcastd.net.link.Sender.send`."""
+        if clock.monotonic() >= self._look_at:
+            self._look()
         try:
             try:
                 return self._burst.send(payloads)
             except OSError as error:
-                if not take_answers(self._sock):
+                if take_answers(self._sock):
+                    self.refused_at, self.refusal = clock.monotonic(), reason_of(error)
+                elif not (error.errno in GONE and self._look()):
                     raise
-                self.refused_at, self.refusal = clock.monotonic(), reason_of(error)
                 return self._burst.send(payloads)
         except OSError as error:
             raise self._error(error) from error
+
+    def _look(self) -> bool:
+        """Send from the address that the route has now. Returns True if it is another."""
+        self._look_at = clock.monotonic() + LOOK_SECONDS
+        try:
+            found = self._connect()
+        except LinkError:  # what works is kept
+            return False
+        another: bool = found.getsockname()[0] != self._sock.getsockname()[0]
+        if another:
+            self._sock, found = found, self._sock
+            self._burst = Burst(self._sock)
+        found.close()
+        return another
 
     def network_changed(self) -> None:
         """Forget what was learned of the way."""

@@ -15,6 +15,7 @@ from mcastd.errors import LinkError
 from mcastd.net.link import FULL_ERRNOS, DatagramFlow, LastBurst, Sender
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.net.reopening import Reopened, some_failed
+from mcastd.net.sender import HeardHere
 from mcastd.outbound.outlet import NO_CARRIER, TOO_BIG
 from mcastd.status import LegStatus, SenderDescription
 from mcastd.worker import SentLegBooks
@@ -29,10 +30,17 @@ _NOTHING: Mapping[str, int] = {}
 class Leg(Reopened[Sender]):
     """One way, and what became of the datagrams on it. It outlives the links of its channel."""
 
-    def __init__(self, settings: OutboundChannel, open_sender: Callable[[OutboundChannel], Sender]) -> None:
-        """``open_sender`` raises LinkError while there is no way."""
+    def __init__(
+        self,
+        settings: OutboundChannel,
+        open_sender: Callable[[OutboundChannel], Sender],
+        heard: HeardHere | None = None,
+    ) -> None:
+        """``open_sender`` raises LinkError while there is no way. Its links leave to each other in ``heard``
+        what they have looped."""
         super().__init__(lambda: open_sender(self._settings))
         self._settings = settings
+        self._heard = heard or HeardHere()
         self.sent = 0  # datagrams
         self.refused: Counter[str] = Counter()  # calls that the kernel refused, by errno name
         self.dropped: Counter[str] = Counter()  # datagrams that another leg has sent and this one has not
@@ -117,6 +125,7 @@ class Leg(Reopened[Sender]):
             tried, error = tried + 1, None
         if tried < most:
             dropped[_reason(error)] += most - tried
+            self._heard.forget()  # a link that is opened later sends others
         self.account(taken, dropped)
 
     def account(self, taken: int, dropped: Mapping[str, int] = _NOTHING) -> None:

@@ -247,6 +247,8 @@ class Outlet:
             timetable = self.schedule.timetable(now, sizes, gather)
             if timetable is None or timetable.burst >= BUSY_DATAGRAMS:
                 return None
+            if timetable.burst > 1 and not sizes[0]:  # in one buffer several empty ones are none
+                return None
             if (send := link.prepare(sizes[0], timetable.burst)) is not None:
                 buffers = self._pending.buffers(first, first + timetable.datagrams, timetable.burst)
                 return BurstPlan(timetable, sizes, buffers, send, self.counters)

@@ -239,8 +239,7 @@ class Pacer:
         """What will have been spent before each datagram, and after the last one."""
         if self._interval:
             return range(self._spent, self._spent + len(sizes) + 1)
-        if sizes.count(sizes[0]) == len(sizes):
-            bits = 8 * sizes[0]
+        if (bits := 8 * sizes[0]) and sizes.count(sizes[0]) == len(sizes):
             return range(self._spent, self._spent + (len(sizes) + 1) * bits, bits)
         return list(accumulate((8 * size for size in sizes), initial=self._spent))
 

@@ -88,9 +88,12 @@ class Supervisor:
         self._begin_all(senders)
 
     def start(self, name: str) -> None:
-        """Start a stopped or finished worker from the beginning; have one that waits try again at once."""
+        """Start a stopped or finished worker from the beginning; have one that waits try again at once.
+
+        One that was stopped and hangs is left behind.
+        """
         thread = self._threads[name]
-        if thread.state in (State.INACTIVE, State.FINISHED):
+        if thread.state in (State.INACTIVE, State.FINISHED, State.DEACTIVATING):
             self._begin(name)
         else:
             thread.send(Signal.RETRY)
@@ -300,6 +303,7 @@ class Supervisor:
             thread.send(Signal.STOP)
         stuck = [name for name, thread in ending.items() if not thread.join(deadline - clock.monotonic())]
         for name in stuck:
-            self._abandoned.append(ending[name])
+            if ending[name] not in self._abandoned:  # it may have been told before
+                self._abandoned.append(ending[name])
             self._log.error("worker.abandoned", worker=name, reason=f"did not end within {timeout:g} s")
         return stuck

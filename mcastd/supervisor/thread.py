@@ -108,7 +108,7 @@ class WorkerThread:
 
         Returns False if it cannot: then it has to be started anew.
         """
-        anew = self._state in (State.INACTIVE, State.FINISHED, State.FAILED)
+        anew = self._state in (State.INACTIVE, State.FINISHED, State.FAILED, State.DEACTIVATING)
         if anew or not self.worker.update(settings):
             return False
         if not self.hung and not self.unanswered(clock.monotonic()):

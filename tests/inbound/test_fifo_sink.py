@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -205,6 +206,36 @@ def test_a_fifo_made_anew_is_noticed(path: Path, make_fifo: MakeFifo, make_batch
     sink.write(make_batch(b"3"))
     assert stat.S_ISFIFO(path.stat().st_mode)
     assert sink.counters.dropped == {"no-reader": 1}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOMEM])
+def test_a_pipe_is_kept_while_its_path_cannot_be_seen(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach, number: int
+) -> None:
+    sink = make_fifo(path)
+    sink.open()
+    reader = attach()
+    sink.write(make_batch(b"1"))
+    with patch("mcastd.inbound.sinks.fifo.os.stat", side_effect=OSError(number, os.strerror(number))):
+        sink.write(make_batch(b"2"))
+    assert (reader.read(), sink.counters.dropped) == (b"12", {})
+
+
+def test_a_pipe_whose_path_leads_nowhere_any_more_is_left(
+    tmp_path: Path, make_fifo: MakeFifo, make_batch: MakeBatch
+) -> None:
+    path = tmp_path / "pipes" / "pipe"
+    sink = make_fifo(path)
+    sink.open()
+    reader = Reader(path)
+    sink.write(make_batch(b"1"))
+    path.parent.rename(tmp_path / "elsewhere")
+    path.parent.write_text("no directory")
+    sink._look_every = 5.0
+    for number in (b"2", b"3", b"4"):
+        sink.write(make_batch(number))
+    assert (reader.read(), sink.counters.dropped) == (b"1", {"io-error": 3})
+    reader.leave()
 
 
 def test_reopen_does_not_end_the_readers_input(

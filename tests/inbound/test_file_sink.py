@@ -195,6 +195,52 @@ def test_a_file_moved_or_deleted_is_made_anew(
     assert sink.counters.written == 3
 
 
+def no_directory(path: Path) -> None:
+    """The directory of a path becomes something else."""
+    path.parent.rename(path.parent.with_name("elsewhere"))
+    path.parent.write_text("no directory")
+
+
+def a_circle(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+    path.parent.symlink_to(path.parent)
+
+
+@pytest.mark.parametrize("change", [no_directory, a_circle])
+def test_a_file_whose_path_leads_nowhere_any_more_is_left(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, change: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "logs" / "log"
+    sink = make_file(path)
+    sink.write(make_batch(b"1"))
+    change(path)
+    sink._look_every = 5.0
+    for number in (b"2", b"3", b"4"):
+        sink.write(make_batch(number))
+    assert (sink.counters.dropped, bool(sink.problem)) == ({"io-error": 3}, True), "each, not one of them"
+    path.parent.unlink()
+    sink.write(make_batch(b"5"))
+    assert (tmp_path / "elsewhere" / "log").read_bytes() == b"1"
+    assert (path.read_bytes(), sink.problem) == (b"5", "")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOMEM])
+def test_a_file_is_kept_while_its_path_cannot_be_seen(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, number: int
+) -> None:
+    """As in a directory that the daemon's user may not enter any more."""
+    path = tmp_path / "log"
+    sink = make_file(path)
+    sink.write(make_batch(b"1"))
+    with patch("mcastd.inbound.sinks.file.os.stat", side_effect=OSError(number, os.strerror(number))):
+        sink.write(make_batch(b"2"))
+    assert path.read_bytes() == b"12"
+    path.unlink()
+    sink.write(make_batch(b"3"))
+    assert path.read_bytes() == b"3"
+    assert (sink.counters.written, sink.counters.dropped) == (3, {})
+
+
 def test_reopen_makes_the_file_at_once(tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch) -> None:
     path = tmp_path / "log"
     sink = make_file(path)

@@ -833,7 +833,7 @@ def test_a_link_local_address_is_sent_to_by_its_interface(no_fd_leak: None) -> N
 def test_a_group_is_sent_to_as_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Any, ...]] = []
 
-    def sender(*args: object, host: object, **settings: object) -> Network:
+    def sender(*args: object, host: object, heard: object, **settings: object) -> Network:
         made.append((*args, settings))
         return Network()
 

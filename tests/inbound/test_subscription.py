@@ -175,6 +175,8 @@ def test_signals(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     wait_for(path.exists)
     run.context.send(Signal.NETWORK)
     wait_for(lambda: link.network_changes == 1)
+    run.context.send(Signal.RETRY)
+    wait_for(lambda: not run.context.signals, "none is left, which would end each nap")
     link.deliver(b"2")
     run.received(2)
     assert path.read_bytes() == b"2"

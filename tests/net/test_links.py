@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 
 import pytest
 from support.host import ip
@@ -19,7 +20,8 @@ from mcastd.config.addresses import parse_interface
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import MAX_DATAGRAM_BYTES, SourceFilter
 from mcastd.net.arenas import pools
-from mcastd.net.interfaces import Host, look
+from mcastd.net.interfaces import Host, Interface, look
+from mcastd.net.legs import ReceivingLegs
 from mcastd.net.link import Metadata
 from mcastd.net.membership import Memberships
 from mcastd.net.payloads import ListPayloads
@@ -27,7 +29,7 @@ from mcastd.net.receiver import SocketReceiver
 from mcastd.net.routes import route_to
 from mcastd.net.sender import SocketSender
 from mcastd.net.slots import SLOTS
-from mcastd.net.sockets import free_port
+from mcastd.net.sockets import ReceivingSocket, free_port
 from mcastd.net.watch import NetworkWatch
 from mcastd.status import SenderDescription
 
@@ -343,6 +345,76 @@ def test_interfaces_that_come_and_go_leave_no_sockets_behind(
     assert take(incoming, 1) == [b"kept"]
     assert nothing(incoming)
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+class Epoll:
+    """An epoll that takes so many descriptors, and then has no memory for more."""
+
+    room = 0
+    make = select.epoll
+
+    def __init__(self) -> None:
+        self._real = self.make()
+
+    def register(self, fd: int, events: int) -> None:
+        if not Epoll.room:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        Epoll.room -= 1
+        self._real.register(fd, events)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+
+def test_what_cannot_be_polled_leaves_no_socket_and_no_membership(
+    stack: ExitStack, veth: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "epoll", Epoll)
+    memberships, port = Memberships(), free_port()
+    options = {"interface": ("left", "right"), "memberships": memberships}
+    with pytest.raises(LinkError) as caught:
+        receiver(stack, port, **options)
+    assert caught.value.errno == errno.ENOMEM
+    assert memberships.held == set()
+    for room in (1, 2):  # both legs are open when they are to be polled together, or one of them
+        Epoll.room = room
+        legs = [
+            (name, partial(receiver, stack, port, **{**options, "interface": name}))
+            for name in ("left", "right")
+        ]
+        with pytest.raises((LinkError, OSError)):
+            ReceivingLegs(legs)
+        assert memberships.held == set()
+    Epoll.room = 1
+    link = receiver(stack, port, **options)
+    assert [one.refused is None for one in link.memberships()] == [False, True]
+    Epoll.room = 1
+    link.network_changed()
+    assert (link.trouble, len(memberships.held)) == ("", 2)
+
+
+def test_an_error_in_the_midst_leaves_no_socket_and_no_membership(
+    stack: ExitStack, veth: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memberships = Memberships()
+
+    def fail(self: SocketReceiver, interface: Interface, **_: object) -> ReceivingSocket:
+        if interface.name == "right":
+            raise MemoryError
+        return open_one(self, interface)
+
+    open_one = SocketReceiver._open
+    monkeypatch.setattr(SocketReceiver, "_open", fail)
+    port = free_port()
+    with pytest.raises(MemoryError):
+        receiver(stack, port, interface=("left", "right"), memberships=memberships)
+    assert memberships.held == set()
+    link = receiver(stack, port, interface="lo", memberships=memberships)
+    link.set_interface(("left", "right"))
+    with pytest.raises(MemoryError):
+        link.network_changed()
+    link.close()
+    assert memberships.held == set()
 
 
 def test_who_has_what_it_wants_does_not_wait_while_others_join(stack: ExitStack, veth: str) -> None:

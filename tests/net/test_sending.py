@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
@@ -32,8 +33,9 @@ from mcastd.net.interfaces import look
 from mcastd.net.link import ListBatch, Metadata
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
-from mcastd.net.sender import SocketSender
+from mcastd.net.sender import HeardHere, SocketSender
 from mcastd.net.sockets import free_port
+from mcastd.net.unicast import UnicastSender
 
 GROUPS = {4: ipaddress.ip_address("239.255.23.1"), 6: ipaddress.ip_address("ff15::23:1")}
 
@@ -190,6 +192,133 @@ def test_what_an_output_sends_after_it_dropped_some_is_heard_on_this_host(
             assert len(heard) == len({*heard}), "none of them twice"
 
 
+ROOM_FOR_SOME = "rate", "1600kbit", "burst", "70000", "limit", "70000"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_another_socket_sends_what_was_looped_to_the_network_alone(
+    wire: None, no_fd_leak: None, version: int
+) -> None:
+    queue("tbf", *ROOM_FOR_SOME)
+    payloads = [b"%05d" % number + bytes(995) for number in range(200)]
+    port, group, heard = free_port(), GROUPS[version], HeardHere()
+    with ExitStack() as stack:
+        far, near = (
+            SocketReceiver(group, port, interface=name, receive_buffer=8 << 20) for name in ("in0", "out0")
+        )
+        for one in (far, near):
+            stack.callback(one.close)
+        sent, sockets = 0, 0
+        while sent < len(payloads):
+            with contextlib.closing(
+                SocketSender(group, port, interface="out0", ttl=1 + sockets % 9, heard=heard)
+            ) as sender:
+                sockets += 1
+                while sent < len(payloads) and sender.sending != "send":
+                    with contextlib.suppress(LinkError):
+                        sent += sender.send(ListPayloads(payloads[sent : sent + 40]))
+                    time.sleep(0.002)
+        assert sockets > 2
+        arrived: list[bytes] = []
+        wait_for(lambda: arrived.extend(taken(far)) or len(arrived) >= len(payloads))
+        assert sorted(taken(near)) == sorted(arrived) == payloads
+
+
+def test_what_one_flow_has_looped_another_loops_too(wire: None, no_fd_leak: None) -> None:
+    """Those who hear the other one may not have heard it. Nor has anybody what was not looped."""
+    queue("tbf", *ROOM_FOR_SOME)
+    ip("addr add 10.23.0.7/24 dev out0")
+    piece = [b"%05d" % number + bytes(995) for number in range(40)]
+    port, group, heard = free_port(), GROUPS[4], HeardHere()
+
+    def fill(**settings: Any) -> None:
+        sender = SocketSender(group, port, heard=heard, **settings)
+        with contextlib.closing(sender), contextlib.suppress(LinkError):
+            for _ in range(100):
+                sender.send(ListPayloads(piece))
+            pytest.fail("it is not full")
+
+    with ExitStack() as stack:
+        fill(interface="10.23.0.1")
+        near = SocketReceiver(group, port, interface="out0", receive_buffer=8 << 20)
+        stack.callback(near.close)
+        fill(interface="10.23.0.1")
+        assert taken(near) == [], "they were, before"
+        fill(interface="10.23.0.7")
+        assert taken(near)
+        fill(interface="10.23.0.7", loop=False)
+        fill(interface="10.23.0.7")
+        assert taken(near)
+
+
+@pytest.mark.parametrize("more", ["", "copies = [{ group = '239.255.23.2' }]"], ids=["alone", "with copies"])
+def test_a_reload_while_the_queue_is_full_has_nothing_heard_here_twice(
+    wire: None, no_fd_leak: None, tmp_path: Path, more: str
+) -> None:
+    queue("tbf", *ROOM_FOR_SOME)
+    ip("route add 239.0.0.0/8 dev out0")
+    source, port = tmp_path / "source", free_port()
+    payloads = [b"%05d" % number + bytes(995) for number in range(400 if more else 600)]
+    source.write_bytes(b"".join(payloads))
+    config = (
+        f'[outbound.a]\nsource = "{source}"\ngroup = "{GROUPS[4]}"\nport = {port}\ninterface = "out0"\n'
+        f'framing = "chunk"\nmax_datagram = 1000\ninterval = 0\n{more}\nttl = '
+    )
+    with RunningDaemon(tmp_path, f"{config}1") as daemon, ExitStack() as stack:
+        groups = [GROUPS[4], GROUPS[4] + 1] if more else [GROUPS[4]]
+        receivers = [
+            SocketReceiver(group, port, interface="out0", receive_buffer=8 << 20) for group in groups
+        ]
+        for one in receivers:
+            stack.callback(one.close)
+        for ttl in range(2, 6):
+            wait_for(lambda: daemon.worker("outbound/a")["status"]["counters"]["refused"])
+            daemon.write(f"{config}{ttl}")
+            daemon.call("Reload")
+            assert daemon.worker("outbound/a")["state"] == "active"
+        daemon.wait_state("outbound/a", "finished")
+        for near in receivers:
+            heard = taken(near)
+            assert len(heard) == len({*heard}), "none of them twice"
+            assert {*heard} >= {*payloads[-40:]}
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_another_output_sends_what_was_looped_to_the_network_alone(
+    wire: None, no_fd_leak: None, goes_on: bool
+) -> None:
+    queue("tbf", *ROOM_FOR_SOME)
+    payloads = [b"%05d" % number + bytes(995) for number in range(200)]
+    port = free_port()
+
+    def output(ttl: int) -> GroupSink:
+        config = GroupOutput(group=GROUPS[4], port=port, interface="out0", ttl=ttl, queue="8 MiB")
+        return GroupSink(config, FORMATS["raw"](StreamFacts(str, str)), Account(config, log.get_logger()))
+
+    with ExitStack() as stack:
+        near = SocketReceiver(GROUPS[4], port, interface="out0", receive_buffer=8 << 20)
+        stack.callback(near.close)
+        old, new = output(2), output(3)
+        old.open()
+        for first in range(0, len(payloads), 40):
+            old.write(ListBatch(payloads[first : first + 40]))
+        assert old.counters.queued > 0
+        if goes_on:
+            new.take_over(old)
+        else:
+            old.linger(0)  # what it holds is dropped
+        old.close()
+        new.open()
+        stack.callback(new.close)
+        new.write(ListBatch(payloads[:5]))
+        wait_for(lambda: new.counters.queued == 0 or new.tick(clock.monotonic()), "an empty queue")
+        heard = taken(near)
+        if goes_on:
+            assert sorted(heard) == sorted(payloads + payloads[:5])
+        else:
+            assert sorted(heard[-5:]) == payloads[:5], "they were heard of the old one: these are others"
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_what_was_prepared_and_has_no_room_is_sent_later(wire: None, no_fd_leak: None, count: int) -> None:
     queue("tbf", "rate", "8mbit", "burst", "70000", "limit", "70000")
@@ -265,6 +394,51 @@ def test_an_answer_to_an_earlier_datagram_fails_no_later_one(no_fd_leak: None) -
         assert sender.send(ListPayloads([b"nobody listens"])) == 1
     assert sender.send(ListPayloads([b"many"] * 50)) == 50
     sender.close()
+
+
+ONE_HOST = {4: ("192.0.2.9", "10.23.0.1", "10.24.0.7"), 6: ("2001:db8::9", "fd23::1", "fd24::7")}
+
+
+@pytest.fixture(params=[4, 6])
+def to_one_host(wire: None, no_fd_leak: None, request: pytest.FixtureRequest) -> Iterator[UnicastSender]:
+    """By a route that has another source than one that is less preferred."""
+    to, source, other = ONE_HOST[request.param]
+    ip("addr add 10.24.0.7/24 dev out0")
+    ip("addr add fd24::7/64 dev out0 nodad")
+    ip(f"route add {to} dev out0 src {source} metric 200")
+    ip(f"route add {to} dev out0 src {other} metric 100")
+    with contextlib.closing(UnicastSender(ipaddress.ip_address(to), free_port())) as sender:
+        assert sender.send(ListPayloads([b"news"])) == 1
+        assert source_of(sender) == other
+        yield sender
+
+
+def source_of(sender: UnicastSender) -> str:
+    return str(sender._sock.getsockname()[0])
+
+
+def test_one_host_is_sent_to_from_the_address_that_the_route_has_by_now(to_one_host: UnicastSender) -> None:
+    to, source, other = ONE_HOST[to_one_host.to.version]
+    ip(f"route del {to} dev out0 src {other} metric 100")
+    assert to_one_host.send(ListPayloads([b"news"])) == 1
+    to_one_host._look_at = 0.0  # it is time
+    assert to_one_host.send(ListPayloads([b"news"])) == 1
+    assert source_of(to_one_host) == source
+    ip(f"route del {to} dev out0 src {source} metric 200")
+    to_one_host._look_at = 0.0
+    with pytest.raises(LinkError, match="unreachable"):
+        to_one_host.send(ListPayloads([b"news"]))
+    assert source_of(to_one_host) == source, "kept, there is no other"
+
+
+def test_an_address_that_has_gone_costs_one_host_nothing(to_one_host: UnicastSender) -> None:
+    _, source, other = ONE_HOST[to_one_host.to.version]
+    ip(f"addr del {other}/{24 if to_one_host.to.version == 4 else 64} dev out0")
+    if to_one_host.to.version == 6:  # which sends on, as if it were there
+        assert to_one_host.send(ListPayloads([b"news"])) == 1
+        to_one_host._look_at = 0.0
+    assert to_one_host.send(ListPayloads([b"news"])) == 1
+    assert source_of(to_one_host) == source
 
 
 def channel(tmp_path: Path, more: str) -> str:

@@ -14,6 +14,7 @@ from mcastd.errors import LinkError
 from mcastd.net.fake import FakeSender
 from mcastd.net.link import LastBurst, Sender
 from mcastd.net.payloads import Chunks, ListPayloads
+from mcastd.net.sender import HeardHere
 from mcastd.outbound.legs import RETRY_SECONDS, Leg, Legs
 from mcastd.status import SenderDescription
 
@@ -425,3 +426,16 @@ def test_each_has_books() -> None:
     one.sent, one.dropped = 3, Counter(full=4, EAGAIN=5)
     other.error = LinkError("cannot send", "no such interface")
     assert [leg.books() for leg in (one, other)] == [(3, 9, True), (0, 0, False)]
+
+
+def test_a_way_that_is_opened_later_sends_other_datagrams_than_were_looped_before() -> None:
+    heard, opened = HeardHere(), [FakeSender()]
+    first = Leg(CHANNEL, lambda _: FakeSender())
+    other = Leg(CHANNEL, lambda _: opened.pop(), heard)
+    legs = Legs([first, other])
+    assert other.link is not None
+    other.link.errors.append(errno.EPERM)  # type: ignore[attr-defined] # it is a FakeSender
+    heard.note("a flow", 5)
+    assert legs.send(ListPayloads(LINES)) == len(LINES)
+    assert other.link is None
+    assert heard.by("a flow") == 0

@@ -19,6 +19,7 @@ from mcastd.outbound.outlet import BUSY_DATAGRAMS, Outlet
 from mcastd.outbound.pacing import Pacer
 from mcastd.outbound.plan import BurstPlan
 from mcastd.outbound.sources.source import Source
+from mcastd.outbound.timed import TimedSchedule
 from mcastd.worker import Context
 
 BUSY, CALM = [b"x"] * BUSY_DATAGRAMS, [b"x"] * (BUSY_DATAGRAMS - 1)
@@ -103,6 +104,20 @@ def test_what_a_plan_met_is_told_with_the_size_of_what_was_refused(bench: Bench)
     assert bench.link.noted == [(plan.error, 3, 1)]
     assert bench.link.sent == [b"1", b"22"]
     assert bench.outlet.counters.sent == 2
+
+
+def test_empty_datagrams_that_are_due_together_go_by_themselves(bench: Bench) -> None:
+    """One buffer cannot have several of them."""
+    schedule = TimedSchedule(burst=0.02, late="catch-up")
+    schedule.expect([0.0, 0.0, 0.05, 0.05, 0.1, 0.1, 0.15])
+    bench.outlet.schedule = schedule
+    bench.given.append([b""] * 6)
+    while (when := bench.outlet.visit(bench.context, bench.link, False)) is not None:
+        if isinstance(when, BurstPlan):
+            bench.follow(when, 1)
+        else:
+            bench.now = max(bench.now, when)
+    assert bench.link.sent == [b""] * 6
 
 
 def test_a_plan_may_end_with_a_burst_that_has_gone(bench: Bench) -> None:

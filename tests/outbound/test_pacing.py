@@ -47,7 +47,7 @@ def test_an_interval_is_kept_whenever_it_is_looked_at(interval: float, naps: lis
         assert count == 64 or pacer.deadline > now
 
 
-@given(st.integers(10_000, 10**9), st.lists(st.integers(1, 65_507), min_size=1, max_size=64), naps)
+@given(st.integers(10_000, 10**9), st.lists(st.integers(0, 65_507), min_size=1, max_size=64), naps)
 def test_a_rate_is_kept_but_for_a_millisecond(rate: int, sizes: list[int], naps: list[float]) -> None:
     pacer = Pacer(None, rate)
     assert send_due(pacer, START, sizes) == 1
@@ -195,13 +195,21 @@ def test_at_a_rate_a_backlog_goes_in_bursts_that_are_no_longer_than_others() -> 
     assert after[max(at for at in after if at < START + 0.15)] == pytest.approx(1000, abs=120)  # not at once
 
 
-@given(size=st.integers(1, 65_507), count=st.integers(1, 50), spent=st.integers(0, 10**12))
+@given(size=st.integers(0, 65_507), count=st.integers(1, 50), spent=st.integers(0, 10**12))
 def test_equal_sizes_are_lined_up_like_others(size: int, count: int, spent: int) -> None:
     pacer = Pacer(None, 1_000_000)
     pacer._spent = spent
     expected = list(accumulate([8 * size] * count, initial=spent))
     assert list(pacer._line_up([size] * count)) == expected
     assert list(pacer._line_up([size] * count + [size + 1]))[:-1] == expected
+
+
+def test_empty_datagrams_take_no_time_at_a_rate() -> None:
+    pacer = Pacer(None, 8000)
+    assert send_due(pacer, START, [1000]) == 1
+    assert pacer.targets(START, [0, 0, 0]) == [START + 1] * 3
+    assert send_due(pacer, START + 1, [0, 0, 0, 1000, 0]) == 3
+    assert (pacer.deadline, pacer.late) == (START + 1, 0)
 
 
 @pytest.mark.parametrize(

@@ -440,6 +440,36 @@ def test_a_worker_that_does_not_end_is_named_and_does_not_hold_up_the_others(sta
     release.set()
 
 
+@pytest.mark.parametrize("by_reload", [False, True])
+def test_what_hangs_in_its_stop_is_started_again_all_the_same(stage: Stage, by_reload: bool) -> None:
+    release = threading.Event()
+
+    def stuck(puppet: Puppet, context: Context) -> None:
+        context.ready()
+        context.wait()
+        release.wait(DEADLINE_SECONDS)
+
+    stage.runs = {"inbound/a": stuck}
+    stage.apply(added=("inbound/a",))
+    before = stage.puppets["inbound/a"]
+    before.updatable = True
+    assert stage.supervisor.wait_attempted(DEADLINE_SECONDS)
+    assert not stage.supervisor.stop("inbound/a", 0.1)
+    stage.runs = {"inbound/a": work}
+    if by_reload:
+        changes = Changes((), (), ("inbound/a",), (), ())
+        stage.supervisor.apply(changes, {"inbound/a": SETTINGS}, timeout=0.1)
+    else:
+        stage.supervisor.start("inbound/a")
+    stage.wait_idle("inbound/a")
+    assert stage.puppets["inbound/a"] is not before
+    assert stage.supervisor.summary().count("inbound/a was told to end and hangs") == 1
+    release.set()
+    wait_for(lambda: not stage.supervisor.look_for_hung() and before.closed, "its end")
+    wait_for(lambda: "told to end" not in stage.supervisor.summary() or stage.supervisor.look_for_hung())
+    assert stage.state("inbound/a") == "active"
+
+
 def test_a_worker_that_hangs_is_named_with_the_place_until_it_goes_on(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ from mcastd.inbound.sinks.queue import RecordQueue
 from mcastd.inbound.sinks.records import Made, fitting, headed, made, part, whole
 from mcastd.inbound.sinks.sink import LINGER_SECONDS, Sink
 from mcastd.net.link import Batch
-from mcastd.paths import OF_FILES, FileIdentity, identity
+from mcastd.paths import OF_FILES, FileIdentity, identity, leads_nowhere
 
 NOT_A_FIFO = "not-a-fifo"
 FULL = "full"
@@ -196,8 +196,11 @@ class FifoSink(Sink):
             if now - self._looked < self._look_every:
                 return
             self._looked = now
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 if identity(os.stat(self._path)) == self._identity:
+                    return
+            except OSError as error:
+                if not leads_nowhere(error):  # what is there cannot be seen: the pipe is kept
                     return
             with contextlib.suppress(OSError):
                 self._write_queue()  # the reader of the old FIFO may still be there

@@ -29,7 +29,7 @@ from mcastd.inbound.sinks.paths import (
 from mcastd.inbound.sinks.records import Made, Record, Records, fitting, made, part, whole
 from mcastd.inbound.sinks.sink import Sink
 from mcastd.net.link import Batch
-from mcastd.paths import FileIdentity, Place, identity
+from mcastd.paths import FileIdentity, Place, identity, leads_nowhere
 
 NOT_A_FILE = "not-a-file"
 ROTATION = "rotation"
@@ -185,11 +185,15 @@ class FileSink(Sink):
             self._period = period
 
     def _look(self) -> None:
-        """Close the file if it was moved or deleted; take its size, since others may have cut it."""
+        """Close the file if it was moved or deleted; take its size, since others may have cut it.
+
+        While that cannot be seen, as in a directory that we may not enter any more, the file is kept.
+        """
         try:
             found = os.stat(self._path)
-        except FileNotFoundError:
-            self._release()
+        except OSError as error:
+            if leads_nowhere(error):
+                self._release()
             return
         if identity(found) != self._identity:
             self._release()

@@ -11,9 +11,10 @@ from mcastd.inbound.sinks.format import UNKNOWN, Format
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.returned import CIRCLE
 from mcastd.inbound.sinks.sending import REASONS_OF_PROGRAM, RecordRun, SendingSink
+from mcastd.inbound.sinks.sink import Sink
 from mcastd.net.link import Batch, Origin, runs_by_ttl
 from mcastd.net.payloads import Payloads
-from mcastd.net.sender import SocketSender
+from mcastd.net.sender import HeardHere, SocketSender
 
 TTL_TOO_LOW = "ttl"
 
@@ -33,6 +34,7 @@ class GroupSink(SendingSink[SocketSender]):
         self._config = config
         self._host = means.host
         self._flows = means.flows
+        self._heard = HeardHere()
 
     def connect(self) -> SocketSender:
         config = self._config
@@ -44,6 +46,7 @@ class GroupSink(SendingSink[SocketSender]):
             loop=config.loop,
             dscp=config.dscp,
             host=self._host,
+            heard=self._heard,
         )
         self._flows.note(self, found.flows())
         return found
@@ -56,6 +59,13 @@ class GroupSink(SendingSink[SocketSender]):
     def disconnect(self) -> None:
         super().disconnect()
         self._flows.note(self, ())
+        self._heard.forget()  # what it was about is dropped, or another sink has both
+
+    def take_over(self, before: Sink) -> bool:
+        if not super().take_over(before) or not isinstance(before, GroupSink):
+            return False
+        self._heard, before._heard = before._heard, HeardHere()
+        return True
 
     def prepare(self, destination: SocketSender, alike: int) -> None:
         destination.set_ttl(alike)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mcastd import clock
 from mcastd.errors import SourceError, UnsafePathError, reason_of
-from mcastd.paths import KINDS, FileIdentity, Place, identity, place_of
+from mcastd.paths import KINDS, FileIdentity, Place, identity, leads_nowhere, place_of
 
 # Between two looks whether the path is still there.
 LOOK_SECONDS = 1.0
@@ -38,10 +38,8 @@ class PathBinding:
             return False
         try:
             return identity(os.lstat(self._path)) != ours
-        except (FileNotFoundError, NotADirectoryError):
-            return True
-        except OSError:  # that cannot be seen now
-            return False
+        except OSError as error:
+            return leads_nowhere(error)
 
     def look(self) -> bool:
         """The same, which is looked at once in a while."""
