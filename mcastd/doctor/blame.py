@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from shlex import quote
 from typing import NamedTuple
 
-from mcastd.doctor.finding import Finding, Severity, Way
+from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
+from mcastd.doctor.privilege import may_list_rules
 from mcastd.doctor.quoting import command
 from mcastd.doctor.watch import Observation
 from mcastd.net.firewall import text_of
@@ -22,18 +23,34 @@ class Rules(NamedTuple):
     lines: list[str]  # most telling first; without any, what is known instead
     known: bool  # there is one
     fix: str  # a command, if there is one
+    hidden: bool = False  # they could not be read for want of a privilege
 
 
-def taken(severity: Severity, what: str, seen: Sequence[str], rules: Rules) -> Finding:
-    """A finding that blames the firewall only if there is a rule that does it, or may."""
+def taken(
+    check: str,
+    severity: Severity,
+    what: str,
+    seen: Sequence[str],
+    rules: Rules,
+    *,
+    where: str = "the sockets",
+) -> Iterator[Said]:
+    """A finding that blames the firewall only if there is a rule that does it, or may.
+
+    ``where`` is what the datagrams did not reach. If the rules are hidden from this process, ``check`` is
+    also said to be incomplete, so that a command with more privileges makes it again.
+    """
     evidence = (*seen, *rules.lines)
     if rules.known:
         ways = (Way(command=rules.fix),)
-        return Finding(
+        yield Finding(
             "firewall-drop", severity, f"a firewall of this host {what}", evidence, rules.fix, ways=ways
         )
-    where = f"something on this host, between its interfaces and the sockets, {what}"
-    return Finding("dropped-inside", severity, where, evidence, rules.fix)
+        return
+    inside = f"something on this host, between its interfaces and {where}, {what}"
+    yield Finding("dropped-inside", severity, inside, evidence, rules.fix)
+    if rules.hidden:
+        yield Skipped(check, "the rules of the firewall take root to see (CAP_NET_ADMIN)", privileged=True)
 
 
 def rules_of(facts: Facts, hooks: Sequence[str], observation: Observation) -> Rules:
@@ -46,7 +63,8 @@ def rules_of(facts: Facts, hooks: Sequence[str], observation: Observation) -> Ru
     earlier = observation.before.rules.legacy if observation.before is not None else ()
     before = {rule: packets for packets, rule in earlier}
     legacy = [(rule, packets - before.get(rule, 0)) for packets, rule in rules.legacy]
-    legacy = [(rule, grown) for rule, grown in legacy if grown > 0]
+    # Each begins with -A CHAIN or -P CHAIN
+    legacy = [(rule, grown) for rule, grown in legacy if grown > 0 and rule.split()[1].lower() in hooks]
     lines = [_rule(suspect, grown) for suspect, grown in found[:RULES_MAX]]
     lines += [f"iptables {rule}: {grown} packets meanwhile" for rule, grown in legacy]
     if found:
@@ -59,9 +77,8 @@ def rules_of(facts: Facts, hooks: Sequence[str], observation: Observation) -> Ru
         " systemctl show -p IPAddressDeny mcastd"
     )
     if rules.unread:
-        return Rules(
-            [f"the rules could not be read: {rules.unread}"], False, f"nft list ruleset; else {others}"
-        )
+        lines = [f"the rules could not be read: {rules.unread}"]
+        return Rules(lines, False, f"nft list ruleset; else {others}", hidden=not may_list_rules())
     if not complete:
         lines = ["there are too many rules and elements of sets to look at each (nft list ruleset)"]
         return Rules(lines, False, f"nft list ruleset; else {others}")

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from itertools import groupby, islice, pairwise
 
 from mcastd.config import Bridge
+from mcastd.doctor.blame import rules_of, taken
 from mcastd.doctor.crowded_members import crowded_members
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
@@ -16,6 +17,7 @@ from mcastd.doctor.quoting import sysctl
 from mcastd.doctor.seen import seen_text, watched
 from mcastd.doctor.subject import Subject
 from mcastd.ip import Address, named, stays_at_home
+from mcastd.net.ruleset import FORWARDED, Facts
 from mcastd.status import BridgeStatus, RouteStatus
 
 # Groups that a finding names.
@@ -26,6 +28,8 @@ WATCHED_GROUPS_MAX = 16
 # same. Fewer have other causes: a second program on the host that sends, or a second way from there. A
 # search with a growing TTL has unequal distances: 1, 2, 4, 8.
 CIRCLE_TTLS_MIN = 4
+# Packets that must have come, and been routed, before none that left means something.
+ROUTED_MIN_PACKETS = 3
 
 
 def watched_groups(subject: Subject[Bridge]) -> Iterable[Address]:
@@ -62,6 +66,58 @@ def circling(subject: Subject[Bridge], evidence: Evidence) -> Iterator[Said]:
             f"another host or router sends back to {key.interface} what this one forwards: have one of the"
             " two forward it, or other groups",
         )
+
+
+def withheld(subject: Subject[Bridge], evidence: Evidence) -> Iterator[Said]:
+    """Check that what the kernel routes to an interface leaves by it: it counts before its firewall looks."""
+    status, earlier = subject.now(BridgeStatus), subject.before(BridgeStatus)
+    if status.engine != "kernel":
+        return
+    observation = watched("withheld", evidence)
+    if isinstance(observation, Skipped):
+        yield observation
+        return
+    before = {
+        (one.source, one.group, interface): one.packets for one in earlier.routes for interface in one.goes_to
+    }
+    left = {
+        (key.interface, key.group)
+        for traffic in observation.everything()
+        for key in traffic.flows
+        if key.outgoing and not key.vlan
+    }
+    ready = {one.name for one in evidence.host.interfaces.values() if one.up and one.carrier}
+    for interface in status.goes_to if observation.is_complete else ():
+        if interface not in ready or interface in status.silent:
+            continue  # no rule is to blame
+        routed = {
+            (ip_address(one.source), ip_address(one.group)): grown
+            for one in status.routes
+            if (grown := one.packets - before.get((one.source, one.group, interface), one.packets))
+            and interface in one.goes_to
+        }
+        lost = [
+            (key, flow)
+            for key, flow in observation.flows()
+            if (key.source, key.group) in routed
+            and key.port
+            and not key.outgoing
+            and key.interface in status.comes_by
+            and (interface, key.group) not in left
+            and min(flow.ttls, default=0) > subject.settings.ttl_threshold
+        ]
+        if sum(flow.packets for _, flow in lost) >= ROUTED_MIN_PACKETS:
+            key = lost[0][0]
+            facts = Facts(key.group, key.port, key.interface, key.source, leaves_by=interface)
+            packets = sum(routed[one] for one in {(key.source, key.group) for key, _ in lost})
+            counted = (
+                f"{packets} packets were routed to {interface} (status), and none left by it (AF_PACKET)"
+            )
+            what = f"drops what the kernel routes from {key.interface} to {interface}"
+            rules = rules_of(facts, FORWARDED, observation)
+            yield from taken(
+                "withheld", Severity.BROKEN, what, (seen_text(lost), counted), rules, where=interface
+            )
 
 
 def _goes_round(ttls: Iterable[int]) -> bool:

@@ -78,7 +78,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("vlan-tagged", "stale"),
     _cause("rp-filter", "firewall-drop", "dropped-inside", "stale", "bridge-dry"),
     _cause("martian-source", "stale"),
-    _cause("firewall-drop", "nothing-arrives", *NOT_AT_WORK),
+    _cause("firewall-drop", "dropped-inside", "nothing-arrives", *NOT_AT_WORK),
     _cause("dropped-inside", "nothing-arrives", *NOT_AT_WORK),
     _cause("bad-checksum", "stale"),
     _cause("fragments-lost", "stale"),

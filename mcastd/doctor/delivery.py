@@ -209,4 +209,5 @@ def _probed(
         facts = Facts(settings.group, settings.port, joined[0])  # looped: it comes in where it would go out
         seen = f"a probe was sent by {', '.join(joined)} with ttl 0; received grew by 0 (status)"
         what = "drops what this host itself sends to the group"
-        yield taken(BROKEN, what, (seen,), rules_of(facts, (*OUTBOUND, *INBOUND), observation))
+        rules = rules_of(facts, (*OUTBOUND, *INBOUND), observation)
+        yield from taken("delivery", BROKEN, what, (seen,), rules)

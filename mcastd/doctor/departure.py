@@ -41,9 +41,8 @@ def departure(subject: Subject[OutboundChannel], evidence: Evidence) -> Iterator
     if refused or ended_by_it:
         seen = f"refused: EPERM {refused} times while watching (status); {subject.detail}"
         what = f"refuses what it sends on {ways[0].name}"
-        yield taken(
-            Severity.BROKEN, what, (seen,), rules_of(facts, OUTBOUND, observation or Observation(0.0))
-        )
+        rules = rules_of(facts, OUTBOUND, observation or Observation(0.0))
+        yield from taken("departure", Severity.BROKEN, what, (seen,), rules)
     elif observation is not None and (full := _queue(subject, settings, ways[0], observation)):
         yield full
     elif skipped is None and observation is not None:
@@ -120,7 +119,8 @@ def _silent(
         counted = f"sent grew by {sent}, refused by ENOBUFS {refused} times (status)"
         counted += f"; none of it was seen on {way.name} (AF_PACKET)"
         what = f"drops what it sends before it leaves {way.name}"
-        yield taken(Severity.BROKEN, what, (counted,), rules_of(facts, OUTBOUND, observation))
+        rules = rules_of(facts, OUTBOUND, observation)
+        yield from taken("departure", Severity.BROKEN, what, (counted,), rules)
 
 
 def _by_first_leg(subject: Subject[OutboundChannel]) -> tuple[int, int]:

@@ -139,4 +139,5 @@ def _filtered(missing: Missing) -> Iterator[Said]:
         "rp_filter, wrong checksums and full buffers dropped none of it (/proc/net/netstat, snmp, udp)",
     )
     what = f"drops what arrives on {key.interface}"
-    yield taken(missing.severity, what, seen, rules_of(facts, INBOUND, missing.observation))
+    rules = rules_of(facts, INBOUND, missing.observation)
+    yield from taken("delivery", missing.severity, what, seen, rules)

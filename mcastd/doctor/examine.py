@@ -90,6 +90,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (transport_streams.errors, InboundSubscription),
     (received_files.descriptions, InboundSubscription),
     (bridges.filtered, Bridge),
+    (bridges.withheld, Bridge),
     (bridges.circling, Bridge),
     (bridges.forwarding, Bridge),
     (local_networks.network, AmtRelaySettings),

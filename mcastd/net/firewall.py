@@ -68,7 +68,7 @@ def parse(text: str) -> Ruleset:
 
 
 def parse_legacy(
-    text: str, hooks: Sequence[str] = ("INPUT", "PREROUTING", "OUTPUT")
+    text: str, hooks: Sequence[str] = ("INPUT", "PREROUTING", "OUTPUT", "FORWARD")
 ) -> list[tuple[int, str]]:
     """The rules of `iptables-legacy-save -c` that drop or reject, and policies that do: (packets, rule)."""
     found = []

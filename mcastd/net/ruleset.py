@@ -20,6 +20,8 @@ JUMPS_MAX = 16
 STEPS_MAX = 100_000
 STEPS_IN_ALL_MAX = 1_000_000
 INBOUND, OUTBOUND = ("ingress", "prerouting", "input"), ("output", "postrouting", "egress")
+# Of what the kernel routes on, once it has a route for it.
+FORWARDED = ("forward", "postrouting", "egress")
 _REDIRECTS = ("dnat", "redirect", "tproxy", "queue", "fwd")
 _ENDS = ("accept", "snat", "masquerade")  # the chain, without taking the datagram
 _TAKES = ("drop", "reject", *_REDIRECTS)
@@ -48,9 +50,14 @@ class Facts(NamedTuple):
 
     group: Address
     port: int
-    interface: str
+    interface: str  # by which they come; by which they leave, if this host sends them
     source: Address | None = None  # None: not known, as is a ttl of -1
     ttl: int = -1
+    leaves_by: str = ""  # the interface by which they leave, of what the kernel routes on
+
+    def device(self, hook: str) -> str:
+        """The interface by which they pass at a hook."""
+        return self.leaves_by if self.leaves_by and hook in OUTBOUND else self.interface
 
 
 ChainKey = tuple[str, str, str]  # family, table and name
@@ -104,7 +111,7 @@ class Ruleset:
         for key, chain in sorted(bases, key=lambda one: (hooks.index(one[1]["hook"]), one[1].get("prio", 0))):
             devices = chain.get("dev")
             named = devices if isinstance(devices, list) else [devices]
-            if devices is not None and not any(_is_named(facts.interface, one) for one in named):
+            if devices is not None and not any(_is_named(facts.device(chain["hook"]), one) for one in named):
                 continue
             walk = _Walk(self, facts, chain["hook"], steps, changed)
             if devices is None and chain["hook"] in ("ingress", "egress"):  # nft before 1.0.7 does not say
@@ -267,11 +274,12 @@ class _Walk:
         return _NEVER if protocol in _OTHERS else None
 
     def _meta(self, key: str) -> Any:
-        four, inbound = self._facts.group.version == 4, self._hook in INBOUND
-        arrives = {"iifname": self._facts.interface, "iif": self._facts.interface, "pkttype": "multicast"}
-        leaves = {"oifname": self._facts.interface, "oif": self._facts.interface}
+        facts, hook = self._facts, self._hook
+        four, comes, goes = facts.group.version == 4, facts.interface, facts.leaves_by or facts.interface
+        arrives = {"iifname": comes, "iif": comes, "pkttype": "multicast"} if hook not in OUTBOUND else {}
+        leaves = {"oifname": goes, "oif": goes} if hook not in INBOUND else {}
         known = {"l4proto": 17, "nfproto": "ipv4" if four else "ipv6", "protocol": 0x800 if four else 0x86DD}
-        return (known | (arrives if inbound else leaves)).get(key)
+        return (known | arrives | leaves).get(key)
 
     def _compare(self, chain: ChainKey, value: Any, right: Any, op: str) -> Ternary:
         if op in ("==", "in", "!="):

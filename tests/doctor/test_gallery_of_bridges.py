@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 
+import pytest
+from support.faults import chain
 from support.gallery import GROUP, PORT, WITH_ROUTING, Case, Lab, show
 from support.inside import ifindex, inside, listener, sysctl
 from support.meanwhile import meanwhile
@@ -217,6 +219,31 @@ def test_a_reverse_path_filter_is_named(
         prepare=Sender().sent,
         rights=WITH_ROUTING,
         variant="bridge",
+    )
+    show(one, lab, tmp_path, record_property)
+
+
+# Of what is forwarded. The kernel counts what it routes before these.
+FIREWALLS = {
+    "docker": chain("forward", "", policy="drop"),  # and ufw
+    "rule": chain("forward", 'iifname "eth0" oifname "eth1" udp dport 9190 counter drop'),
+    "as it leaves": chain("postrouting", f'oifname "eth1" ip daddr {GROUP} drop'),
+}
+
+
+@pytest.mark.parametrize("variant", FIREWALLS)
+def test_a_firewall_that_lets_nothing_through_is_named(
+    variant: str, lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    one = Case(
+        "firewall-drop",
+        "broken",
+        CONFIG,
+        FIREWALLS[variant],
+        worker="bridge/tv",
+        prepare=Sender().sent,
+        rights=WITH_ROUTING,
+        variant=variant,
     )
     show(one, lab, tmp_path, record_property)
 

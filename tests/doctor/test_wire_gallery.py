@@ -22,9 +22,9 @@ from typing import Any
 
 import pytest
 from support.daemon import MCASTD, RunningDaemon
-from support.faults import both, configured, inbound, ip, news, outbound, undone
+from support.faults import both, chain, configured, inbound, ip, news, outbound, undone
 from support.frames import UdpFrames
-from support.gallery import AS_A_SERVICE, GROUP, PORT, Case, Fault, Lab, left_out, show
+from support.gallery import AS_A_SERVICE, GROUP, PORT, WITH_ROUTING, Case, Fault, Lab, left_out, show
 from support.inside import inside, listener, sysctl
 from support.meanwhile import meanwhile
 from support.packets import checksum
@@ -38,22 +38,6 @@ OUT = "239.255.6.9"  # that of channels, see outbound()
 
 
 # -- faults
-
-
-def nft(rules: str) -> Fault:
-    def run(lab: Lab, text: str) -> None:
-        command = lab.here.enter(["nft", "-f", "-"])
-        subprocess.run(command, input=f"flush ruleset\n{text}\n", check=True, text=True, capture_output=True)
-
-    return undone(lambda lab: run(lab, rules), lambda lab: run(lab, ""))
-
-
-def chain(hook: str, body: str, *, policy: str = "accept", family: str = "inet", device: str = "") -> Fault:
-    on = f'device "{device}" ' if device else ""
-    return nft(
-        f"table {family} t {{\nchain c {{\ntype filter hook {hook} {on}priority 0; policy {policy};\n"
-        f"{body}\n}}\n}}"
-    )
 
 
 def narrow(*settings: str) -> Fault:
@@ -208,6 +192,15 @@ CASES = [
         "firewall-drop", "broken", inbound(), chain("prerouting", f"ip daddr {GROUP} drop"), variant="early"
     ),
     Case("firewall-drop", "broken", inbound(), chain("input", "", policy="drop"), variant="policy"),
+    Case(
+        "firewall-drop",
+        "broken",
+        inbound(),
+        chain("input", f"udp dport {PORT} drop"),
+        rights=WITH_ROUTING,
+        never=("dropped-inside",),  # as the daemon says, which sees the wire and not the rules
+        variant="beside a bridge",
+    ),
     Case(
         "firewall-drop",
         "broken",

@@ -19,7 +19,7 @@ from support.inside import inside, listener, sender, taken
 from support.wait import wait_for
 
 from mcastd.net import firewall
-from mcastd.net.ruleset import INBOUND, OUTBOUND, Facts, Ruleset
+from mcastd.net.ruleset import FORWARDED, INBOUND, OUTBOUND, Facts, Ruleset
 
 PORT = 9190
 GROUPS = {4: "239.255.7.1", 6: "ff15::7:1"}
@@ -159,6 +159,34 @@ def test_a_rule_is_shown_in_its_own_words_with_its_counter(hosts: tuple[Host, Ho
     assert gone == "rule 999 in inet t in"
 
 
+def test_what_is_routed_on_passes_by_two_interfaces(hosts: tuple[Host, Host]) -> None:
+    _, right = hosts
+    nft(
+        right,
+        """
+        table ip t {
+            chain forward {
+                type filter hook forward priority 0; policy drop;
+                iifname "eth0" oifname "eth1" meta pkttype multicast accept
+                iifname "eth0" oifname "eth2" drop
+                iifname "eth1" drop
+            }
+            chain out { type filter hook postrouting priority 0; oifname "eth0" drop; oifname "eth3" drop; }
+            chain in { type filter hook input priority 0; drop; }
+        }
+        """,
+    )
+    found = ruleset(right)
+
+    def suspects(leaves_by: str) -> list[tuple[str, str, bool]]:
+        there = facts(4)._replace(leaves_by=leaves_by)
+        return [(one.key.chain, one.verdict, one.certain) for one in found.suspects(there, FORWARDED)]
+
+    assert suspects("eth1") == []
+    assert suspects("eth2") == [("forward", "drop", True)]
+    assert suspects("eth3") == [("forward", "policy drop", True), ("out", "drop", True)]
+
+
 def test_every_hook_on_the_way_is_looked_at_in_order(hosts: tuple[Host, Host]) -> None:
     _, right = hosts
     nft(
@@ -221,7 +249,9 @@ COMMIT
 def test_the_older_iptables_is_understood() -> None:
     assert firewall.parse_legacy(LEGACY) == [
         (7, "-P INPUT DROP"),
+        (0, "-P FORWARD DROP"),
         (5, "-A INPUT -d 239.255.7.1/32 -p udp -m udp --dport 9190 -j DROP"),
+        (0, "-A FORWARD -j DROP"),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Callable, Iterator
 
 from support.gallery import GROUP, PORT, Fault, Lab
@@ -87,3 +88,19 @@ def news(lab: Lab) -> Iterator[None]:
     (lab.directory / "news").mkdir()
     (lab.directory / "news" / "news.txt").write_text("something happened\n" * 3)
     yield
+
+
+def nft(rules: str) -> Fault:
+    def run(lab: Lab, text: str) -> None:
+        command = lab.here.enter(["nft", "-f", "-"])
+        subprocess.run(command, input=f"flush ruleset\n{text}\n", check=True, text=True, capture_output=True)
+
+    return undone(lambda lab: run(lab, rules), lambda lab: run(lab, ""))
+
+
+def chain(hook: str, body: str, *, policy: str = "accept", family: str = "inet", device: str = "") -> Fault:
+    on = f'device "{device}" ' if device else ""
+    return nft(
+        f"table {family} t {{\nchain c {{\ntype filter hook {hook} {on}priority 0; policy {policy};\n"
+        f"{body}\n}}\n}}"
+    )
