@@ -16,9 +16,15 @@ from mcastd.doctor.quoting import command, sysctl
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
 from mcastd.ip import Address
+from mcastd.net import tables
 from mcastd.net.interfaces import reverse_path
 from mcastd.net.ruleset import INBOUND, Facts
 from mcastd.net.tap import Flow, FlowKey
+
+# Share of the memory for fragments from which on it is full: each that gets whole gives some back.
+CROWDED_SHARE = 0.9
+# What is proposed is this many times as much, and at least the kernel's default.
+RAISED_TIMES, FRAGMENT_MEMORY_BYTES = 4, 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,8 @@ def dropped(missing: Missing, evidence: Evidence) -> Iterator[Said]:
             "look at the sender and what changes packets on the way; offloading of a virtual network card:"
             " ethtool -K IF tx off, at the sender",
         )
+    elif any(flow.fragmented for _, flow in missing.flows) and (full := _crowded(missing, evidence)):
+        yield full
     elif any(flow.fragmented for _, flow in missing.flows) and (failed := _reassembly(version, observation)):
         yield missing.finding(
             "fragments-lost",
@@ -107,6 +115,29 @@ def _reverse(missing: Missing, evidence: Evidence) -> tuple[Address, str] | None
         if interface is not None and (why := reverse_path(key.source, interface)):
             return key.source, why
     return None
+
+
+def _crowded(missing: Missing, evidence: Evidence) -> Finding | None:
+    """That the memory is full in which fragments wait for each other on this host: it drops more of them."""
+    version, prefix = (4, "ip") if missing.subject.settings.group.version == 4 else (6, "ip6")
+    name = f"net/ipv{version}/{prefix}frag_high_thresh"
+    failures, suffix = f"{prefix.capitalize()}ReasmFails", "6" if version == 6 else ""
+    room, held = int(evidence.sysctl(name) or 0), tables.fragment_memory(version)
+    failed = missing.observation.grown(failures)
+    if not failed or not room or held < CROWDED_SHARE * room:
+        return None
+    more = sysctl(name, value=max(RAISED_TIMES * room, FRAGMENT_MEMORY_BYTES))
+    return missing.finding(
+        "fragments-lost",
+        "it arrives in fragments, and this host has no memory left to have them wait for each other",
+        (
+            f"fragments hold {held} bytes (/proc/net/sockstat{suffix}), of {name.replace('/', '.')} = {room}",
+            f"{failures} grew by {failed} (/proc/net/snmp{suffix})",
+        ),
+        f"{more}; where fragments are lost on the way, each of the others holds its memory for"
+        f" {prefix}frag_time: lower that, or send smaller datagrams",
+        Way(command=more),
+    )
 
 
 def _reassembly(version: int, observation: Observation) -> str:

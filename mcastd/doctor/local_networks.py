@@ -72,6 +72,14 @@ def state_of(way: Interface, severity: Severity = BROKEN) -> Iterator[Said]:
             command("ip", "link", "set", way.name, "up"),
             ways=(Way(command=command("ip", "link", "set", way.name, "up")),),
         )
+    elif way.dormant:
+        yield Finding(
+            "no-carrier",
+            severity,
+            f"{way.name} is dormant: its cable leads somewhere, but it is not let in there yet",
+            (f"flags of {way.name} have UP and DORMANT, but no RUNNING ({NETLINK})",),
+            "see what is to let it in: wpa_supplicant for 802.1X, or whichever program manages it",
+        )
     elif not way.carrier:
         yield Finding(
             "no-carrier",

@@ -25,12 +25,12 @@ def counted(numbers: Mapping[str, int]) -> str:
     return ", ".join(f"{what}: {number:,}" for what, number in numbers.items()) or "-"
 
 
-def sysctl(*keys: str) -> str:
-    """A command that sets keys such as ``net/ipv4/conf/eth0.7/rp_filter`` to 0.
+def sysctl(*keys: str, value: int = 0) -> str:
+    """A command that sets keys such as ``net/ipv4/conf/eth0.7/rp_filter`` to a value.
 
     sysctl(8) wants dots for the slashes, and a slash for a dot that is in a name.
     """
-    return command("sysctl", *(f"{key.translate(_DOTTED)}=0" for key in keys))
+    return command("sysctl", *(f"{key.translate(_DOTTED)}={value}" for key in keys))
 
 
 def toml(text: str) -> str:

@@ -157,6 +157,7 @@ IFF_LOOPBACK = 0x8
 IFF_NOARP = 0x80
 IFF_MULTICAST = 0x1000
 IFF_RUNNING = 0x40
+IFF_DORMANT = 0x20000
 
 # Multicast routing: option numbers are the same in both families, MRT_* and MRT6_*
 MAXVIFS = 32

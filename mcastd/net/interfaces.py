@@ -26,7 +26,8 @@ ALL = "all"  # the interface setting that means: every interface that does multi
 
 
 # Of all flags; a tap sets and clears PROMISC, which concerns nobody
-FLAGS = _abi.IFF_UP | _abi.IFF_LOOPBACK | _abi.IFF_NOARP | _abi.IFF_MULTICAST | _abi.IFF_RUNNING
+FLAGS = _abi.IFF_UP | _abi.IFF_LOOPBACK | _abi.IFF_NOARP | _abi.IFF_MULTICAST
+FLAGS |= _abi.IFF_RUNNING | _abi.IFF_DORMANT
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Interface:
 
     index: int
     name: str
-    flags: int  # of net_device_flags, netdevice(7): UP, LOOPBACK, NOARP, MULTICAST, RUNNING
+    flags: int  # of net_device_flags, netdevice(7): UP, LOOPBACK, NOARP, MULTICAST, RUNNING, DORMANT
     carrier_changes: int  # counts up at each loss and return of the carrier
     addresses: tuple[Address, ...] = ()  # usable ones: duplicate address detection is over
     kind: str = ""  # of a virtual one, as `ip link add type KIND` has it: "veth", "bridge", ...
@@ -67,6 +68,11 @@ class Interface:
     def carrier(self) -> bool:
         """Return True if it has IFF_RUNNING: just after IFF_LOWER_UP the kernel still drops what is sent."""
         return bool(self.flags & _abi.IFF_RUNNING)
+
+    @property
+    def dormant(self) -> bool:
+        """Return True if it has no carrier since it waits to be let in (802.1X), or for another program."""
+        return bool(self.flags & _abi.IFF_DORMANT)
 
     @property
     def multicast(self) -> bool:

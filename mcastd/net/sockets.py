@@ -38,6 +38,9 @@ WAYS_OUT: dict[int, str | SettingChange] = {
     errno.ENETUNREACH: SettingChange("interface", then=", or add a route to the group"),
     errno.EPERM: REFUSED_BY_FIREWALL,
     errno.EMFILE: "raise LimitNOFILE= of the service",
+    # Of WireGuard (drivers/net/wireguard/device.c, wg_xmit)
+    errno.ENOKEY: "WireGuard sends a peer only what is in its AllowedIPs: have them include this destination",
+    errno.EDESTADDRREQ: "WireGuard knows no address of the peer yet: set its Endpoint, or have it send first",
 }
 
 

@@ -342,6 +342,16 @@ def parse_softnet(lines: Iterable[str]) -> int:
     return dropped
 
 
+def fragment_memory(version: int) -> int:
+    """Bytes of fragments that wait in this network namespace for the rest of their datagrams."""
+    table, name = ("sockstat", "FRAG:") if version == 4 else ("sockstat6", "FRAG6:")
+    for line in _lines(table):
+        match line.split():
+            case [first, "inuse", _, "memory", held] if first == name and held.isdecimal():
+                return int(held)
+    return 0
+
+
 def sysctl(name: str) -> str | None:
     """A setting by its path, ``ipv4/conf/eth0/rp_filter``; None if there is none, or it cannot be read.
 

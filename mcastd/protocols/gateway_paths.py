@@ -24,8 +24,9 @@ from mcastd.ip import Address, is_source_specific
 PAGES = {"/": "start", "/status": "status", "/playlist.m3u": "playlist"}
 _V4 = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}"
 _V6 = r"\[[0-9A-Fa-f:.]{2,45}\]"
+# An @ without a sender stands in playlists that were made of VLC's: udp://@239.1.1.1:5004.
 _STREAM = re.compile(
-    rf"/(?P<kind>udp|rtp)/(?:(?P<sender>{_V4}|{_V6})@)?(?P<group>{_V4}|{_V6}):(?P<port>[0-9]{{1,5}})/?"
+    rf"/(?P<kind>udp|rtp)/(?:(?P<sender>{_V4}|{_V6})?@)?(?P<group>{_V4}|{_V6}):(?P<port>[0-9]{{1,5}})/?"
 )
 _NAME = re.compile(r"/([A-Za-z0-9][A-Za-z0-9_.-]{0,63})")
 

@@ -43,7 +43,7 @@ from mcastd.net.interfaces import Host, Interface
 from mcastd.net.routes import NO_ROUTE, Route
 from mcastd.net.ruleset import Ruleset
 
-UP, LOOPBACK, RUNNING, MULTICAST = 0x1, 0x8, 0x40, 0x1000
+UP, LOOPBACK, RUNNING, MULTICAST, DORMANT = 0x1, 0x8, 0x40, 0x1000, 0x20000
 ALL = UP | RUNNING | MULTICAST
 GROUP = "239.255.6.1"
 
@@ -138,6 +138,7 @@ def said(check: Any, subject: Subject, evidence: Evidence) -> list[tuple[str, st
         (inbound(interface="all"), Given(eth(flags=UP | MULTICAST)), [("no-carrier", "broken")]),
         (inbound(), Given(eth(flags=MULTICAST)), [("interface-down", "broken")]),
         (inbound(), Given(eth(flags=UP | MULTICAST)), [("no-carrier", "broken")]),
+        (inbound(), Given(eth(flags=UP | MULTICAST | DORMANT)), [("no-carrier", "broken")]),
         (inbound(), Given(eth(flags=UP | RUNNING)), [("no-multicast-flag", "hint")]),
         (inbound(interface="lo"), Given(), []),
         # of several

@@ -284,6 +284,17 @@ CASES = [
         ip("link set net0 down", "link set net0 up, addr replace fe80::2/64 dev net0 nodad", there=True),
         by_hand="plug the cable in",
     ),
+    Case(
+        "no-carrier",
+        "broken",
+        inbound(),
+        ip(
+            "link set eth0 mode dormant, link set eth0 down, link set eth0 up",
+            "link set eth0 mode default, link set eth0 state up, addr replace fe80::1/64 dev eth0 nodad",
+        ),
+        by_hand="a switch lets it in",
+        variant="dormant",
+    ),
     Case("port-of-bridge", "broken", inbound(), enslaved("eth0")),
     Case(
         "port-of-bridge",

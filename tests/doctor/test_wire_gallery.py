@@ -121,6 +121,21 @@ HALF = frames(ethernet(packet(17, GROUP, struct.pack("!HHHH", 5000, PORT, 1008, 
 
 
 @contextlib.contextmanager
+def crowded_fragments(lab: Lab) -> Iterator[None]:
+    """More fragments come of each datagram than this host has room for."""
+    sysctl(lab.here, ipv4__ipfrag_low_thresh=5000)
+    sysctl(lab.here, ipv4__ipfrag_high_thresh=6000)
+
+    def send() -> None:
+        lab.talker._socket.sendto(bytes(20_000), (GROUP, PORT))
+
+    with lab.quiet(), meanwhile(send, 0.02, "large"):
+        yield
+    sysctl(lab.here, ipv4__ipfrag_high_thresh=4 << 20)
+    sysctl(lab.here, ipv4__ipfrag_low_thresh=3 << 20)
+
+
+@contextlib.contextmanager
 def answered(_: Lab) -> Iterator[None]:
     """The host owes no answer any more to what it was asked before."""
     past = time.monotonic() + 3 * 0.1
@@ -323,6 +338,7 @@ CASES = [
         by_hand="something on the way",
     ),
     Case("fragments-lost", "broken", inbound(), both(silent, HALF), by_hand="at the sender"),
+    Case("fragments-lost", "broken", inbound(), crowded_fragments, variant="no room"),
     Case(
         "port-taken",
         "broken",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from ipaddress import ip_address
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.net import sender
 from mcastd.net.sender import SocketSender
+from mcastd.net.sockets import refused
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,11 @@ def test_only_after_its_way_has_gone_it_looks_for_another(
     with pytest.raises(LinkError) as raised:
         object.__new__(SocketSender)._open(way)
     assert (raised.value.errno, len(looked)) == (number, looks)
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"), [(errno.ENOKEY, "AllowedIPs"), (errno.EDESTADDRREQ, "Endpoint")]
+)
+def test_what_wireguard_refuses_says_what_it_lacks(number: int, way_out: str) -> None:
+    error = OSError(number, os.strerror(number))
+    assert way_out in str(refused(error, "cannot send", ip_address("239.1.1.1"), "wg0"))

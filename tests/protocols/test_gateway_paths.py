@@ -24,6 +24,8 @@ from mcastd.protocols.gateway_paths import (
     [
         ("/udp/239.1.1.1:5004", "239.1.1.1", 5004, None, False),
         ("/udp/239.1.1.1:5004/", "239.1.1.1", 5004, None, False),
+        ("/udp/@239.1.1.1:5004", "239.1.1.1", 5004, None, False),
+        ("/rtp/@[ff15::1]:5004", "ff15::1", 5004, None, True),
         ("/rtp/239.1.1.1:1", "239.1.1.1", 1, None, True),
         ("/udp/192.0.2.1@232.1.1.1:65535", "232.1.1.1", 65_535, "192.0.2.1", False),
         ("/udp/[ff15::1]:5004", "ff15::1", 5004, None, False),
@@ -49,6 +51,8 @@ def test_a_stream(path: str, group: str, port: int, sender: str | None, without_
         ("/udp/[::x]:1", "a stream is"),
         ("/udp/[2001:db8::1]@232.1.1.1:5", "the sender 2001:db8::1 is IPv6, but 232.1.1.1 is IPv4"),
         ("/udp/232.1.1.1:5", "232.1.1.1 is source-specific: ask for /udp/SENDER@232.1.1.1:5"),
+        ("/udp/@232.1.1.1:5", "232.1.1.1 is source-specific: ask for /udp/SENDER@232.1.1.1:5"),
+        ("/udp/@@239.1.1.1:5", "a stream is"),
         ("/rtp/[ff3e::8]:6", "ff3e::8 is source-specific: ask for /rtp/[SENDER]@[ff3e::8]:6"),
         ("/udp/0.0.0.0@232.1.1.1:5", "nothing is ever sent from 0.0.0.0"),
         ("/udp/239.1.1.1:5004/x", "a stream is"),
