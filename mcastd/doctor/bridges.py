@@ -13,7 +13,7 @@ from mcastd.doctor.crowded_members import crowded_members
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.local_senders import local_senders
-from mcastd.doctor.quoting import sysctl
+from mcastd.doctor.quoting import command, sysctl
 from mcastd.doctor.seen import seen_text, watched
 from mcastd.doctor.subject import Subject
 from mcastd.ip import Address, named, stays_at_home
@@ -65,6 +65,18 @@ def circling(subject: Subject[Bridge], evidence: Evidence) -> Iterator[Said]:
             ),
             f"another host or router sends back to {key.interface} what this one forwards: have one of the"
             " two forward it, or other groups",
+        )
+
+
+def hindered(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
+    """Check that the bridge itself says of nothing that it does not work."""
+    if troubles := subject.now(BridgeStatus).troubles:
+        yield Finding(
+            "bridge-hindered",
+            Severity.WARNING,
+            troubles[0],
+            tuple(f"troubles: {one} (status)" for one in troubles),
+            f"as it says; all of it: {command('mcastctl', 'status', subject.name)}",
         )
 
 

@@ -1,15 +1,15 @@
-"""The interfaces that links and AMT relays take packets from: there, up, with a carrier, no bridge's port."""
+"""The interfaces of links, AMT relays and bridges: there, up, with a carrier, no bridge's port."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mcastd.config import AmtRelaySettings, Interfaces, LinkSettings
+from mcastd.config import AmtRelaySettings, Bridge, Interfaces, LinkSettings, WorkerSettings
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.quoting import command, toml
 from mcastd.doctor.subject import Subject
-from mcastd.net.interfaces import Host, Interface, absence, named_in
+from mcastd.net.interfaces import DORMANT, Host, Interface, absence, named_in
 
 BROKEN, WARNING = Severity.BROKEN, Severity.WARNING
 NETLINK = "rtnetlink, as `ip address` shows it"
@@ -20,6 +20,27 @@ def network(subject: Subject[LinkSettings] | Subject[AmtRelaySettings], evidence
     setting, host = subject.settings.interface, evidence.host
     if setting is None or not host.interfaces:
         return
+    yield from _lacking(subject, host, "interface", setting, setting)
+    yield from _ports(subject, host, "interface", setting)
+
+
+def sides(subject: Subject[Bridge], evidence: Evidence) -> Iterator[Said]:
+    """Check that the interfaces that a bridge names are there and lead somewhere.
+
+    Those of a pattern come and go, and may be idle, as docker's bridges without containers.
+    """
+    settings, host = subject.settings, evidence.host
+    for key, setting in (("from", settings.from_), ("to", settings.to)) if host.interfaces else ():
+        named = tuple(named_in(setting))
+        yield from _lacking(subject, host, key, setting, named)
+        if key == "from" or settings.when == "joined":  # members are heard there
+            yield from _ports(subject, host, key, named)
+
+
+def _lacking(
+    subject: Subject[WorkerSettings], host: Host, key: str, setting: Interfaces, looked_at: Interfaces
+) -> Iterator[Said]:
+    """Names in a setting that no interface has, and interfaces that are down or lead nowhere."""
     ways = [one for one in host.interfaces.values() if one.is_meant_by(setting)]
     severity = WARNING if any(way.carrier for way in ways) else BROKEN
     for name in named_in(setting):
@@ -28,13 +49,18 @@ def network(subject: Subject[LinkSettings] | Subject[AmtRelaySettings], evidence
                 "interface-missing",
                 severity,
                 absence(name),
-                (f"{line_of(setting)} ({subject.table})", those_of(host)),
-                f"name one that there is as interface in {subject.table}; if it comes later, mcastd takes it",
+                (f"{line_of(setting, key)} ({subject.table})", those_of(host)),
+                f"name one that there is as {key} in {subject.table}; if it comes later, mcastd takes it",
             )
     for way in ways:
-        yield from state_of(way, severity)
-        if (taker := host.taken_by(way)) is not None:
-            line = line_of(taker.name)
+        if way.is_meant_by(looked_at):
+            yield from state_of(way, severity)
+
+
+def _ports(subject: Subject[WorkerSettings], host: Host, key: str, interfaces: Interfaces) -> Iterator[Said]:
+    for way in host.interfaces.values():
+        if way.is_meant_by(interfaces) and (taker := host.taken_by(way)) is not None:
+            line = line_of(taker.name, key)
             yield Finding(
                 "port-of-bridge",
                 BROKEN,
@@ -45,10 +71,10 @@ def network(subject: Subject[LinkSettings] | Subject[AmtRelaySettings], evidence
             )
 
 
-def line_of(setting: Interfaces) -> str:
+def line_of(setting: Interfaces, key: str = "interface") -> str:
     """``interface = ["eth0", "wg*"]``."""
     value = f"[{', '.join(map(toml, setting))}]" if isinstance(setting, tuple) else toml(setting)
-    return f"interface = {value}"
+    return f"{key} = {value}"
 
 
 def those_of(host: Host) -> str:
@@ -72,7 +98,7 @@ def state_of(way: Interface, severity: Severity = BROKEN) -> Iterator[Said]:
             command("ip", "link", "set", way.name, "up"),
             ways=(Way(command=command("ip", "link", "set", way.name, "up")),),
         )
-    elif way.dormant:
+    elif way.flags & DORMANT:
         yield Finding(
             "no-carrier",
             severity,

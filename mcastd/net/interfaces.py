@@ -25,9 +25,9 @@ BOTH = frozenset(LEAST_MTU)
 ALL = "all"  # the interface setting that means: every interface that does multicast
 
 
+DORMANT = _abi.IFF_DORMANT  # it has no carrier since it waits to be let in (802.1X)
 # Of all flags; a tap sets and clears PROMISC, which concerns nobody
-FLAGS = _abi.IFF_UP | _abi.IFF_LOOPBACK | _abi.IFF_NOARP | _abi.IFF_MULTICAST
-FLAGS |= _abi.IFF_RUNNING | _abi.IFF_DORMANT
+FLAGS = _abi.IFF_UP | _abi.IFF_LOOPBACK | _abi.IFF_NOARP | _abi.IFF_MULTICAST | _abi.IFF_RUNNING | DORMANT
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,6 @@ class Interface:
     def carrier(self) -> bool:
         """Return True if it has IFF_RUNNING: just after IFF_LOWER_UP the kernel still drops what is sent."""
         return bool(self.flags & _abi.IFF_RUNNING)
-
-    @property
-    def dormant(self) -> bool:
-        """Return True if it has no carrier since it waits to be let in (802.1X), or for another program."""
-        return bool(self.flags & _abi.IFF_DORMANT)
 
     @property
     def multicast(self) -> bool:

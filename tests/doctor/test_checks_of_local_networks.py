@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mcastd.config import AmtRelaySettings, LinkSettings, WorkerSettings
+from mcastd.config import AmtRelaySettings, Bridge, LinkSettings, WorkerSettings
 from mcastd.doctor import local_networks
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding
@@ -48,3 +48,27 @@ def test_what_keeps_packets_from_coming(
     found = [one for one in said if isinstance(one, Finding)]
     assert [(one.cause, one.severity) for one in found] == causes
     assert all("eth1" in f"{one.what} {one.evidence}" for one in found)
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "causes"),
+    [
+        ((ETH1, ETH2), []),
+        ((DOWN, ETH2), [("interface-down", "broken")]),
+        ((IDLE, ETH2), [("no-carrier", "broken")]),
+        ((ETH2,), [("interface-missing", "broken")]),
+        ((ETH1, ETH2, replace(IDLE, index=6, name="wg0")), []),  # it may be idle
+        ((ETH2, replace(ETH1, index=6, name="wg0")), [("interface-missing", "warning")]),
+        ((PORT, BRIDGE, ETH2), [("port-of-bridge", "broken")]),
+    ],
+)
+def test_what_each_side_of_a_bridge_lacks(
+    interfaces: tuple[Interface, ...], causes: list[tuple[str, str]]
+) -> None:
+    settings = Bridge.model_validate({"from": "eth2", "to": ["eth1", "wg*"], "groups": ["239.1.0.0/16"]})
+    host = Host({one.index: one for one in interfaces}, 0.0)
+    said = list(local_networks.sides(Subject("bridge/tv", settings, "active"), Evidence(look=lambda: host)))
+    found = [one for one in said if isinstance(one, Finding)]
+    assert [(one.cause, one.severity) for one in found] == causes
+    assert all("eth1" in one.what for one in found)
+    assert all('to = ["eth1", "wg*"] ([bridge.tv])' in one.evidence for one in found if interfaces == (ETH2,))

@@ -6,11 +6,12 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from support.faults import chain
+from support.faults import chain, ip
 from support.gallery import GROUP, PORT, WITH_ROUTING, Case, Lab, show
 from support.inside import ifindex, inside, listener, sysctl
 from support.meanwhile import meanwhile
@@ -220,6 +221,33 @@ def test_a_reverse_path_filter_is_named(
         rights=WITH_ROUTING,
         variant="bridge",
     )
+    show(one, lab, tmp_path, record_property)
+
+
+LACKING = [
+    Case(
+        "bridge-hindered",
+        "warning",
+        CONFIG,
+        ip("addr del 10.6.1.1/24 dev eth1", "addr add 10.6.1.1/24 dev eth1"),
+        by_hand="give it an address",
+    ),
+    Case(
+        "no-carrier",
+        "broken",
+        CONFIG,
+        ip("link set net1 down", "link set net1 up", there=True),
+        by_hand="plug the cable in",
+    ),
+    Case("interface-down", "broken", CONFIG, ip("link set eth1 down", "link set eth1 up")),
+]
+
+
+@pytest.mark.parametrize("case", LACKING, ids=lambda case: case.cause)
+def test_what_its_interfaces_lack_is_named(
+    case: Case, lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    one = replace(case, worker="bridge/tv", rights=WITH_ROUTING, variant="bridge")
     show(one, lab, tmp_path, record_property)
 
 
