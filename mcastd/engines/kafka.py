@@ -84,6 +84,7 @@ class KafkaEngine(Engine):
         self._writer = stream.writer.encode()
         self._producer: Producer | None = None
         self._partitions: dict[str, int] = {}  # of a topic: how many it has
+        self._elsewhere = ""  # where the cluster says that it is, if it names none of our servers
         self._answers: deque[tuple[int, KafkaError | None]] = deque()  # of the library, by number
         self._said: deque[KafkaError] = deque(maxlen=16)  # what it said of servers last
         self._failure: SinkError | None = None  # for the next receive()
@@ -152,7 +153,10 @@ class KafkaEngine(Engine):
         found, until = None, clock.monotonic() + CONNECT_SECONDS
         while found is None:
             try:
-                found = self._producer.list_topics(topic, timeout=ATTEMPT_SECONDS).topics[topic]
+                listed = self._producer.list_topics(topic, timeout=ATTEMPT_SECONDS)
+                found = listed.topics[topic]
+                named = {f"{one.host}:{one.port}" for one in listed.brokers.values()}
+                self._elsewhere = "" if named & {*self._place.servers} else ", ".join(sorted(named))
             except kafka.KafkaException as error:
                 self._producer.poll(0)  # then it tells why
                 are_all_away = any(said.name() == "_ALL_BROKERS_DOWN" for said in self._said)
@@ -185,7 +189,7 @@ class KafkaEngine(Engine):
             place = kafka.TopicPartition(self._place.topic, partition)
             ends = consumer.get_watermark_offsets(place, timeout=CONNECT_SECONDS)
             if ends is None:
-                raise self._unreachable(kafka.KafkaError(kafka.KafkaError._TIMED_OUT))
+                return self._unless_trouble(kafka.KafkaError(kafka.KafkaError._TIMED_OUT), 0)
             low, high = ends
             if low >= high:
                 return 0
@@ -208,6 +212,10 @@ class KafkaEngine(Engine):
         """``number``, if an error only means that there is no more to be seen. Raises SinkError."""
         if error.name() in _NO_MORE_TO_SEE:
             return number
+        if self._elsewhere and error.name().startswith("_"):  # of the library: the server has not said it
+            way_out = f"{self.server} answers, and says that it is there: see advertised.listeners of Kafka"
+            cause = self._unreachable(error).cause
+            raise SinkError(f"cannot reach {self._elsewhere}", cause, way_out, reason=UNREACHABLE)
         raise self._refused(error, self._place.topic)
 
     # -- while it is used

@@ -99,6 +99,7 @@ class Library:
         self.no_consumer: Exception | None = None  # why none can be made
         self.ends: tuple[int, int] | Exception | None = (0, 0)  # of the partition, or why they are not said
         self.records: list[object] = []
+        self.servers = ["192.0.2.7:9092"]  # as the cluster names them
         self.running = 0  # producers that are asked for answers
 
     def Producer(self, settings: dict[str, Any], logger: object) -> object:
@@ -106,7 +107,11 @@ class Library:
             self.running += 1
 
         topic = SimpleNamespace(error=None, partitions=[0])
-        listed = SimpleNamespace(topics={"news": topic})
+        ends = [end.split(":") for end in self.servers]
+        brokers = {
+            number: SimpleNamespace(host=host, port=int(port)) for number, (host, port) in enumerate(ends)
+        }
+        listed = SimpleNamespace(topics={"news": topic}, brokers=brokers)
         return SimpleNamespace(list_topics=lambda *_, **__: listed, poll=poll, purge=lambda: None)
 
     def Consumer(self, settings: dict[str, Any], logger: object) -> object:
@@ -188,3 +193,18 @@ def test_what_cannot_be_asked_now_is_asked_again_before_anything_is_sent(
     else:
         assert engine.connect() == known
         engine.close()
+
+
+@pytest.mark.parametrize("code", [KafkaError._TRANSPORT, KafkaError._DESTROY, None])
+def test_a_cluster_that_says_it_is_elsewhere_is_named_by_what_it_says(
+    library: Library, code: int | None
+) -> None:
+    """As brokers in containers do: our servers answer, and name others, which are out of reach."""
+    library.ends = None if code is None else kafka.KafkaException(KafkaError(code))
+    library.servers = ["localhost:29092", "kafka:9092"]
+    with pytest.raises(SinkError, match=r"reach kafka:9092, localhost:29092.*advertised\.listeners"):
+        connecting().connect()
+    library.servers = ["192.0.2.7:9092", "kafka:9092"]  # one of ours is among them
+    with pytest.raises(SinkError) as raised:
+        connecting().connect()
+    assert "advertised" not in str(raised.value)
