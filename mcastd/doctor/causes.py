@@ -1,7 +1,8 @@
 """Every cause that can be found, in the order of the path that a datagram takes.
 
 Of two findings with the same severity, the one whose cause stands further up comes first. A cause *explains*
-others: these are its consequences, and the report leaves them out. mcastctl(1) has this list, too.
+others of its worker: these are its consequences, and the report leaves them out; what is wrong with one
+output or leg explains nothing of another one. mcastctl(1) has this list, too.
 """
 
 from __future__ import annotations

@@ -237,7 +237,8 @@ def _of_part(said: Said, part: Subject[WorkerSettings], whole: Subject[WorkerSet
     if part is whole or not isinstance(said, Finding) or not is_of(part, GroupSettings):
         return said
     leg = f"leg {part.settings.group} port {part.settings.port}"
-    return replace(said, what=f"{leg}: {said.what}", ways=tuple(way for way in said.ways if way.command))
+    ways = tuple(way for way in said.ways if way.command)
+    return replace(said, what=f"{leg}: {said.what}", ways=ways, part=leg)
 
 
 def in_order(
@@ -288,11 +289,18 @@ def _told(findings: list[Finding], alone: bool) -> list[Finding]:
     def rank(finding: Finding) -> tuple[int, int]:
         return SEVERITIES.index(finding.severity), RANK.get(finding.cause, len(RANK))
 
-    explained: dict[str, set[str]] = {}  # causes by worker
-    for finding in findings:
-        explained.setdefault(finding.worker, set()).update(EXPLAINS.get(finding.cause, ()))
-    everywhere = explained.get("", set())
-    told = [one for one in findings if one.cause not in explained[one.worker] | everywhere]
+    explained = {(one.worker, one.part, cause) for one in findings for cause in EXPLAINS.get(one.cause, ())}
+    of_any_part = {(worker, cause) for worker, _, cause in explained}
+
+    def is_explained(one: Finding) -> bool:
+        if ("", one.cause) in of_any_part:
+            return True
+        if not one.part:
+            return (one.worker, one.cause) in of_any_part
+        # What is wrong with one output or leg explains nothing of another one
+        return any((one.worker, part, one.cause) in explained for part in ("", one.part))
+
+    told = [one for one in findings if not is_explained(one)]
     if alone and all(finding.severity is Severity.HINT for finding in told):
         told = [finding for finding in told if finding.cause not in BESIDE]
     by_worker: dict[str, list[Finding]] = {}
