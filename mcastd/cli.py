@@ -165,9 +165,10 @@ def demo(interval: float) -> None:
 def doctor(path: Path, as_json: bool, watch: float | None, probe: bool, name: str | None) -> None:
     """Say why what is configured does not work, with no daemon running.
 
-    The sockets are opened as the daemon would open them, by the user who calls this. With a daemon that
-    runs, `mcastctl doctor` knows more. Exit status: 2 if something is broken, 1 if there are warnings, 0 if
-    all is well, 78 if the configuration is refused.
+    The sockets of channels and subscriptions are opened as the daemon would open them, by the user who calls
+    this; what only a daemon tries is listed as not looked at. With one that runs, `mcastctl doctor` knows
+    more. Exit status: 2 if something is broken, 1 if there are warnings, 0 if all is well, 78 if the
+    configuration is refused.
     """
     from mcastd import log, makers  # noqa: PLC0415 - not for `mcastd --help`
     from mcastd.config import load  # noqa: PLC0415

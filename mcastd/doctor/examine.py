@@ -44,6 +44,7 @@ from mcastd.doctor import (
     surroundings,
     transport_streams,
     tunnels,
+    untried,
     worker,
 )
 from mcastd.doctor.causes import BESIDE, EXPLAINS, RANK
@@ -103,6 +104,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (outputs.outputs, InboundSubscription),
     (worker.worker, WorkerSettings),
     (surroundings.kind_of_interface, GroupSettings),
+    (untried.trial, WorkerSettings),
 )
 HOST_CHECKS: tuple[HostCheck, ...] = (
     configuration.configuration,

@@ -344,6 +344,19 @@ def test_a_way_that_is_down_is_named_with_what_mends_its_interface() -> None:
     (found,) = copies.copies(ill, Given(eth(), eth(3, addresses=("10.6.1.1",))))
     assert isinstance(found, Finding)
     assert found.fix == "journalctl -u mcastd MCASTD_WORKER=outbound/news", "the interface is well"
+    (found,) = copies.copies(ill, Given(eth()))
+    assert isinstance(found, Finding)
+    assert found.fix.startswith("name one that there is as interface in copies[0] of [outbound.news]")
+
+
+def test_a_line_for_a_copy_is_none_for_its_channel() -> None:
+    subject = outbound(interface="eth0", copies=[{"group": "239.255.1.9"}])
+    ill = replace(subject, status={"legs": [leg(9190), leg(9190, "no route")]})
+    (found,) = copies.copies(ill, Given(eth()))
+    assert isinstance(found, Finding)
+    assert 'interface = "eth0" in copies[0] of [outbound.news], or: ip route add' in found.fix
+    assert [way.table for way in found.ways] == [""]
+    assert found.ways[0].command.startswith("ip route add")
 
 
 RECORDED = {"framing": "capture", "timing": "capture"}

@@ -64,6 +64,7 @@ def test_each_leg_is_looked_at_with_what_it_has() -> None:
     first, second = by_leg(Subject("inbound/news", SETTINGS, "active", status=now, earlier=now))
     assert isinstance(second.settings, InboundSubscription)
     assert (str(second.settings.group), second.settings.port, second.settings.legs) == (GROUPS[1], 9191, ())
+    assert second.table == "legs[1] of [inbound.news]"
     for number, one in enumerate((first, second)):
         for seen in (one.now(SubscriptionStatus), one.before(SubscriptionStatus)):
             counters = seen.counters
