@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 
 from mcastd import __version__
 from mcastd.console import findings
@@ -107,7 +108,12 @@ def check(path: Path, dump: bool, strict: bool, as_json: bool, file: Path | None
     from mcastd import config, log  # noqa: PLC0415
 
     log.configure("auto", "warning")  # on stderr: stdout is for the dump
-    path = path if file is None else file
+    if file is not None:
+        if click.get_current_context().get_parameter_source("path") is not ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"two files, {printable(path)} by --config and {printable(file)}: name one"
+            )
+        path = file
     try:
         loaded, warnings = config.examine(path)
     except ConfigError as error:
