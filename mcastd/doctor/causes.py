@@ -169,6 +169,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("files-refused"),
     _cause("output-failing"),
     _cause("engine-silent"),
+    _cause("captures-failing"),
     # what the worker says, where nothing above explains it
     _cause("worker-waiting", "stale"),
     _cause("stale"),

@@ -21,6 +21,7 @@ from mcastd.config import (
 )
 from mcastd.doctor import (
     bridges,
+    captured,
     configuration,
     copies,
     delivery,
@@ -102,6 +103,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (local_networks.network, LinkSettings),
     (linked.link, LinkSettings),
     (outputs.outputs, InboundSubscription),
+    (captured.captures, InboundSubscription),
     (worker.worker, WorkerSettings),
     (surroundings.kind_of_interface, GroupSettings),
     (untried.trial, WorkerSettings),
@@ -132,7 +134,9 @@ OF_INTERFACES: frozenset[Callable[..., Iterator[Said]]] = frozenset(
     }
 )
 # These look at files, whose disk or server may never answer.
-TOUCH_PATHS: frozenset[Callable[..., Iterator[Said]]] = frozenset({files.source, outputs.outputs})
+TOUCH_PATHS: frozenset[Callable[..., Iterator[Said]]] = frozenset(
+    {files.source, outputs.outputs, captured.captures}
+)
 PATH_SECONDS = 0.5
 SEVERITIES = tuple(Severity)
 
