@@ -26,7 +26,8 @@ class Subject(Generic[Settings_co]):
     status: AnyStatus | None = None  # of now
     earlier: AnyStatus | None = None  # the status when the watch began
     errno: str = ""  # of the error that the detail tells of: "EPERM"; "" if it has none
-    way_out: str = ""  # of this error; or, if there is none, what the worker does meanwhile
+    way_out: str = ""  # of this error
+    waits: str = ""  # what the worker does meanwhile: "trying again"
     key: str = ""  # in its table, of the leg or copy that it stands for: "legs[1]"; "" is the whole
 
     @staticmethod
@@ -39,7 +40,8 @@ class Subject(Generic[Settings_co]):
             view.detail,
             view.status,
             errno=view.errno,
-            way_out=view.way_out or view.waits,
+            way_out=view.way_out,
+            waits=view.waits,
         )
 
     def now(self, kind: type[S]) -> S:

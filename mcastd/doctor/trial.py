@@ -83,7 +83,7 @@ class Trial:
         subject = Subject(name, settings, status=self._status(name, settings))
         if (error := self._refused.get(name)) is None:
             return subject
-        return replace(subject, detail=str(error), errno=error.code, way_out=error.way_out or error.waits)
+        return replace(subject, detail=str(error), errno=error.code, way_out=error.way_out, waits=error.waits)
 
     def _status(self, name: str, settings: WorkerSettings) -> Status | None:
         """What the daemon's status would have of it. Not the overflow: here nobody reads all the time."""

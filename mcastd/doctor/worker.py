@@ -8,6 +8,7 @@ from mcastd.config import WorkerSettings
 from mcastd.doctor.captured import captured
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
+from mcastd.doctor.quoting import by_itself
 from mcastd.doctor.subject import Subject
 from mcastd.status import SubscriptionStatus
 
@@ -72,4 +73,6 @@ def worker(subject: Subject[WorkerSettings], _evidence: Evidence) -> Iterator[Sa
 
 
 def _way_out(subject: Subject[WorkerSettings]) -> str:
+    if not subject.way_out and subject.waits:
+        return by_itself(subject.waits)
     return subject.way_out or f"journalctl -u mcastd MCASTD_WORKER={subject.name}"

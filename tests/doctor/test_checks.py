@@ -542,6 +542,9 @@ def test_the_fix_of_a_worker_that_waits_is_the_errors_own_way_out() -> None:
     (found,) = worker.worker(replace(waiting, way_out="set it; then wait"), Given())
     assert isinstance(found, Finding)
     assert found.fix == "set it; then wait"
+    (found,) = worker.worker(replace(waiting, waits="waiting for one"), Given())
+    assert isinstance(found, Finding)
+    assert found.fix == "mend the cause, and it goes on by itself: it is waiting for one"
     (found,) = worker.worker(waiting, Given())
     assert isinstance(found, Finding)
     assert found.fix == "journalctl -u mcastd MCASTD_WORKER=inbound/news"
@@ -1070,7 +1073,7 @@ def test_netlink_that_is_short_or_forbidden(number: int, way_out: str, cause: st
 
     (finding,) = surroundings.netlink(Evidence(look=look))
     assert (finding.cause, str(finding.severity)) == (cause, severity)  # type: ignore[union-attr]
-    assert finding.fix == (way_out or "trying again")  # type: ignore[union-attr]
+    assert finding.fix == (way_out or "mend the cause, and it goes on by itself: it is trying again")  # type: ignore[union-attr]
     assert finding.evidence == (f"socket(AF_NETLINK): {errno.errorcode[number]}",)  # type: ignore[union-attr]
 
 
