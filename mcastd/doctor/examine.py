@@ -48,7 +48,7 @@ from mcastd.doctor import (
     untried,
     worker,
 )
-from mcastd.doctor.causes import BESIDE, EXPLAINS, RANK
+from mcastd.doctor.causes import ALONE, BESIDE, EXPLAINS, RANK
 from mcastd.doctor.evidence import NO_TROUBLES, Evidence, Troubles
 from mcastd.doctor.finding import Finding, Report, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject, by_leg, is_of
@@ -91,16 +91,15 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (transport_streams.unusable, InboundSubscription),
     (transport_streams.errors, InboundSubscription),
     (received_files.descriptions, InboundSubscription),
+    (local_networks.network, WorkerSettings),
     (bridges.filtered, Bridge),
     (bridges.circling, Bridge),
     (bridges.forwarding, Bridge),
-    (local_networks.network, AmtRelaySettings),
     (relays.heard, AmtRelaySettings),
     (relays.serving, AmtRelaySettings),
     (players.listening, GatewaySettings),
     (players.joining, GatewaySettings),
     (players.playing, GatewaySettings),
-    (local_networks.network, LinkSettings),
     (linked.link, LinkSettings),
     (outputs.outputs, InboundSubscription),
     (captured.captures, InboundSubscription),
@@ -307,6 +306,8 @@ def _told(findings: list[Finding], alone: bool) -> list[Finding]:
         return any((one.worker, part, one.cause) in explained for part in ("", one.part))
 
     told = [one for one in findings if not is_explained(one)]
+    wrong = {one.worker for one in told if one.severity is not Severity.HINT and one.cause not in ALONE}
+    told = [one for one in told if one.cause not in ALONE or one.worker not in wrong]
     if alone and all(finding.severity is Severity.HINT for finding in told):
         told = [finding for finding in told if finding.cause not in BESIDE]
     by_worker: dict[str, list[Finding]] = {}

@@ -29,6 +29,14 @@ def worker(subject: Subject[WorkerSettings], _evidence: Evidence) -> Iterator[Sa
         case "" if subject.detail:  # there is no daemon: its sockets were tried
             tried = "its sockets were opened as the daemon would (doctor)"
             yield Finding("worker-waiting", Severity.BROKEN, subject.detail, (tried,), _way_out(subject))
+        case "active" if subject.troubled:
+            yield Finding(
+                "worker-degraded",
+                Severity.WARNING,
+                f"it works, but not as it should: {subject.detail}",
+                (state,),
+                _way_out(subject),
+            )
         case "inactive":
             start = f"mcastctl start-worker {subject.name}"
             yield Finding(

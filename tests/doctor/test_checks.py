@@ -529,6 +529,7 @@ def test_receive_buffer(had: int | None, expected: list[tuple[str, str]]) -> Non
         (inbound(state="auto-restart", detail="cannot join: no; wait"), [("worker-waiting", "broken")]),
         (inbound(state="failed", detail="crashed: KeyError"), [("worker-crashed", "broken")]),
         (inbound(state="inactive"), [("worker-stopped", "hint")]),
+        (replace(inbound(detail="odd"), troubled=True), [("worker-degraded", "warning")]),
         (inbound({"stale": True, "last_datagram_age": None}, expect_every=5), [("stale", "broken")]),
         (inbound({"stale": False}, expect_every=5), []),
     ],

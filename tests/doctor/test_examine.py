@@ -114,6 +114,16 @@ def test_outputs_that_fail_are_all_told(tmp_path: Path) -> None:
     ]
 
 
+def test_that_a_worker_is_degraded_is_told_where_nothing_else_is_wrong_with_it() -> None:
+    degraded = finding("worker-degraded", WARNING)
+    assert told(degraded, finding("no-carrier", worker="inbound/other")) == [
+        ("inbound/other", "no-carrier"),
+        ("inbound/news", "worker-degraded"),
+    ]
+    assert told(degraded, finding("two-senders", HINT))[0] == ("inbound/news", "worker-degraded")
+    assert told(degraded, finding("overflow-earlier", WARNING)) == [("inbound/news", "overflow-earlier")]
+
+
 def test_where_it_runs_is_told_only_beside_trouble() -> None:
     here = finding("container", HINT, "")
     assert told(here, finding("ttl-one", HINT)) == [("inbound/news", "ttl-one")]
