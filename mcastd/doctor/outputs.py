@@ -90,7 +90,7 @@ def _failing(state: OutputStatus, looked: Looked) -> Finding:
             "see whether it runs, its name resolves here (getent hosts NAME), and the network leads there"
             " (ip route)"
         )
-    what = error.removesuffix(f"; {state.way_out}")
+    what = error.partition(f"; {state.way_out}")[0] if state.way_out else error
     evidence = (looked.said, f"dropped: {counted(state.counters.dropped)} (status)")
     if state.reason == CIRCLE:
         return Finding("circle", Severity.BROKEN, what, evidence, way_out)

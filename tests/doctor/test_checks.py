@@ -654,6 +654,7 @@ def test_a_fifo(tmp_path: Path, before: Any, now: Any, expected: list[tuple[str,
     ("error", "way_out", "reason", "problem", "fix"),
     [
         ("cannot send to it: no; add it", "add it", "refused", "cannot send to it: no", "add it"),
+        ("cannot send to it: no; add it; looking", "add it", "refused", "cannot send to it: no", "add it"),
         (
             "cannot reach it: no route to host",
             "",
