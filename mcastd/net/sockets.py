@@ -43,7 +43,7 @@ WAYS_OUT: dict[int, str | SettingChange] = {
 def refused(
     error: OSError, what: str, group: Address, interface: str | None, way_out: str | SettingChange = ""
 ) -> LinkError:
-    """``way_out`` is said instead of what usually helps; ``interface`` is the setting, None if there is none."""
+    """``way_out`` is said in place of what usually helps; ``interface`` is the setting, if there is one."""
     number = error.errno or 0
     if number == errno.ENETUNREACH and interface and not way_out:
         way_out = f"see whether {interface} is up, and has an address: ip address"
