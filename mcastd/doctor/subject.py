@@ -28,6 +28,7 @@ class Subject(Generic[Settings_co]):
     errno: str = ""  # of the error that the detail tells of: "EPERM"; "" if it has none
     way_out: str = ""  # of this error
     waits: str = ""  # what the worker does meanwhile: "trying again"
+    since: float = 0.0  # seconds that it has been in this state
     troubled: bool = False  # it is not as it should be
     key: str = ""  # in its table, of the leg or copy that it stands for: "legs[1]"; "" is the whole
 
@@ -43,6 +44,7 @@ class Subject(Generic[Settings_co]):
             errno=view.errno,
             way_out=view.way_out,
             waits=view.waits,
+            since=view.since,
             troubled=view.troubled,
         )
 

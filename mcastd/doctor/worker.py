@@ -12,6 +12,9 @@ from mcastd.doctor.quoting import by_itself
 from mcastd.doctor.subject import Subject
 from mcastd.status import SubscriptionStatus
 
+# One that has begun since may still be on its way to what it needs, as a link to its peer.
+SETTLED_SECONDS = 5.0
+
 
 def worker(subject: Subject[WorkerSettings], _evidence: Evidence) -> Iterator[Said]:
     state = f"state: {subject.state} (status)"
@@ -29,7 +32,7 @@ def worker(subject: Subject[WorkerSettings], _evidence: Evidence) -> Iterator[Sa
         case "" if subject.detail:  # there is no daemon: its sockets were tried
             tried = "its sockets were opened as the daemon would (doctor)"
             yield Finding("worker-waiting", Severity.BROKEN, subject.detail, (tried,), _way_out(subject))
-        case "active" if subject.troubled:
+        case "active" if subject.troubled and subject.since >= SETTLED_SECONDS:
             yield Finding(
                 "worker-degraded",
                 Severity.WARNING,
