@@ -18,7 +18,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mcastd.errors import LinkError, reason_of
+from mcastd.errors import LOW_PORTS, LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net import _abi
 from mcastd.net.arenas import Arena, pools
@@ -121,7 +121,7 @@ class ListeningSocket(_RelaySocket):
             way_out = {
                 errno.EADDRINUSE: "another program has it, as a gateway or the kernel's own AMT device:"
                 " choose another port or address",
-                errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE",
+                errno.EACCES: LOW_PORTS,
             }
             waits = "waiting for the address" if error.errno == errno.EADDRNOTAVAIL else ""
             number = error.errno or 0

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import socket
 
-from mcastd.errors import LinkError, reason_of
+from mcastd.errors import LOW_PORTS, LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net import _abi
 from mcastd.net.arenas import pools
@@ -41,11 +41,13 @@ class TunnelSocket:
                     self._sock.setsockopt(socket.IPPROTO_UDP, _abi.UDP_GRO, 1)
                 self._sock.bind(("" if version == 4 else "::", local_port))
             except OSError as error:
-                taken = error.errno == errno.EADDRINUSE
-                way_out = "another program has it, as the kernel's own AMT device: choose another local_port"
-                raise LinkError(
-                    what, reason_of(error), way_out if taken else "", errno=error.errno or 0
-                ) from error
+                way_out = {
+                    errno.EADDRINUSE: "another program has it, as the kernel's own AMT device: choose another"
+                    " local_port",
+                    errno.EACCES: LOW_PORTS,
+                }
+                number = error.errno or 0
+                raise LinkError(what, reason_of(error), way_out.get(number, ""), errno=number) from error
             self._pool = pools[version, "tunnel"]
             self._arena = self._pool.lease(Senders())
             undo.pop_all()

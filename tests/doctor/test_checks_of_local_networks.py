@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mcastd.config import AmtRelaySettings, LinkSettings, WorkerSettings
+from mcastd.config import AmtRelaySettings, Bridge, Discover, LinkSettings, WorkerSettings
 from mcastd.doctor import local_networks
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding
@@ -21,6 +21,10 @@ LINK = LinkSettings.model_validate(
     {"listen": "0.0.0.0", "key": "/etc/mcastd/key", "send": ["239.0.0.0/8"], "interface": "eth1"}
 )
 RELAY = AmtRelaySettings.model_validate({"listen": "192.0.2.1", "interface": ["eth1", "wg*"]})
+WG0 = Interface(6, "wg0", 0x1043, 0)
+BRIDGED = Bridge.model_validate({"from": "eth1", "to": "eth2", "groups": ["239.0.0.0/8"]})
+TO_BOTH = Bridge.model_validate({"from": "wg0", "to": ["eth1", "eth2"], "groups": ["239.0.0.0/8"]})
+HEARD = Discover.model_validate({"interface": ["eth1", "eth2"]})
 BOTH = AmtRelaySettings.model_validate({"listen": "192.0.2.1", "interface": ["eth1", "eth2"]})
 
 
@@ -38,6 +42,14 @@ BOTH = AmtRelaySettings.model_validate({"listen": "192.0.2.1", "interface": ["et
         (BOTH, (ETH2,), [("interface-missing", "warning")]),
         (BOTH, (BRIDGE,), [("interface-missing", "broken"), ("interface-missing", "broken")]),
         (AmtRelaySettings.model_validate({"listen": "192.0.2.1"}), (DOWN,), []),
+        (BRIDGED, (ETH1, ETH2), []),
+        (BRIDGED, (DOWN, ETH2), [("interface-down", "broken")]),
+        (BRIDGED, (PORT, ETH2, BRIDGE), [("port-of-bridge", "broken")]),
+        (TO_BOTH, (ETH2, WG0), [("interface-missing", "warning")]),
+        (TO_BOTH, (IDLE, ETH2, WG0), [("no-carrier", "warning")]),
+        (TO_BOTH, (PORT, ETH2, WG0, BRIDGE), []),
+        (HEARD, (ETH2,), [("interface-missing", "warning")]),
+        (Discover(), (DOWN,), []),
     ],
 )
 def test_what_keeps_packets_from_coming(
@@ -48,3 +60,11 @@ def test_what_keeps_packets_from_coming(
     found = [one for one in said if isinstance(one, Finding)]
     assert [(one.cause, one.severity) for one in found] == causes
     assert all("eth1" in f"{one.what} {one.evidence}" for one in found)
+
+
+def test_the_bridge_takes_the_place_of_its_port_and_others_stay() -> None:
+    host = Host({one.index: one for one in (PORT, ETH2, BRIDGE)}, 0.0)
+    for settings, line in ((BOTH, 'interface = ["br0", "eth2"]'), (BRIDGED, 'from = "br0"')):
+        (found,) = local_networks.network(Subject("x/y", settings, "active"), Evidence(look=lambda: host))
+        assert isinstance(found, Finding)
+        assert found.ways[0].lines == (line,)

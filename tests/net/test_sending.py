@@ -561,6 +561,14 @@ def test_a_channel_follows_a_route_that_gets_a_gateway(wire: None, tmp_path: Pat
         wait_for(lambda: taken(far), "what is sent since the route has a gateway")
 
 
+def test_an_interface_that_is_down_is_to_be_looked_at_and_not_to_be_set(wire: None) -> None:
+    ip("link set out0 down")
+    with pytest.raises(LinkError) as caught:
+        SocketSender(GROUPS[4], free_port(), interface="out0")
+    way_out = "see whether out0 is up, and has an address: ip address"
+    assert (caught.value.errno, caught.value.way_out) == (errno.ENETUNREACH, way_out)
+
+
 def test_ipv6_on_loopback_takes_a_route_to_this_host() -> None:
     group = GROUPS[6]
     with pytest.raises(LinkError) as caught:
