@@ -189,8 +189,8 @@ class Relay:
         filled = self._look(found, now) if now - self._looked_at >= LOOK_SECONDS else 0.0
         taken, is_short = 0, False
         if self._short:  # those that have waited longest for memory come first
-            waiting = [*self._short]
-            found.sort(key=lambda one: waiting.index(one) if one in self._short else len(waiting))
+            places = {stream: place for place, stream in enumerate(self._short)}
+            found.sort(key=lambda one: places.get(one, len(places)))
         for stream in found:
             try:
                 taken += self._hand_on(stream)
@@ -296,7 +296,8 @@ class Relay:
             error = refusal
         if count and way.trouble:
             self._note_works(way)
-        if error is None or error.errno in FULL_ERRNOS:
+        is_open = way.sender is not None  # else the kernel is short of something, which is no full queue
+        if error is None or (is_open and error.errno in FULL_ERRNOS):
             return _Sent(count, size, FULL)
         is_too_long = error.errno == errno.EMSGSIZE
         if way.sender is not None:

@@ -96,6 +96,8 @@ class ForeignSenders:
             return sock.send(payloads, ttl)
         except OSError as error:
             number = error.errno or 0
+            if sock is None and number == errno.ENOBUFS:  # of socket(2), which no full queue has to do with
+                number = errno.ENOMEM
             way_out = WAYS_OUT.get(number, "")
             if sock is not None and number == errno.EPERM:
                 way_out = REFUSED_BY_FIREWALL

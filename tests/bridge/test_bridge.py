@@ -1161,6 +1161,22 @@ def test_a_way_that_refused_a_datagram_is_told_until_one_goes_or_none_has_come_f
     one.relay.close()
 
 
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.EAGAIN])
+def test_that_a_relay_cannot_open_a_way_is_no_full_queue(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """socket(2) of IPv6 says ENOBUFS where it has no memory."""
+    one = Refusing(kernel, monkeypatch)
+    one.refused = {SEVEN: number}
+    for _ in range(3):
+        assert one.take(SEVEN, after=0.01) == [said(SEVEN)]
+    assert one.tried == [SEVEN], "not with each datagram"
+    assert one.relay._counters.dropped == {"refused": 3}
+    one.refused.clear()
+    assert one.take(SEVEN, after=1.0) == []
+    one.relay.close()
+
+
 def test_few_of_the_ways_that_a_relay_is_refused_are_tried_again_at_a_time(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

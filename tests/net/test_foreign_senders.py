@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 import subprocess
@@ -126,6 +128,16 @@ def test_a_firewall_is_no_lack_of_a_capability(network: Network) -> None:
     for _ in range(2):
         with pytest.raises(LinkError, match="a firewall rule of this host refuses it"):
             network.send(5, b"x")
+
+
+def test_no_memory_for_a_socket_is_no_full_queue(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    monkeypatch.setattr("mcastd.net.foreign_senders.socket.socket", refuse)
+    with pytest.raises(LinkError, match="no buffer space") as failed:
+        network.send(5, b"x")
+    assert failed.value.errno == errno.ENOMEM
 
 
 def test_an_interface_that_is_gone_is_told(network: Network) -> None:

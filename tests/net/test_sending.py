@@ -441,6 +441,41 @@ def test_an_address_that_has_gone_costs_one_host_nothing(to_one_host: UnicastSen
     assert source_of(to_one_host) == source
 
 
+@pytest.mark.parametrize(
+    ("version", "to", "ways"),
+    [
+        (4, "192.0.2.9", "nexthop via 10.23.0.2 dev out0 nexthop via 10.25.0.2 dev in0"),
+        (6, "2001:db8::9", "nexthop via fd23::2 dev out0 nexthop via fd25::2 dev in0"),
+    ],
+)
+def test_of_routes_that_are_as_good_one_host_is_sent_to_by_one(
+    wire: None, no_fd_leak: None, version: int, to: str, ways: str
+) -> None:
+    """The kernel chooses among them by the ports."""
+    policy = Path(f"/proc/sys/net/ipv{version}/fib_multipath_hash_policy")
+    ip("addr add 10.25.0.1/24 dev in0")
+    ip("addr add fd25::1/64 dev in0 nodad")
+    ip(f"route add {to} {ways}")
+    policy.write_text("1")
+    try:
+        sources = set()
+        for _ in range(12):
+            with contextlib.closing(UnicastSender(ipaddress.ip_address(to), free_port())) as sender:
+                name = sender._sock.getsockname()
+                assert not any(sender._look() for _ in range(12))
+                assert sender._sock.getsockname() == name
+                sources.add(source_of(sender))
+        assert len(sources) == 2
+        ip(f"route replace {to} {ways.partition(' nexthop')[0].removeprefix('nexthop ')}")
+        with contextlib.closing(UnicastSender(ipaddress.ip_address(to), free_port())) as sender:
+            port = sender._sock.getsockname()[1]
+            ip(f"route replace {to} {ways.partition(' nexthop')[2]}")
+            assert sender._look()
+            assert (source_of(sender) in sources, sender._sock.getsockname()[1]) == (True, port)
+    finally:
+        policy.write_text("0")
+
+
 def channel(tmp_path: Path, more: str) -> str:
     source = tmp_path / "source"
     source.write_bytes(bytes(1_400_000))
