@@ -398,9 +398,7 @@ def test_a_leg_for_which_there_is_no_descriptor_costs_the_other_nothing(
     stack: ExitStack, veth: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port, made = free_port(), select.epoll
-    legs = ReceivingLegs(
-        [(name, partial(receiver, stack, port, interface=name)) for name in ("left", "lo")]
-    )
+    legs = ReceivingLegs([(name, partial(receiver, stack, port, interface=name)) for name in ("left", "lo")])
     stack.callback(legs.close)
     legs._legs[1].fail(LinkError("cannot receive", "network is down", errno=errno.ENETDOWN))
     for number in (errno.EMFILE, errno.ENOMEM):

@@ -337,6 +337,14 @@ def test_what_is_held_when_the_peer_takes_its_leave_is_given() -> None:
     assert (there.end.counts.lost, there.end.counts.received) == (1, 6)
 
 
+def test_what_is_held_when_this_end_takes_its_leave_is_given() -> None:
+    """As by a reload to another port."""
+    wire, _, there = holding(repair_seconds=5.0)
+    wire.carry(there, there.end.close(wire.now))
+    assert streamed(there) == HELD
+    assert (there.end.counts.lost, there.end.counts.received) == (1, 6)
+
+
 def test_what_is_held_by_keys_that_are_forgotten_is_given() -> None:
     """No longer than former keys are kept is waited for what is missing; nor longer than for two new ones."""
     wire, here, there = holding(repair_seconds=30.0)
