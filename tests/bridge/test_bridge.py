@@ -1242,10 +1242,16 @@ def test_what_went_before_a_datagram_that_is_refused_is_forwarded(
     kernel.make_sender = Filtered
     one = Refusing(kernel, monkeypatch)
     assert one.take_together(b"1", b"22", b"longer", b"3") == (2, 3, {"refused": 2}, {})
-    assert len(one.relay.troubles) == 1
+    kernel.receivers[EIGHT, 5004, "left"].deliver(b"longer", origin=origin(9))
+    assert one.take_together(b"3") == (0, 0, {"refused": 2}, {}), "it is tried again after a while"
+    told = [*one.relay._refused_ways]
+    assert len(told) == 2
+    one.now += RETRY_SECONDS
+    assert one.take_together(b"1", b"longer") == (1, 1, {"refused": 1}, {})
+    assert [*one.relay._refused_ways] == told, "in this order: another one would be told as news"
     one.now += RETRY_SECONDS
     assert one.take_together(b"1", b"22") == (2, 3, {}, {})
-    assert one.relay.troubles == ()
+    assert len(one.relay.troubles) == 1
     one.relay.close()
 
 
