@@ -43,7 +43,7 @@ class UnicastSender:
         self._look_at = clock.monotonic() + LOOK_SECONDS
 
     def _connect(self, source_port: int = 0) -> socket.socket:
-        """Raises LinkError. ``source_port`` is one of another such socket; 0: any that is free."""
+        """Raises LinkError. ``source_port`` is that of a socket with SO_REUSEADDR; 0: any that is free."""
         to, dscp = self.to, self._dscp
         with contextlib.ExitStack() as undo:
             try:
@@ -60,7 +60,7 @@ class UnicastSender:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     sock.bind(("", source_port))
                 sock.connect(_abi.socket_name(to, self._port))
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             except OSError as error:
                 raise self._error(error) from error
             undo.pop_all()
@@ -85,11 +85,15 @@ class UnicastSender:
     def _look(self) -> bool:
         """Send from the address that the route has now. Returns True if it is another."""
         self._look_at = clock.monotonic() + LOOK_SECONDS
+        source, port = self._sock.getsockname()[:2]
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for now: no other program has it
         try:
-            found = self._connect(self._sock.getsockname()[1])
+            found = self._connect(port)
         except LinkError:  # what works is kept
             return False
-        another: bool = found.getsockname()[0] != self._sock.getsockname()[0]
+        finally:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        another: bool = found.getsockname()[0] != source
         if another:
             self._sock, found = found, self._sock
             self._burst = Burst(self._sock)

@@ -471,6 +471,7 @@ def test_of_routes_that_are_as_good_one_host_is_sent_to_by_one(
             port = sender._sock.getsockname()[1]
             ip(f"route replace {to} {ways.partition(' nexthop')[2]}")
             assert sender._look()
+            assert sender._sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
             assert (source_of(sender) in sources, sender._sock.getsockname()[1]) == (True, port)
     finally:
         policy.write_text("0")
