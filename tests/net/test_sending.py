@@ -283,6 +283,34 @@ def test_a_reload_while_the_queue_is_full_has_nothing_heard_here_twice(
             assert {*heard} >= {*payloads[-40:]}
 
 
+def group_output(port: int, ttl: int) -> GroupSink:
+    config = GroupOutput(group=GROUPS[4], port=port, interface="out0", ttl=ttl, queue="8 MiB")
+    return GroupSink(config, FORMATS["raw"](StreamFacts(str, str)), Account(config, log.get_logger()))
+
+
+def test_an_output_that_lost_its_way_sends_others_by_the_next(wire: None, no_fd_leak: None) -> None:
+    queue("tbf", *ROOM_FOR_SOME)
+    payloads = [b"%05d" % number + bytes(995) for number in range(200)]
+    port = free_port()
+    with ExitStack() as stack:
+        near = SocketReceiver(GROUPS[4], port, interface="out0", receive_buffer=8 << 20)
+        stack.callback(near.close)
+        output = group_output(port, 2)
+        output.open()
+        stack.callback(output.close)
+        for first in range(0, len(payloads), 40):
+            output.write(ListBatch(payloads[first : first + 40]))
+        assert output.counters.queued > 0
+        output._lose(LinkError("cannot send", "network is down", errno=errno.ENETDOWN))
+        output.flush()
+        assert output.counters.queued == 0, "what it held is dropped"
+        taken(near)
+        output._retry_at = 0.0
+        output.write(ListBatch(payloads[:5]))
+        wait_for(lambda: output.counters.queued == 0 or output.tick(clock.monotonic()), "an empty queue")
+        assert sorted(set(taken(near))) == payloads[:5]
+
+
 @pytest.mark.parametrize("goes_on", [True, False])
 def test_another_output_sends_what_was_looped_to_the_network_alone(
     wire: None, no_fd_leak: None, goes_on: bool
@@ -290,15 +318,10 @@ def test_another_output_sends_what_was_looped_to_the_network_alone(
     queue("tbf", *ROOM_FOR_SOME)
     payloads = [b"%05d" % number + bytes(995) for number in range(200)]
     port = free_port()
-
-    def output(ttl: int) -> GroupSink:
-        config = GroupOutput(group=GROUPS[4], port=port, interface="out0", ttl=ttl, queue="8 MiB")
-        return GroupSink(config, FORMATS["raw"](StreamFacts(str, str)), Account(config, log.get_logger()))
-
     with ExitStack() as stack:
         near = SocketReceiver(GROUPS[4], port, interface="out0", receive_buffer=8 << 20)
         stack.callback(near.close)
-        old, new = output(2), output(3)
+        old, new = group_output(port, 2), group_output(port, 3)
         old.open()
         for first in range(0, len(payloads), 40):
             old.write(ListBatch(payloads[first : first + 40]))
