@@ -316,7 +316,7 @@ class Tunnels:
 
 
 def _shortage(error: OSError | NoThreadError) -> LinkError:
-    """The same, as a subscription takes it: it may fall back to what comes natively."""
+    """Why no receiver can be had. A subscription may fall back to what comes natively then."""
     what = "cannot receive by a tunnel"
     if isinstance(error, NoThreadError):
         return LinkError(what, error.cause, error.way_out, errno=errno.EAGAIN)
