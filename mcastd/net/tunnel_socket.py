@@ -27,6 +27,7 @@ class TunnelSocket:
         """Raises LinkError."""
         self.version = version
         self.local_port = local_port
+        self._overflow = 0  # of the socket that was closed
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         what = f"cannot receive from AMT relays at UDP port {local_port}"
         with contextlib.ExitStack() as undo:
@@ -71,9 +72,10 @@ class TunnelSocket:
 
     @property
     def overflow(self) -> int:
-        """Packets that the kernel dropped at the full receive buffer."""
-        return dropped(self._sock)
+        """Packets that the kernel dropped at the full receive buffer, also once it is closed."""
+        return max(self._overflow, dropped(self._sock))
 
     def close(self) -> None:
+        self._overflow = self.overflow
         self._pool.give_back(self._arena)
         self._sock.close()
