@@ -182,6 +182,13 @@ class House:
         where: dict[str, Any] = {} if "connect" in plan else {"listen": (ip_address("0.0.0.0"), 9466)}
         self.links.enlist(name, LinkPlan(**{"key": bytes(32), **where, **plan}))
 
+    def close(self) -> None:
+        for link in self.links.running.values():
+            link.close_socket()
+        for network in self.networks:
+            network.close()
+        self._bell.close()
+
     def socket(self, name: str) -> MadeUpSocket:
         found: Any = self.links.running[name].socket
         assert isinstance(found, MadeUpSocket)
@@ -189,8 +196,10 @@ class House:
 
 
 @pytest.fixture
-def house(monkeypatch: pytest.MonkeyPatch) -> House:
-    return House(monkeypatch)
+def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    house = House(monkeypatch)
+    yield house
+    house.close()
 
 
 def test_a_busy_link_has_no_other_visited(house: House) -> None:
