@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 
 from mcastd import __version__
 from mcastd.console import findings
@@ -107,7 +108,12 @@ def check(path: Path, dump: bool, strict: bool, as_json: bool, file: Path | None
     from mcastd import config, log  # noqa: PLC0415
 
     log.configure("auto", "warning")  # on stderr: stdout is for the dump
-    path = path if file is None else file
+    if file is not None:
+        if click.get_current_context().get_parameter_source("path") is not ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"two files, {printable(path)} by --config and {printable(file)}: name one"
+            )
+        path = file
     try:
         loaded, warnings = config.examine(path)
     except ConfigError as error:
@@ -165,9 +171,10 @@ def demo(interval: float) -> None:
 def doctor(path: Path, as_json: bool, watch: float | None, probe: bool, name: str | None) -> None:
     """Say why what is configured does not work, with no daemon running.
 
-    The sockets are opened as the daemon would open them, by the user who calls this. With a daemon that
-    runs, `mcastctl doctor` knows more. Exit status: 2 if something is broken, 1 if there are warnings, 0 if
-    all is well, 78 if the configuration is refused.
+    The sockets of channels and subscriptions are opened as the daemon would open them, by the user who calls
+    this; what only a daemon tries is listed as not looked at. With one that runs, `mcastctl doctor` knows
+    more. Exit status: 2 if something is broken, 1 if there are warnings, 0 if all is well, 78 if the
+    configuration is refused.
     """
     from mcastd import log, makers  # noqa: PLC0415 - not for `mcastd --help`
     from mcastd.config import load  # noqa: PLC0415

@@ -14,14 +14,33 @@ NANO = 1_000_000_000
 monotonic: Clock = time.monotonic
 wall: Clock = time.time
 
-# What a wall clock is set by at least, to be noticed: what has come may wait so long to be read.
+# A wall clock that is set by less than this is not noticed.
 SET_NANOS = NANO
 
 
-def was_set(nanoseconds: int, seconds: float) -> bool:
-    """Return True if the wall clock was set between two moments.
+class ArrivalClock:
+    """Tells whether the wall clock that arrivals are taken by was set.
 
-    By that clock they are ``nanoseconds`` apart; what happened then was read ``seconds`` apart, by the
-    monotonic one.
+    What has come may wait long before it is read: then its arrival is behind the monotonic clock. It is
+    further ahead of that than it ever was only where the wall clock was set forward.
     """
-    return not -SET_NANOS <= nanoseconds <= seconds * NANO + SET_NANOS
+
+    __slots__ = ("_ahead", "_last")
+
+    def __init__(self) -> None:
+        self._last: int | None = None  # the last arrival, in nanoseconds
+        self._ahead = 0  # nanoseconds that an arrival was ahead of the monotonic clock, at most
+
+    def was_set(self, arrival: int, now: float) -> bool:
+        """Take an arrival, in nanoseconds, that was read ``now``, in monotonic seconds. Returns True if the
+        clock was set since the one before.
+        """
+        ahead, last = arrival - int(now * NANO), self._last
+        self._last = arrival
+        if last is None:
+            self._ahead = ahead
+            return False
+        was_set = arrival < last - SET_NANOS or ahead > self._ahead + SET_NANOS
+        if was_set or ahead > self._ahead:
+            self._ahead = ahead
+        return was_set

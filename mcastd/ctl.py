@@ -223,7 +223,10 @@ def start_worker(socket: Path, name: str) -> None:
 @click.argument("name", shell_complete=complete_worker)
 @click.pass_obj
 def stop_worker(socket: Path, name: str) -> None:
-    """Stop a worker until it is started again."""
+    """Stop a worker until it is started again.
+
+    That is by start-worker, by a reload that finds its settings changed, or with the daemon.
+    """
     call_for_each(socket, name, "stopping", "io.mcastd.Stop")
 
 

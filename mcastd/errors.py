@@ -16,6 +16,14 @@ SHORTAGE_WAYS_OUT = {
     errno.ENOMEM: "raise MemoryMax= of the service, or give this host more memory",
     errno.EAGAIN: "raise TasksMax= of the service",
 }
+# By the errno of what refuses an address and port to listen at, or to bind.
+LOW_PORTS = "ports below 1024 take root or CAP_NET_BIND_SERVICE: see the drop-in for them in mcastd(8)"
+LISTENING_WAYS_OUT = {
+    errno.EADDRINUSE: "another program has this port; stop it, or choose another port",
+    errno.EACCES: LOW_PORTS,
+    errno.EADDRNOTAVAIL: "choose an address of this host",
+    errno.EMFILE: SHORTAGE_WAYS_OUT[errno.EMFILE],
+}
 
 # In a line for the configuration: a string that the user has to choose.
 ANY_TEXT = '"..."'

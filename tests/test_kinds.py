@@ -88,7 +88,9 @@ def test_a_kind_of_worker_is_examined_without_a_daemon(tmp_path: Path) -> None:
     command = (*WITH_BEACONS, *MCASTD, "doctor", "--json", "--watch", "0", "--config", str(config))
     report = json.loads(said(*command))
     assert report["workers"] == ["beacon/north", "beacon/south"]
-    assert not [one for one in (*report["findings"], *report["skipped"]) if one["worker"]]
+    assert not [one for one in report["findings"] if one["worker"]]
+    told = [(one["check"], one["worker"]) for one in report["skipped"] if one["worker"]]
+    assert told == [("trial", "beacon/north"), ("trial", "beacon/south")]
 
 
 def test_the_manual_wants_an_example_of_a_kind_of_worker(tmp_path: Path) -> None:

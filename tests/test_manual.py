@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import inspect
 import logging
 import pkgutil
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import build
@@ -19,7 +21,10 @@ import roots
 
 import mcastd
 from mcastd import __version__, cli, ctl, status
+from mcastd.adhoc import file_report, groups, report
+from mcastd.adhoc.loss import StreamCounts
 from mcastd.metrics.families import families
+from mcastd.net.socket_owners import Process
 from mcastd.supervisor.thread import CHANGES
 from mcastd.views import Status
 
@@ -156,6 +161,35 @@ def test_every_field_of_a_status_is_explained(generated: Path) -> None:
             assert text, f"there is nothing beside {name} of {of.__name__}"
     assert not re.search(r"\b\w+\.[A-Z]|\.py\b|\bNone\b", section), "what only the code knows"
     assert {"Subscription: sequence.senders", "Channel: counters", "Subscription: kept"} <= {*parts}
+
+
+def test_every_field_of_a_summary_is_explained(generated: Path) -> None:
+    page = (generated / "man" / "mcastctl.1").read_text()
+    section = page.partition(".Sh SUMMARIES\n")[2].partition("\n.Sh ")[0]
+    parts = dict(re.findall(r"^\.Ss (.+)\n((?:(?!\.Ss ).*\n)*)", f"{section}\n", re.MULTILINE))
+    explained = {
+        part: set(re.findall(r"^\.It Li (\w+)$", text, re.MULTILINE)) for part, text in parts.items()
+    }
+
+    def keys(*made_by: Callable[..., object]) -> set[str]:
+        return {key for one in made_by for key in re.findall(r'"(\w+)"[]:]', inspect.getsource(one))}
+
+    of_files = keys(file_report.received) - {"name", "percent"}
+    counts = {field.name for field in dataclasses.fields(StreamCounts)}
+    kinds = (groups.GroupOnInterface, groups.BoundSocket, Process, groups.SourceUse, groups.DaemonMembership)
+    assert explained == {
+        "Summary of listen": keys(report.received, report.rates) - explained["Streams of a summary"]
+        | {"received"},
+        "Streams of a summary": explained["Streams of a summary"],
+        "Files of listen": keys(file_report.outcome_record),
+        "Summary of files of listen": of_files,
+        "Summary of send and replay": keys(report.sent, report.rates, file_report.sent),
+        "Sessions of discover": set(),
+        "Groups": {field.name for kind in (groups.Answer, *kinds) for field in dataclasses.fields(kind)},
+    }
+    assert explained["Streams of a summary"] - counts == {
+        *("source", "run", "first", "last", "total", "unheard", "delay")
+    }
 
 
 def test_whom_to_ask_is_in_one_file(generated: Path) -> None:

@@ -25,7 +25,7 @@ from mcastd.analysis.continuity import Continuity
 from mcastd.analysis.delivery import Delivery
 from mcastd.analysis.sync import Sync
 from mcastd.analysis.tables import TABLE_NANOS, Tables
-from mcastd.clock import NANO, was_set
+from mcastd.clock import NANO, ArrivalClock
 from mcastd.counters import TransportCheck, TransportCounters
 from mcastd.protocols import rtp, ts
 from mcastd.protocols.ts import PACKET_BYTES
@@ -80,6 +80,7 @@ class TransportAnalysis:
         self.arrival = 0  # of the last datagram, in nanoseconds; 0: nothing has come
         self.heard = 0.0  # the same in monotonic seconds
         self._is_timed = False  # arrivals were told
+        self._clock = ArrivalClock()
         self.sync = Sync(self.counters)
         self._cutter = PacketCutter()
         self._is_split = False  # packets run over the ends of datagrams, and the cutter joins them
@@ -107,7 +108,7 @@ class TransportAnalysis:
             self._is_timed = True
         else:
             arrivals = [self.arrival if self._is_timed else int(now * NANO)] * len(payloads)
-        if self.arrival and was_set(arrivals[-1] - self.arrival, now - self.heard):
+        if was_set := self._clock.was_set(arrivals[-1], now):
             arrivals = [arrivals[-1]] * len(payloads)
             self._begin_anew(arrivals[-1])
         elif arrivals[0] - self.arrival > TABLE_NANOS:  # a silence is no fault of the tables
@@ -129,6 +130,9 @@ class TransportAnalysis:
             packets, numbers = self._synchronized(payloads)
             if packets:
                 self._take(packets, _Arrivals(numbers, arrivals))
+        if was_set:  # nobody knows before which of these: nothing is measured by them
+            self.clocks.begin_anew()
+            self.delivery.begin_anew()
         if [*self.counters.errors.values()] != self._counted:
             self._note_errors(now)
 

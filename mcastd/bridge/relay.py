@@ -189,8 +189,8 @@ class Relay:
         filled = self._look(found, now) if now - self._looked_at >= LOOK_SECONDS else 0.0
         taken, is_short = 0, False
         if self._short:  # those that have waited longest for memory come first
-            waiting = [*self._short]
-            found.sort(key=lambda one: waiting.index(one) if one in self._short else len(waiting))
+            places = {stream: place for place, stream in enumerate(self._short)}
+            found.sort(key=lambda one: places.get(one, len(places)))
         for stream in found:
             try:
                 taken += self._hand_on(stream)
@@ -294,18 +294,19 @@ class Relay:
             count, size, error = _send_all(way.sender, payloads)
         except LinkError as refusal:
             error = refusal
-        if count and way.trouble:
-            self._note_works(way)
-        if error is None or error.errno in FULL_ERRNOS:
-            return _Sent(count, size, FULL)
-        is_too_long = error.errno == errno.EMSGSIZE
+        # Where it cannot be opened, the kernel is short of something, which is no full queue
+        is_full = error is not None and error.errno in FULL_ERRNOS and way.sender is not None
+        is_too_long = error is not None and error.errno == errno.EMSGSIZE
+        if error is None or is_full or (is_too_long and count):
+            if count and way.trouble:
+                self._note_works(way)
+            return _Sent(count, size, REFUSED if is_too_long else FULL)
         if way.sender is not None:
             way.refused_at = now
             if not is_too_long:
                 way.sender.close()  # another one finds what there is by then
                 way.sender = None
-        if not (is_too_long and count):
-            self._note_refused(way, stream, error, now)
+        self._note_refused(way, stream, error, now)
         return _Sent(count, size, REFUSED)
 
     def _note_refused(self, way: _WayOut, stream: _Stream, error: LinkError, now: float) -> None:

@@ -19,6 +19,7 @@ from mcastd.config.engine_servers import (
     Servers,
     StreamName,
 )
+from mcastd.config.model import Conflicts
 from mcastd.config.numbers import whole_number
 from mcastd.config.output import OutputPath, OutputSettings, dated
 from mcastd.config.types import BufferSize, DirectoryPath, Duration, Size, Switch
@@ -147,9 +148,8 @@ class NatsOutput(NatsServers, EngineOutput):
     @model_validator(mode="after")
     def _subject_of_messages(self) -> NatsOutput:
         if not is_subject(self.name_of(self.subject, "239.1.1.1", 1)):
-            raise ValueError(
-                f"subject {show(self.subject)} is none of a message: words with dots between, without * and >"
-            )
+            why = f"{show(self.subject)} is none of a message: words with dots between, without * and >"
+            raise Conflicts([(("subject",), why)])
         return self
 
 
@@ -206,7 +206,8 @@ class KafkaOutput(EngineOutput):
     @model_validator(mode="after")
     def _one_way_to_all(self) -> KafkaOutput:
         if len({self.server_of(url)[3] for url in self.servers}) > 1:
-            raise ValueError("servers: all have TLS, or none")
+            raise Conflicts([(("servers",), "they all have TLS, or none")])
         if (self.user is None) is not (self.password is None):
-            raise ValueError("user and password belong together")
+            key = "password" if self.user is None else "user"
+            raise Conflicts([((key,), "user and password belong together")])
         return self

@@ -11,6 +11,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 from mcastd.config.addresses import parse_end, split_end
 from mcastd.config.ends import ProgramEnd
 from mcastd.config.kinds import OfKind
+from mcastd.config.model import Conflicts
 from mcastd.config.numbers import whole_number
 from mcastd.config.types import FilePath, SecretPlace, Switch
 from mcastd.config.words import show
@@ -124,13 +125,13 @@ class EngineServers(OfKind):
 
     @model_validator(mode="after")
     def _servers_and_proofs(self) -> EngineServers:
-        for url in self.servers:
+        for index, url in enumerate(self.servers):
             try:
                 self.server_of(url)
             except ValueError as error:
-                raise ValueError(f"servers: {error}") from None
+                raise Conflicts([(("servers", index), str(error))]) from None
         if self.cert_key is not None and self.cert is None:
-            raise ValueError("cert_key is of cert, which is missing")
+            raise Conflicts([(("cert_key",), "cert_key is of cert, which is missing")])
         return self
 
 
@@ -170,7 +171,7 @@ class NatsServers(EngineServers):
     @model_validator(mode="after")
     def _tls_from_the_first(self) -> NatsServers:
         if self.tls_first and not all(self.server_of(url)[3] for url in self.servers):
-            raise ValueError("tls_first is for servers with tls://")
+            raise Conflicts([(("tls_first",), "tls_first is for servers with tls://")])
         return self
 
 

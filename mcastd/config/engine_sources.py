@@ -9,8 +9,9 @@ from pydantic import Field, PlainValidator, model_validator
 
 from mcastd.config.ends import ProgramEnd
 from mcastd.config.engine_servers import NAME_MAX, EngineServers, NatsServers, RedisServers, StreamName
+from mcastd.config.model import Conflicts
 from mcastd.config.network_sources import ReceivingSource
-from mcastd.config.types import Switch
+from mcastd.config.types import Location, Switch
 from mcastd.config.words import show
 from mcastd.protocols.nats import is_subject
 
@@ -88,20 +89,30 @@ class NatsSource(NatsServers, EngineSource):
         stream = "" if self.stream is None else self.in_domain(self.stream)
         return self.kept_at("nats", known, stream)
 
+    def _contradictions(self) -> Iterator[tuple[Location, str]]:
+        is_begun = self.start != "new"
+        if self.stream is None and self.subject is None:
+            yield (), "needs stream and consumer, or a subject"
+        elif (self.stream is None) != (self.consumer is None):
+            yield ("stream" if self.consumer is None else "consumer",), "stream and consumer go together"
+        elif self.stream is None:
+            for key, is_set in (("create", self.create), ("start", is_begun)):
+                if is_set:
+                    yield (key,), "create and start are of a consumer: give stream and consumer"
+            if self.domain is not None:
+                yield ("domain",), "domain is of a stream: give stream and consumer"
+        else:
+            if self.queue is not None:
+                why = "queue is of a subject without a stream: those with one consumer share anyway"
+                yield ("queue",), why
+            for key, is_set in (("subject", self.subject is not None), ("start", is_begun)):
+                if is_set and not self.create:
+                    yield (key,), "subject and start are of a consumer that is made: set create = true"
+
     @model_validator(mode="after")
     def _stream_or_subject(self) -> NatsSource:
-        if self.stream is None and self.subject is None:
-            raise ValueError("needs stream and consumer, or a subject")
-        if (self.stream is None) != (self.consumer is None):
-            raise ValueError("stream and consumer go together")
-        if self.stream is None and (self.create or self.start != "new"):
-            raise ValueError("create and start are of a consumer: give stream and consumer")
-        if self.stream is None and self.domain is not None:
-            raise ValueError("domain is of a stream: give stream and consumer")
-        if self.stream is not None and self.queue is not None:
-            raise ValueError("queue is of a subject without a stream: those with one consumer share anyway")
-        if self.stream is not None and not self.create and (self.subject or self.start != "new"):
-            raise ValueError("subject and start are of a consumer that is made: set create = true")
+        if found := list(self._contradictions()):
+            raise Conflicts(found)
         return self
 
 
@@ -136,5 +147,5 @@ class RedisSource(RedisServers, EngineSource):
     @model_validator(mode="after")
     def _start_of_one_that_is_made(self) -> RedisSource:
         if self.start != "new" and not self.create:
-            raise ValueError("start is of a group that is made: set create = true")
+            raise Conflicts([(("start",), "start is of a group that is made: set create = true")])
         return self

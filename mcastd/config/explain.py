@@ -18,7 +18,6 @@ from mcastd.config.legs import LegSettings
 from mcastd.config.model import Conflicts, Model
 from mcastd.config.outbound import Copy
 from mcastd.config.outputs import OUTPUTS
-from mcastd.config.protocols import INBOUND_PROTOCOLS, OUTBOUND_PROTOCOLS
 from mcastd.config.types import Location
 from mcastd.config.via import AmtSettings
 from mcastd.config.whole import Config
@@ -94,7 +93,7 @@ def _complaint(details: ErrorDetails, data: Mapping[str, object]) -> Complaint:
             missing = True
             reason = "missing; it is required"
         case "extra_forbidden":
-            reason = _unknown(str(location[-1]), _model(location, data))
+            reason = _unknown(str(location[-1]), _model(location, data), _setting(location))
         case "literal_error":
             reason = _not_among(_quoted(context["expected"]), value)
         case "union_tag_invalid":
@@ -152,7 +151,13 @@ def _model(location: Location, data: Mapping[str, Any]) -> type[Model]:
     return Config
 
 
-OF_OUTPUT = "the table of an output of kind = "
+def _setting(location: Location) -> tuple[str, str]:
+    """The table and the key of the setting of several kinds that ``location`` is in; ("", "") if of none."""
+    return (str(location[0]), str(location[2])) if len(location) > 3 else ("", "")
+
+
+# The setting that is of several kinds in an array.
+OUTPUT = ("inbound", "output")
 # Where a port stands behind its host, with an example for each.
 WITH_PORT = {
     "listen": "0.0.0.0:9000",
@@ -162,34 +167,60 @@ WITH_PORT = {
 }
 
 
-def _unknown(key: str, model: type[Model]) -> str:
+def _unknown(key: str, model: type[Model], setting: tuple[str, str]) -> str:
+    """``model`` lacks the key, which is in the table of ``setting``."""
     known = list(model.fields_by_key())
     if key == "port" and "ports" not in known and (ends := [end for end in WITH_PORT if end in known]):
         examples = " or ".join(f"{end} = {show(WITH_PORT[end])}" for end in ends)
         return f"unknown key; the port stands behind its host: {examples}"
-    places: list[tuple[type[Model], str]] = [
-        (DaemonSettings, "[daemon]"),
-        (AmtSettings, "[amt]"),
-        *((settings, f"[{table}.NAME]") for table, settings in Config.kinds().items()),
-        *((output, f"{OF_OUTPUT}{show(kind)}") for kind, output in OUTPUTS.models.items()),
-        *(
-            (protocol, f"protocol = {{ kind = {show(kind)}, {key} = ... }} of [{table}.NAME]")
-            for table, kinds in (("outbound", OUTBOUND_PROTOCOLS), ("inbound", INBOUND_PROTOCOLS))
-            for kind, protocol in kinds.models.items()
-            if key != "kind"  # each has one
-        ),
-    ]
-    elsewhere = [place for other, place in places if key in other.fields_by_key() and other is not model]
+    by_kind = {place: kinds for place, kinds in _kinds_with(key).items() if kinds}
+    if setting in by_kind:  # it is of another kind, or its kind is not said
+        by_kind, elsewhere = {setting: by_kind[setting]}, []
+    else:
+        places: list[tuple[type[Model], str]] = [
+            (DaemonSettings, "[daemon]"),
+            (AmtSettings, "[amt]"),
+            *((settings, f"[{table}.NAME]") for table, settings in Config.kinds().items()),
+        ]
+        elsewhere = [place for other, place in places if key in other.fields_by_key() and other is not model]
+    for (table, name), kinds in by_kind.items():
+        words = " or ".join(map(show, kinds))
+        if (table, name) == OUTPUT:
+            elsewhere.append(f"the table of an output of kind = {words}")
+        else:
+            elsewhere.append(f"{name} = {{ kind = {words}, {key} = ... }} of [{table}.NAME]")
     hint = _did_you_mean(key, known)
     if elsewhere:
-        outputs = [place.removeprefix(OF_OUTPUT) for place in elsewhere if place.startswith(OF_OUTPUT)]
-        elsewhere = [place for place in elsewhere if not place.startswith(OF_OUTPUT)]
-        if outputs:
-            elsewhere.append(f"{OF_OUTPUT}{' or '.join(outputs)}")
         place = f"belongs into {' or '.join(elsewhere)}"
-        nearly = difflib.get_close_matches(key, known, n=1, cutoff=SIMILARITY_MIN)
-        hint = f'did you mean "{nearly[0]}"? "{key}" {place}' if nearly else f"it {place}"
+        nearly = _meant_instead(key, known)
+        hint = f'did you mean "{nearly}"? "{key}" {place}' if nearly else f"it {place}"
     return f"unknown key; {hint or 'known are ' + ', '.join(known)}"
+
+
+def _kinds_with(key: str) -> dict[tuple[str, str], list[str]]:
+    """The kinds that have a key, by the table and name of the setting of which they are."""
+    settings = {
+        (table, name): kinds
+        for table, model in Config.kinds().items()
+        for name, field in model.fields_by_key().items()
+        if (kinds := kinds_among(field.metadata)) is not None
+    }
+    settings[OUTPUT] = OUTPUTS
+    return {
+        place: [
+            kind for kind, model in kinds.models.items() if key != "kind" and key in model.fields_by_key()
+        ]
+        for place, kinds in settings.items()
+    }
+
+
+def _meant_instead(key: str, known: Collection[str]) -> str:
+    """The one known key that is nearly this one, or has it as a word, as allow_groups has groups; or ""."""
+    if nearly := difflib.get_close_matches(key, known, n=1, cutoff=SIMILARITY_MIN):
+        return nearly[0]
+    words = set(key.split("_"))
+    alike = [one for one in known if (has := set(one.split("_"))) < words or words < has]
+    return alike[0] if len(alike) == 1 else ""
 
 
 def _not_among(words: list[str], value: object) -> str:

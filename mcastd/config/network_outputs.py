@@ -9,7 +9,7 @@ from pydantic import Field, PlainValidator, ValidationInfo, field_validator, mod
 
 from mcastd.config.addresses import end_of, parse_end, parse_listen, require_family, split_end
 from mcastd.config.ends import ProgramEnd
-from mcastd.config.model import check_distinct
+from mcastd.config.model import Conflicts, check_distinct
 from mcastd.config.output import FORMAT, FormatName, GroupEnd, OutputSettings
 from mcastd.config.types import (
     BufferSize,
@@ -188,5 +188,6 @@ class UnixOutput(SendingOutput, StreamingOutput):
     @model_validator(mode="after")
     def _framing_of_stream(self) -> UnixOutput:
         if self.framing != "none" and self.type != "stream":
-            raise ValueError('framing is of type = "stream": a socket of datagrams keeps their boundaries')
+            why = 'framing is of type = "stream": a socket of datagrams keeps their boundaries'
+            raise Conflicts([(("framing",), why)])
         return self

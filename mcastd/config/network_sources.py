@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mcastd.config.addresses import require_family, split_end
 from mcastd.config.ends import ProgramEnd
-from mcastd.config.model import check_distinct
+from mcastd.config.model import Conflicts, check_distinct
 from mcastd.config.network_outputs import EndName, ListenEnd, StreamFraming
 from mcastd.config.source import SourceSettings
 from mcastd.config.types import BufferSize, Mode, Moment, SocketPath, SourcePrefix
@@ -144,5 +144,6 @@ class UnixSource(ReceivingSource):
     @model_validator(mode="after")
     def _framing_of_stream(self) -> UnixSource:
         if self.framing != "none" and self.type != "stream":
-            raise ValueError('framing is of type = "stream": a socket of datagrams keeps their boundaries')
+            why = 'framing is of type = "stream": a socket of datagrams keeps their boundaries'
+            raise Conflicts([(("framing",), why)])
         return self

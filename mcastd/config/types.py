@@ -156,9 +156,9 @@ def parse_session_name(value: object) -> str:
 
 
 def parse_mold_session(value: object) -> str:
-    """The session of MoldUDP64, which is filled up with blanks on the wire."""
+    """The session of MoldUDP64, which is filled up with blanks on the wire; one may be of blanks alone."""
     if isinstance(value, str) and 1 <= len(value) <= 10 and value.isascii() and value.isprintable():
-        return value.rstrip()
+        return value.rstrip() or " "
     raise ValueError(f"must be up to 10 characters of ASCII, not {show(value)}")
 
 

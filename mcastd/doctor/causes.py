@@ -1,7 +1,8 @@
 """Every cause that can be found, in the order of the path that a datagram takes.
 
 Of two findings with the same severity, the one whose cause stands further up comes first. A cause *explains*
-others: these are its consequences, and the report leaves them out. mcastctl(1) has this list, too.
+others of its worker: these are its consequences, and the report leaves them out; what is wrong with one
+output or leg explains nothing of another one. mcastctl(1) has this list, too.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ class Cause:
     id: str
     explains: frozenset[str] = frozenset()
     beside: bool = False  # a hint that is reported only beside another finding: alone it is no trouble
+    alone: bool = False  # reported only if nothing else is wrong with the worker
 
 
-def _cause(id: str, *explains: str, beside: bool = False) -> Cause:
-    return Cause(id, frozenset(explains), beside)
+def _cause(id: str, *explains: str, beside: bool = False, alone: bool = False) -> Cause:
+    return Cause(id, frozenset(explains), beside, alone)
 
 
 # What follows from a cause that keeps a worker from running.
 NOT_AT_WORK = ("worker-waiting", "stale")
 # What follows for a subscription from a cause that comes before its membership on the datagram's path.
 DEAF = ("membership-lost", "nothing-arrives", *NOT_AT_WORK)
+# What follows for a bridge from an interface that nothing comes from, or goes to.
+UNBRIDGED = ("bridge-ttl", "bridge-dry", "bridge-hindered")
 # What follows from a cause that keeps an output from being written.
 LOSING = ("output-failing",)
 # What follows where packets of a transport stream do not come.
@@ -47,23 +51,21 @@ CAUSES: tuple[Cause, ...] = (
     _cause("source-silent"),
     _cause("circle", *LOSING),
     # the interface
-    _cause("interface-missing", "no-address", "bridge-hindered", *DEAF),
-    _cause(
-        "interface-down", "no-route", "no-carrier", "no-address", "wrong-interface", "bridge-hindered", *DEAF
-    ),
+    _cause("interface-missing", "no-address", *UNBRIDGED, *DEAF),
+    _cause("interface-down", "no-route", "no-carrier", "no-address", "wrong-interface", *UNBRIDGED, *DEAF),
     _cause(
         "port-of-bridge",
         "no-address",
         "wrong-interface",
         "firewall-drop",
         "dropped-inside",
-        "bridge-hindered",
+        *UNBRIDGED,
         *DEAF,
     ),
     _cause("no-route", *DEAF),
     _cause("gateway-route"),
     _cause("ip-off", "no-address", *DEAF),
-    _cause("no-carrier", "wrong-interface", "bridge-hindered", *DEAF),
+    _cause("no-carrier", "wrong-interface", *UNBRIDGED, *DEAF),
     _cause("no-multicast-flag"),
     _cause("no-address", *NOT_AT_WORK),
     _cause("unlucky-source"),
@@ -179,9 +181,11 @@ CAUSES: tuple[Cause, ...] = (
     _cause("files-refused"),
     _cause("output-failing"),
     _cause("engine-silent"),
+    _cause("captures-failing"),
     # what the worker says, where nothing above explains it
     _cause("worker-waiting", "stale"),
     _cause("stale"),
+    _cause("worker-degraded", alone=True),
     _cause("nothing-arrives", beside=True),
     # the configuration on disk
     _cause("config-refused"),
@@ -200,3 +204,4 @@ CAUSES: tuple[Cause, ...] = (
 RANK = {cause.id: rank for rank, cause in enumerate(CAUSES)}
 EXPLAINS = {cause.id: cause.explains for cause in CAUSES}
 BESIDE = {cause.id for cause in CAUSES if cause.beside}
+ALONE = {cause.id for cause in CAUSES if cause.alone}

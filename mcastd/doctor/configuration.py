@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
+from mcastd.errors import LOW_PORTS
 
 
 def configuration(evidence: Evidence) -> Iterator[Said]:
@@ -25,7 +26,7 @@ def configuration(evidence: Evidence) -> Iterator[Said]:
 def daemon(evidence: Evidence) -> Iterator[Said]:
     """Trouble of the daemon itself and not of a worker: its metrics, its log."""
     if problem := evidence.troubles.metrics:
-        fix = "see who has the address: ss -ltnp; or give another as metrics in [daemon]"
+        fix = f"see who has the address: ss -ltnp; {LOW_PORTS}; or give another as metrics in [daemon]"
         yield Finding("metrics-unavailable", Severity.WARNING, problem, ("summary (status)",), fix)
     if problem := evidence.troubles.log:
         fix = (

@@ -21,6 +21,7 @@ from mcastd.config import (
 )
 from mcastd.doctor import (
     bridges,
+    captured,
     configuration,
     copies,
     delivery,
@@ -44,9 +45,10 @@ from mcastd.doctor import (
     surroundings,
     transport_streams,
     tunnels,
+    untried,
     worker,
 )
-from mcastd.doctor.causes import BESIDE, EXPLAINS, RANK
+from mcastd.doctor.causes import ALONE, BESIDE, EXPLAINS, RANK
 from mcastd.doctor.evidence import NO_TROUBLES, Evidence, Troubles
 from mcastd.doctor.finding import Finding, Report, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject, by_leg, is_of
@@ -89,23 +91,24 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (transport_streams.unusable, InboundSubscription),
     (transport_streams.errors, InboundSubscription),
     (received_files.descriptions, InboundSubscription),
+    (local_networks.network, WorkerSettings),
     (local_networks.sides, Bridge),
     (bridges.filtered, Bridge),
     (bridges.withheld, Bridge),
     (bridges.circling, Bridge),
     (bridges.forwarding, Bridge),
     (bridges.hindered, Bridge),
-    (local_networks.network, AmtRelaySettings),
     (relays.heard, AmtRelaySettings),
     (relays.serving, AmtRelaySettings),
     (players.listening, GatewaySettings),
     (players.joining, GatewaySettings),
     (players.playing, GatewaySettings),
-    (local_networks.network, LinkSettings),
     (linked.link, LinkSettings),
     (outputs.outputs, InboundSubscription),
+    (captured.captures, InboundSubscription),
     (worker.worker, WorkerSettings),
     (surroundings.kind_of_interface, GroupSettings),
+    (untried.trial, WorkerSettings),
 )
 HOST_CHECKS: tuple[HostCheck, ...] = (
     configuration.configuration,
@@ -133,7 +136,9 @@ OF_INTERFACES: frozenset[Callable[..., Iterator[Said]]] = frozenset(
     }
 )
 # These look at files, whose disk or server may never answer.
-TOUCH_PATHS: frozenset[Callable[..., Iterator[Said]]] = frozenset({files.source, outputs.outputs})
+TOUCH_PATHS: frozenset[Callable[..., Iterator[Said]]] = frozenset(
+    {files.source, outputs.outputs, captured.captures}
+)
 PATH_SECONDS = 0.5
 SEVERITIES = tuple(Severity)
 
@@ -240,7 +245,8 @@ def _of_part(said: Said, part: Subject[WorkerSettings], whole: Subject[WorkerSet
     if part is whole or not isinstance(said, Finding) or not is_of(part, GroupSettings):
         return said
     leg = f"leg {part.settings.group} port {part.settings.port}"
-    return replace(said, what=f"{leg}: {said.what}", ways=tuple(way for way in said.ways if way.command))
+    ways = tuple(way for way in said.ways if way.command)
+    return replace(said, what=f"{leg}: {said.what}", ways=ways, part=leg)
 
 
 def in_order(
@@ -291,11 +297,20 @@ def _told(findings: list[Finding], alone: bool) -> list[Finding]:
     def rank(finding: Finding) -> tuple[int, int]:
         return SEVERITIES.index(finding.severity), RANK.get(finding.cause, len(RANK))
 
-    explained: dict[str, set[str]] = {}  # causes by worker
-    for finding in findings:
-        explained.setdefault(finding.worker, set()).update(EXPLAINS.get(finding.cause, ()))
-    everywhere = explained.get("", set())
-    told = [one for one in findings if one.cause not in explained[one.worker] | everywhere]
+    explained = {(one.worker, one.part, cause) for one in findings for cause in EXPLAINS.get(one.cause, ())}
+    of_any_part = {(worker, cause) for worker, _, cause in explained}
+
+    def is_explained(one: Finding) -> bool:
+        if ("", one.cause) in of_any_part:
+            return True
+        if not one.part:
+            return (one.worker, one.cause) in of_any_part
+        # What is wrong with one output or leg explains nothing of another one
+        return any((one.worker, part, one.cause) in explained for part in ("", one.part))
+
+    told = [one for one in findings if not is_explained(one)]
+    wrong = {one.worker for one in told if one.severity is not Severity.HINT and one.cause not in ALONE}
+    told = [one for one in told if one.cause not in ALONE or one.worker not in wrong]
     if alone and all(finding.severity is Severity.HINT for finding in told):
         told = [finding for finding in told if finding.cause not in BESIDE]
     by_worker: dict[str, list[Finding]] = {}

@@ -44,6 +44,7 @@ class Finding:
     fix: str  # a command or a line of the configuration
     worker: str = ""  # "inbound/news"; "" is the host as a whole
     ways: tuple[Way, ...] = ()  # alternatives, each of which mends it; none: it takes a person
+    part: str = ""  # of the worker, that it is about: an output, a leg; "" is the worker as a whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,17 @@ from __future__ import annotations
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Severity, Way
 from mcastd.doctor.quoting import command
+from mcastd.errors import LOW_PORTS
 from mcastd.ip import Address
+
+# The first port that takes no capability, unless the host is set otherwise (ip_unprivileged_port_start).
+PORT_MIN = 1024
+
+
+def ways_to_listen(port: int) -> str:
+    """What may help where the kernel refuses a port of TCP."""
+    owner = f"see who has the port: {command('ss', '-ltnp')}"
+    return f"{owner}; {LOW_PORTS}" if port < PORT_MIN else owner
 
 
 def unheard_finding(cause: str, address: Address, use: str, table: str, evidence: Evidence) -> Finding | None:

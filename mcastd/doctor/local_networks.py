@@ -1,10 +1,10 @@
-"""The interfaces of links, AMT relays and bridges: there, up, with a carrier, no bridge's port."""
+"""The interfaces of bridges, links, AMT relays and discovery: there, up, with a carrier, no bridge's port."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mcastd.config import AmtRelaySettings, Bridge, Interfaces, LinkSettings, WorkerSettings
+from mcastd.config import AmtRelaySettings, Bridge, Discover, Interfaces, LinkSettings, WorkerSettings
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.quoting import command, toml
@@ -13,15 +13,16 @@ from mcastd.net.interfaces import DORMANT, Host, Interface, absence, named_in
 
 BROKEN, WARNING = Severity.BROKEN, Severity.WARNING
 NETLINK = "rtnetlink, as `ip address` shows it"
+# Kinds of workers that have one setting of interfaces.
+OF_NETWORKS = (AmtRelaySettings, Discover, LinkSettings)
 
 
-def network(subject: Subject[LinkSettings] | Subject[AmtRelaySettings], evidence: Evidence) -> Iterator[Said]:
+def network(subject: Subject[WorkerSettings], evidence: Evidence) -> Iterator[Said]:
     """Check that what is to be taken comes to the interfaces that are named, if some are."""
-    setting, host = subject.settings.interface, evidence.host
-    if setting is None or not host.interfaces:
-        return
-    yield from _lacking(subject, host, "interface", setting, setting)
-    yield from _ports(subject, host, "interface", setting)
+    settings, host = subject.settings, evidence.host
+    if isinstance(settings, OF_NETWORKS) and settings.interface is not None and host.interfaces:
+        yield from _lacking(subject, host, "interface", settings.interface)
+        yield from _ports(subject, host, "interface", settings.interface)
 
 
 def sides(subject: Subject[Bridge], evidence: Evidence) -> Iterator[Said]:
@@ -34,11 +35,15 @@ def sides(subject: Subject[Bridge], evidence: Evidence) -> Iterator[Said]:
         named = tuple(named_in(setting))
         yield from _lacking(subject, host, key, setting, named)
         if key == "from" or settings.when == "joined":  # members are heard there
-            yield from _ports(subject, host, key, named)
+            yield from _ports(subject, host, key, setting, named)
 
 
 def _lacking(
-    subject: Subject[WorkerSettings], host: Host, key: str, setting: Interfaces, looked_at: Interfaces
+    subject: Subject[WorkerSettings],
+    host: Host,
+    key: str,
+    setting: Interfaces,
+    looked_at: Interfaces | None = None,
 ) -> Iterator[Said]:
     """Names in a setting that no interface has, and interfaces that are down or lead nowhere."""
     ways = [one for one in host.interfaces.values() if one.is_meant_by(setting)]
@@ -53,14 +58,21 @@ def _lacking(
                 f"name one that there is as {key} in {subject.table}; if it comes later, mcastd takes it",
             )
     for way in ways:
-        if way.is_meant_by(looked_at):
+        if looked_at is None or way.is_meant_by(looked_at):
             yield from state_of(way, severity)
 
 
-def _ports(subject: Subject[WorkerSettings], host: Host, key: str, interfaces: Interfaces) -> Iterator[Said]:
+def _ports(
+    subject: Subject[WorkerSettings],
+    host: Host,
+    key: str,
+    setting: Interfaces,
+    looked_at: Interfaces | None = None,
+) -> Iterator[Said]:
     for way in host.interfaces.values():
-        if way.is_meant_by(interfaces) and (taker := host.taken_by(way)) is not None:
-            line = line_of(taker.name, key)
+        is_looked_at = way.is_meant_by(setting if looked_at is None else looked_at)
+        if is_looked_at and (taker := host.taken_by(way)) is not None:
+            line = line_of(_instead(setting, way.name, taker.name), key)
             yield Finding(
                 "port-of-bridge",
                 BROKEN,
@@ -69,6 +81,13 @@ def _ports(subject: Subject[WorkerSettings], host: Host, key: str, interfaces: I
                 f"{line} in {subject.table}",
                 ways=(Way(table=subject.table, lines=(line,)),),
             )
+
+
+def _instead(setting: Interfaces, name: str, other: str) -> Interfaces:
+    """A setting with another interface in place of one; what else it names stays."""
+    if isinstance(setting, str):
+        return other
+    return tuple(dict.fromkeys(other if one == name else one for one in setting))
 
 
 def line_of(setting: Interfaces, key: str = "interface") -> str:
@@ -87,7 +106,7 @@ def _described(interface: Interface) -> str:
     return interface.name if interface.up else f"{interface.name} (down)"
 
 
-def state_of(way: Interface, severity: Severity = BROKEN) -> Iterator[Said]:
+def state_of(way: Interface, severity: Severity = BROKEN) -> Iterator[Finding]:
     """Check that an interface is up, and has a carrier."""
     if not way.up:
         yield Finding(

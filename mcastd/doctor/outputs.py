@@ -61,12 +61,11 @@ def outputs(subject: Subject[InboundSubscription], _evidence: Evidence) -> Itera
     ]
     for output in subject.settings.output:
         state, earlier = (by_label.get(output.label) for by_label in told)
-        yield from _output(
-            subject, Looked(output, f"output {output.label!r} ({subject.table})", state, earlier)
-        )
+        looked = Looked(output, f"output {output.label!r} ({subject.table})", state, earlier)
+        yield from (replace(found, part=output.label) for found in _output(subject, looked))
 
 
-def _output(subject: Subject[InboundSubscription], looked: Looked) -> Iterator[Said]:
+def _output(subject: Subject[InboundSubscription], looked: Looked) -> Iterator[Finding]:
     state, written = looked.state, looked.output.paths()
     findings = [found for one in written for found in _written(subject, looked, one)]
     if not findings:
@@ -91,7 +90,7 @@ def _failing(state: OutputStatus, looked: Looked) -> Finding:
             "see whether it runs, its name resolves here (getent hosts NAME), and the network leads there"
             " (ip route)"
         )
-    what = error.removesuffix(f"; {state.way_out}")
+    what = error.partition(f"; {state.way_out}")[0] if state.way_out else error
     evidence = (looked.said, f"dropped: {counted(state.counters.dropped)} (status)")
     if state.reason == CIRCLE:
         return Finding("circle", Severity.BROKEN, what, evidence, way_out)

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from mcastd.config import GatewaySettings, split_end
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
-from mcastd.doctor.listening import unheard_finding
+from mcastd.doctor.listening import unheard_finding, ways_to_listen
 from mcastd.doctor.quoting import command
 from mcastd.doctor.subject import Subject, counted_more
 from mcastd.status import GatewayStatus, PlayedGroupStatus
@@ -35,8 +35,7 @@ def listening(subject: Subject[GatewaySettings], evidence: Evidence) -> Iterator
                 Severity.BROKEN,
                 f"it cannot listen at {end}: {why}",
                 (f"refused_listen: {end}: {why} (status)",),
-                f"see who has the port: {command('ss', '-ltnp')}; or name another one in listen of"
-                f" {subject.table}",
+                f"{ways_to_listen(split_end(end)[1])}; or name another one in listen of {subject.table}",
             )
     everywhere = [end for end, address in hosts.items() if address.is_unspecified]
     if everywhere and not settings.allow_clients and settings.token is None:

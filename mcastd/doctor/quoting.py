@@ -20,6 +20,11 @@ def command(*words: object) -> str:
     return shlex.join(map(str, words))
 
 
+def by_itself(waits: str) -> str:
+    """The fix where nothing else is known than what is done meanwhile: "trying again"."""
+    return f"mend the cause, and it goes on by itself: it is {waits}"
+
+
 def counted(numbers: Mapping[str, int]) -> str:
     """Numbers by what they count, such as ``full: 3, no-reader: 1,200``; ``-`` if there are none."""
     return ", ".join(f"{what}: {number:,}" for what, number in numbers.items()) or "-"

@@ -26,7 +26,11 @@ class Subject(Generic[Settings_co]):
     status: AnyStatus | None = None  # of now
     earlier: AnyStatus | None = None  # the status when the watch began
     errno: str = ""  # of the error that the detail tells of: "EPERM"; "" if it has none
-    way_out: str = ""  # of this error; or, if there is none, what the worker does meanwhile
+    way_out: str = ""  # of this error
+    waits: str = ""  # what the worker does meanwhile: "trying again"
+    since: float = 0.0  # seconds that it has been in this state
+    troubled: bool = False  # it is not as it should be
+    key: str = ""  # in its table, of the leg or copy that it stands for: "legs[1]"; "" is the whole
 
     @staticmethod
     def of(view: WorkerView, settings: WorkerSettings) -> Subject[WorkerSettings]:
@@ -38,7 +42,10 @@ class Subject(Generic[Settings_co]):
             view.detail,
             view.status,
             errno=view.errno,
-            way_out=view.way_out or view.waits,
+            way_out=view.way_out,
+            waits=view.waits,
+            since=view.since,
+            troubled=view.troubled,
         )
 
     def now(self, kind: type[S]) -> S:
@@ -51,8 +58,9 @@ class Subject(Generic[Settings_co]):
 
     @property
     def table(self) -> str:
-        """Where it is configured: ``[inbound.news]``."""
-        return f"[{self.name.replace('/', '.', 1)}]"
+        """Where it is configured: ``[inbound.news]``, or ``legs[1] of [inbound.news]``."""
+        table = f"[{self.name.replace('/', '.', 1)}]"
+        return f"{self.key} of {table}" if self.key else table
 
     @property
     def running(self) -> bool:
@@ -70,6 +78,7 @@ def by_leg(subject: Subject[WorkerSettings]) -> list[Subject[WorkerSettings]]:
             settings=leg,
             status=_of_leg(subject.status, index, leg),
             earlier=_of_leg(subject.earlier, index, leg),
+            key=f"legs[{index}]",
         )
         for index, leg in enumerate(settings.by_leg())
     ]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from mcastd.config import GroupSettings
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
+from mcastd.doctor.quoting import by_itself
 from mcastd.doctor.subject import Subject
 from mcastd.errors import CannotAskError
 from mcastd.net.tables import BACKLOG_DROPPED
@@ -34,7 +35,7 @@ def netlink(evidence: Evidence) -> Iterator[Said]:
                 Severity.WARNING,
                 "changes of interfaces, addresses and routes are noticed some seconds late, without netlink",
                 (f"socket(AF_NETLINK): {errno.errorcode.get(forbidden.errno, forbidden.errno)}",),
-                forbidden.way_out or forbidden.waits,
+                forbidden.way_out or by_itself(forbidden.waits),
             )
     except CannotAskError as error:
         yield Finding(
@@ -42,7 +43,7 @@ def netlink(evidence: Evidence) -> Iterator[Said]:
             Severity.BROKEN,
             f"the kernel cannot be asked for interfaces and routes: {error.cause}",
             (f"socket(AF_NETLINK): {errno.errorcode.get(error.errno, error.errno)}",),
-            error.way_out or error.waits,
+            error.way_out or by_itself(error.waits),
         )
 
 

@@ -29,6 +29,8 @@ PROBE = b"mcastd probe: sent by `doctor --probe`, to be ignored\n"
 LOOK_EVERY_SECONDS = 0.5  # whether somebody still waits for what is seen
 # Seconds in which a worker has surely read what has come.
 SETTLE_SECONDS = 0.15
+# For so long it is waited for one that has not, where the host is busy.
+SETTLE_MAX_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,12 @@ class Watch:
     """Observes from when it is made. Call :meth:`run` between the readings, and :meth:`end` after them."""
 
     def __init__(self, groups: Iterable[Address]) -> None:
-        wanted = set(groups)
-        self._versions = {group.version for group in wanted}
+        self._groups = set(groups)
+        self._versions = {group.version for group in self._groups}
         self._tap: Tap | None = None
         self._blind = ""
         try:
-            self._tap = Tap(wanted)
+            self._tap = Tap(self._groups)
         except LinkError as error:
             self._blind = ": ".join(filter(None, (error.cause, error.way_out)))
         self._seen: list[Traffic] = []
@@ -132,6 +134,17 @@ class Watch:
         self._part(seconds)
         if probe and self._probes:
             time.sleep(SETTLE_SECONDS)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait a moment for the groups' sockets to be read: what was seen is among what is counted then."""
+        deadline = time.monotonic() + SETTLE_MAX_SECONDS
+        while (
+            self._tap is not None
+            and time.monotonic() < deadline
+            and any(sock.queued and sock.address in self._groups for sock in _sockets())
+        ):
+            time.sleep(SETTLE_SECONDS / 10)
 
     def end(self) -> Observation:
         self._part(0)
@@ -160,8 +173,11 @@ class Watch:
     def _kernel(self) -> Kernel:
         version = 6 if self._versions == {6} else 4
         rules = firewall.read(version) if self._tap else Ruleset(unread=self._blind)
-        sockets = (*tables.udp_sockets(4), *tables.udp_sockets(6))
-        return Kernel(tables.counters(), sockets, rules, queues(), waited_seconds())
+        return Kernel(tables.counters(), _sockets(), rules, queues(), waited_seconds())
+
+
+def _sockets() -> tuple[UdpSocket, ...]:
+    return (*tables.udp_sockets(4), *tables.udp_sockets(6))
 
 
 def _probe(subject: Subject[GroupSettings]) -> str | None:

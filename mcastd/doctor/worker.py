@@ -8,8 +8,12 @@ from mcastd.config import WorkerSettings
 from mcastd.doctor.captured import captured
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
+from mcastd.doctor.quoting import by_itself
 from mcastd.doctor.subject import Subject
 from mcastd.status import SubscriptionStatus
+
+# One that has begun since may still be on its way to what it needs, as a link to its peer.
+SETTLED_SECONDS = 5.0
 
 
 def worker(subject: Subject[WorkerSettings], _evidence: Evidence) -> Iterator[Said]:
@@ -28,6 +32,14 @@ def worker(subject: Subject[WorkerSettings], _evidence: Evidence) -> Iterator[Sa
         case "" if subject.detail:  # there is no daemon: its sockets were tried
             tried = "its sockets were opened as the daemon would (doctor)"
             yield Finding("worker-waiting", Severity.BROKEN, subject.detail, (tried,), _way_out(subject))
+        case "active" if subject.troubled and subject.since >= SETTLED_SECONDS:
+            yield Finding(
+                "worker-degraded",
+                Severity.WARNING,
+                f"it works, but not as it should: {subject.detail}",
+                (state,),
+                _way_out(subject),
+            )
         case "inactive":
             start = f"mcastctl start-worker {subject.name}"
             yield Finding(
@@ -72,4 +84,6 @@ def worker(subject: Subject[WorkerSettings], _evidence: Evidence) -> Iterator[Sa
 
 
 def _way_out(subject: Subject[WorkerSettings]) -> str:
+    if not subject.way_out and subject.waits:
+        return by_itself(subject.waits)
     return subject.way_out or f"journalctl -u mcastd MCASTD_WORKER={subject.name}"

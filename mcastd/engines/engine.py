@@ -81,6 +81,9 @@ class Encoder(ABC):
     def encode(self, taken: HandedOver, stream: KeptStream, numbers: Sequence[int]) -> list[KeptMessage]:
         """A message for each datagram; it has all that it takes to send it again after a restart."""
 
+    def go_on_from(self, before: Encoder) -> None:
+        """Messages of another encoder, for another group or port, come before those of this one."""
+
 
 class Engine(ABC):
     """A connection to a server. All but :meth:`connect` does only what can be done at once.

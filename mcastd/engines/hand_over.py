@@ -244,7 +244,9 @@ class HandOver:
         """A reload gave the subscription another group or port, which may stand in the name that messages are
         kept under. Those that wait go where they were meant to.
         """
-        self._encoder, self._stream = self._plan.encoder(stream), stream
+        before, self._encoder = self._encoder, self._plan.encoder(stream)
+        self._encoder.go_on_from(before)
+        self._stream = stream
         transfer.connect_anew()
 
     def _open(self) -> Transfer | None:

@@ -62,6 +62,10 @@ class RedisEncoder(Encoder):
                 found.append((number, message))
         return found
 
+    def go_on_from(self, before: Encoder) -> None:
+        if isinstance(before, RedisEncoder):  # both may be of one key
+            self._last = before._last
+
     def _form(self, stream: KeptStream, origin: Origin, id_size: int, time_size: int) -> bytes:
         """A message in which the id, the time and the payload are left out."""
         fields = {

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 
 from mcastd import log
 from mcastd.config import split_end
-from mcastd.errors import SHORTAGE_WAYS_OUT, LinkError, reason_of
+from mcastd.errors import LISTENING_WAYS_OUT, SHORTAGE_WAYS_OUT, LinkError, reason_of
 from mcastd.gateway.interest import Interest
 from mcastd.ip import Address
 from mcastd.net.tcp_socket import listening
@@ -78,8 +78,7 @@ class Entrances:
                 self._close(fd, sock)
         by_fd = {fd: found for fd, found in self._by_fd.items() if found[0] in ends}
         have = {end for end, _ in by_fd.values()}
-        refused: dict[str, str] = {}
-        number = 0
+        errors: dict[str, OSError] = {}
         for end in ends:
             if end in have:
                 continue
@@ -87,18 +86,19 @@ class Entrances:
             try:
                 sock = listening(ip_address(host), port, WAITING_CONNECTIONS)
             except OSError as error:
-                refused[end], number = reason_of(error), error.errno or 0
+                errors[end] = error
             else:
                 by_fd[sock.fileno()] = end, sock
         for fd in by_fd:
             self._interest.want(fd, select.POLLIN)
-        self._by_fd, self.refused = by_fd, refused
-        self.deadline = now + RETRY_SECONDS if refused else math.inf
+        self._by_fd = by_fd
+        self.refused = {end: reason_of(error) for end, error in errors.items()}
+        self.deadline = now + RETRY_SECONDS if errors else math.inf
         self._has_listened |= bool(by_fd)
         if not self._has_listened:
-            end, why = next(iter(refused.items()))
-            way_out = "choose an address of this host, and a port that nobody has, in listen"
-            raise LinkError(f"cannot listen at {end}", why, way_out, waits="trying again", errno=number)
+            end, number = next((end, error.errno or 0) for end, error in errors.items())
+            what, way_out = f"cannot listen at {end}", LISTENING_WAYS_OUT.get(number, "")
+            raise LinkError(what, self.refused[end], way_out, waits="trying again", errno=number)
 
     def accept(self, fd: int, now: float) -> Iterator[tuple[socket.socket, Address]]:
         """Those who have connected, with their addresses."""

@@ -40,7 +40,7 @@ AFTER_SECONDS = 1.0
 # Between two looks whether a capture is written.
 LOOK_SECONDS = 0.25
 # A directory that could not be used is tried again after this long.
-RETRY_SECONDS = 60.0
+RETRY_SECONDS = 5.0
 # How long the end of a subscription waits for a capture that is being written.
 CLOSE_SECONDS = 2.0
 

@@ -171,7 +171,7 @@ class MoldSequencer(NumberedSequencer):
 
 
 def _session(identity: bytes) -> str:
-    return printable(identity.decode("ascii", "backslashreplace").rstrip())
+    return printable(identity.decode("ascii", "backslashreplace").rstrip() or " ")
 
 
 class FieldSequencer(NumberedSequencer):

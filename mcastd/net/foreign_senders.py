@@ -67,6 +67,11 @@ class _ForeignSocket:
             self._ttl = ttl
         return self._burst.send(ListPayloads(payloads))
 
+    @property
+    def found_full(self) -> bool:
+        """Return True if the last call ended at a full queue: this host has had what did not go then."""
+        return self._burst.refused > 0
+
     def close(self) -> None:
         self._sock.close()
 
@@ -79,6 +84,8 @@ class ForeignSenders:
         self._name = name
         self._sockets_max = sockets_max
         self._sockets: OrderedDict[tuple[UdpName, UdpName], _ForeignSocket] = OrderedDict()
+        # The last call ended at a full queue, and listeners on this host have what did not go
+        self.found_full = False
 
     def __len__(self) -> int:
         return len(self._sockets)
@@ -87,15 +94,18 @@ class ForeignSenders:
         """Send datagrams in order; how many the kernel took. Raises LinkError if it refused the first."""
         key = source, group
         sock = self._sockets.get(key)
+        self.found_full = False
         try:
             if sock is None:
                 while len(self._sockets) >= self._sockets_max:
                     self._sockets.popitem(last=False)[1].close()
                 sock = self._sockets[key] = _ForeignSocket(self._ifindex, source, group)
             self._sockets.move_to_end(key)
-            return sock.send(payloads, ttl)
+            sent = sock.send(payloads, ttl)
         except OSError as error:
             number = error.errno or 0
+            if sock is None and number == errno.ENOBUFS:  # of socket(2), which no full queue has to do with
+                number = errno.ENOMEM
             way_out = WAYS_OUT.get(number, "")
             if sock is not None and number == errno.EPERM:
                 way_out = REFUSED_BY_FIREWALL
@@ -107,6 +117,8 @@ class ForeignSenders:
                 group=str(group[0]),
                 interface=self._name,
             ) from error
+        self.found_full = sent < len(payloads) and sock.found_full
+        return sent
 
     def close(self) -> None:
         for sock in self._sockets.values():

@@ -19,7 +19,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from mcastd import clock
-from mcastd.errors import LinkError, reason_of
+from mcastd.errors import LISTENING_WAYS_OUT, LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net import _abi
 from mcastd.net.arenas import pools
@@ -91,9 +91,9 @@ class LinkSocket:
                     sock.setsockopt(_LEVELS[version], _TELL_LOCAL[version], 1)
                 sock.bind(("" if address is None else str(address), port))
             except OSError as error:
-                raise LinkError(
-                    f"cannot receive from the peer {where}", reason_of(error), errno=error.errno or 0
-                ) from error
+                what, number = f"cannot receive from the peer {where}", error.errno or 0
+                way_out = LISTENING_WAYS_OUT.get(number, "")
+                raise LinkError(what, reason_of(error), way_out, errno=number) from error
             self._pool = pools[version, "link", answers]
             self._arena = self._pool.lease(Senders())
             undo.pop_all()

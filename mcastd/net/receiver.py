@@ -70,7 +70,10 @@ class SocketReceiver:
         self._edition = 0  # of the sockets, their interfaces, and those refused
         self._glanced = (0, 0, -1), NOT_LINKED
         self._closing = threading.Lock()  # held to ask a socket: once closed, its number may be another
-        self._poll = select.epoll()
+        try:
+            self._poll = select.epoll()
+        except OSError as error:
+            raise refused(error, f"cannot receive {group}", group, None) from error
         self._pool = self._next_pool = pools[group.version, metadata, coalesce]
         self._senders = Senders()
         self.emptied = True

@@ -18,7 +18,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mcastd.errors import LinkError, reason_of
+from mcastd.errors import LOW_PORTS, SHORTAGE_WAYS_OUT, LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net import _abi
 from mcastd.net.arenas import Arena, pools
@@ -111,23 +111,10 @@ class ListeningSocket(_RelaySocket):
     """Where gateways ask that have no tunnel."""
 
     def __init__(self, name: RelayEnd, dscp: int) -> None:
-        """Raises LinkError."""
-        what = f"cannot listen for AMT gateways at {name[0]} port {name[1]}"
-        try:
-            # Another daemon of the same user could share the port, and would get half of the messages
-            _RelaySocket(name, dscp, shared=False).close()
-            super().__init__(name, dscp)
-        except OSError as error:
-            way_out = {
-                errno.EADDRINUSE: "another program has it, as a gateway or the kernel's own AMT device:"
-                " choose another port or address",
-                errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE",
-            }
-            waits = "waiting for the address" if error.errno == errno.EADDRNOTAVAIL else ""
-            number = error.errno or 0
-            raise LinkError(
-                what, reason_of(error), way_out.get(number, ""), waits=waits, errno=number
-            ) from error
+        """Raises OSError."""
+        # Another daemon of the same user could share the port, and would get half of the messages
+        _RelaySocket(name, dscp, shared=False).close()
+        super().__init__(name, dscp)
 
 
 class GatewaySocket(_RelaySocket):
@@ -243,8 +230,8 @@ class RelaySockets:
                 if gone.pop(name, None) is None:
                     self._add(ListeningSocket(name, self._dscp))
                 count += 1
-            except LinkError as error:
-                refused[name] = error
+            except OSError as error:
+                refused[name] = _cannot_listen(name, error)
         for sock in gone.values():
             self.disconnect(sock)
         self.refused = refused
@@ -269,11 +256,7 @@ class RelaySockets:
     def connect(self, name: RelayEnd, gateway: RelayEnd) -> GatewaySocket:
         """A way to a gateway, from where it has asked. Raises OSError."""
         sock = GatewaySocket(name, gateway, self._dscp)
-        try:
-            self._add(sock)
-        except OSError:
-            sock.close()
-            raise
+        self._add(sock)
         return sock
 
     def disconnect(self, sock: ListeningSocket | GatewaySocket) -> None:
@@ -285,7 +268,12 @@ class RelaySockets:
         del self._sockets[sock.fileno()]
 
     def _add(self, sock: ListeningSocket | GatewaySocket) -> None:
-        self._epoll.register(sock.fileno(), select.EPOLLIN)
+        """Raises OSError; then the socket is closed."""
+        try:
+            self._epoll.register(sock.fileno(), select.EPOLLIN)
+        except OSError:
+            sock.close()
+            raise
         self._sockets[sock.fileno()] = sock
 
     def close(self) -> None:
@@ -297,3 +285,20 @@ class RelaySockets:
         for sock in self._sockets.values():
             sock.close()
         self._sockets.clear()
+
+
+def _cannot_listen(name: RelayEnd, error: OSError) -> LinkError:
+    ways_out = {
+        **SHORTAGE_WAYS_OUT,
+        errno.EADDRINUSE: "another program has it, as a gateway or the kernel's own AMT device:"
+        " choose another port or address",
+        errno.EACCES: LOW_PORTS,
+    }
+    number = error.errno or 0
+    return LinkError(
+        f"cannot listen for AMT gateways at {name[0]} port {name[1]}",
+        reason_of(error),
+        ways_out.get(number, ""),
+        waits="waiting for the address" if number == errno.EADDRNOTAVAIL else "",
+        errno=number,
+    )

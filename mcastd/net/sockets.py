@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from mcastd.errors import LinkError, SettingChange, reason_of
+from mcastd.errors import LOW_PORTS, LinkError, SettingChange, reason_of
 from mcastd.ip import Address, SourceFilter
 from mcastd.net import _abi
 from mcastd.net.arenas import Arena, OneSocket, Pool
@@ -33,7 +33,7 @@ SECOND_MICROSECONDS = 1_000_000
 REFUSED_BY_FIREWALL = "a firewall rule of this host refuses it: see `nft list ruleset`"
 WAYS_OUT: dict[int, str | SettingChange] = {
     errno.EADDRINUSE: "another program has this port for itself alone; stop it, or choose another port",
-    errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE",
+    errno.EACCES: LOW_PORTS,
     errno.EMSGSIZE: SettingChange("max_datagram", then=", or raise the interface's MTU", verb="lower"),
     errno.ENETUNREACH: SettingChange("interface", then=", or add a route to the group"),
     errno.EPERM: REFUSED_BY_FIREWALL,
@@ -47,8 +47,10 @@ WAYS_OUT: dict[int, str | SettingChange] = {
 def refused(
     error: OSError, what: str, group: Address, interface: str | None, way_out: str | SettingChange = ""
 ) -> LinkError:
-    """``way_out`` is said instead of what usually helps."""
+    """``way_out`` is said in place of what usually helps; ``interface`` is the setting, if there is one."""
     number = error.errno or 0
+    if number == errno.ENETUNREACH and interface and not way_out:
+        way_out = f"see whether {interface} is up, and has an address: ip address"
     return LinkError(
         what,
         reason_of(error),

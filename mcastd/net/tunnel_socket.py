@@ -6,7 +6,7 @@ import contextlib
 import errno
 import socket
 
-from mcastd.errors import LinkError, reason_of
+from mcastd.errors import LOW_PORTS, LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net import _abi
 from mcastd.net.arenas import pools
@@ -27,6 +27,7 @@ class TunnelSocket:
         """Raises LinkError."""
         self.version = version
         self.local_port = local_port
+        self._overflow = 0  # of the socket that was closed
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         what = f"cannot receive from AMT relays at UDP port {local_port}"
         with contextlib.ExitStack() as undo:
@@ -41,11 +42,13 @@ class TunnelSocket:
                     self._sock.setsockopt(socket.IPPROTO_UDP, _abi.UDP_GRO, 1)
                 self._sock.bind(("" if version == 4 else "::", local_port))
             except OSError as error:
-                taken = error.errno == errno.EADDRINUSE
-                way_out = "another program has it, as the kernel's own AMT device: choose another local_port"
-                raise LinkError(
-                    what, reason_of(error), way_out if taken else "", errno=error.errno or 0
-                ) from error
+                way_out = {
+                    errno.EADDRINUSE: "another program has it, as the kernel's own AMT device: choose another"
+                    " local_port",
+                    errno.EACCES: LOW_PORTS,
+                }
+                number = error.errno or 0
+                raise LinkError(what, reason_of(error), way_out.get(number, ""), errno=number) from error
             self._pool = pools[version, "tunnel"]
             self._arena = self._pool.lease(Senders())
             undo.pop_all()
@@ -69,9 +72,10 @@ class TunnelSocket:
 
     @property
     def overflow(self) -> int:
-        """Packets that the kernel dropped at the full receive buffer."""
-        return dropped(self._sock)
+        """Packets that the kernel dropped at the full receive buffer, also once it is closed."""
+        return max(self._overflow, dropped(self._sock))
 
     def close(self) -> None:
+        self._overflow = self.overflow
         self._pool.give_back(self._arena)
         self._sock.close()

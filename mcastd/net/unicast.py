@@ -25,7 +25,8 @@ class UnicastSender:
     """Hands datagrams to the kernel as :class:`mcastd.net.link.Sender` does. One thread's.
 
     The kernel chooses a socket's source address once. Here it follows the route: from one of another network,
-    or that this host has no more, the kernel sends on, and routers may drop that.
+    or that this host has no more, the kernel sends on, and routers may drop that. The port stays: of several
+    routes that are as good, the kernel may choose by it.
     """
 
     carrier = True  # which way a datagram takes is the route's affair
@@ -41,8 +42,8 @@ class UnicastSender:
         self._burst = Burst(self._sock)
         self._look_at = clock.monotonic() + LOOK_SECONDS
 
-    def _connect(self) -> socket.socket:
-        """Raises LinkError."""
+    def _connect(self, source_port: int = 0) -> socket.socket:
+        """Raises LinkError. ``source_port`` is that of a socket with SO_REUSEADDR; 0: any that is free."""
         to, dscp = self.to, self._dscp
         with contextlib.ExitStack() as undo:
             try:
@@ -55,7 +56,11 @@ class UnicastSender:
                 else:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
                     sock.setsockopt(socket.IPPROTO_IPV6, _abi.IPV6_RECVERR, 1)
+                if source_port:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    sock.bind(("", source_port))
                 sock.connect(_abi.socket_name(to, self._port))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             except OSError as error:
                 raise self._error(error) from error
             undo.pop_all()
@@ -80,11 +85,15 @@ class UnicastSender:
     def _look(self) -> bool:
         """Send from the address that the route has now. Returns True if it is another."""
         self._look_at = clock.monotonic() + LOOK_SECONDS
+        source, port = self._sock.getsockname()[:2]
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for now: no other program has it
         try:
-            found = self._connect()
+            found = self._connect(port)
         except LinkError:  # what works is kept
             return False
-        another: bool = found.getsockname()[0] != self._sock.getsockname()[0]
+        finally:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        another: bool = found.getsockname()[0] != source
         if another:
             self._sock, found = found, self._sock
             self._burst = Burst(self._sock)

@@ -280,7 +280,8 @@ class SessionAnnouncer:
             return ""
         trouble, patience = "", 0.0
         try:
-            if session.writing is None:
+            # One that came to its end late may have written what was said before
+            if session.writing is None or session.writing.done():
                 session.writing = begin(lambda: keep_file(path, description, FILE_MODE), "sdp")
                 patience = FILE_SECONDS
             session.writing.result(patience)

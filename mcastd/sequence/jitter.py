@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import sub
 
-from mcastd.clock import NANO, was_set
+from mcastd.clock import NANO, ArrivalClock
 
 # The weight of a new difference in the estimate.
 GAIN = 1 / 16
@@ -22,7 +22,7 @@ class Jitter:
         self._sum = 0.0
         self._unit = 1 / clock_hz  # seconds of a step of the timestamp
         self._time = 0  # nanoseconds, of the last datagram; 0: there was none
-        self._read_at = 0.0  # monotonic seconds, of the same
+        self._clock = ArrivalClock()
         self._timestamp = 0
 
     @property
@@ -41,10 +41,9 @@ class Jitter:
             timestamps, times = [pair[0] for pair in known], [pair[1] for pair in known]
         if not times:
             return
-        if self._time and was_set(times[-1] - self._time, now - self._read_at):
+        if self._clock.was_set(times[-1], now):
             self.begin_anew()
             timestamps, times = timestamps[-1:], times[-1:]
-        self._read_at = now
         if not self._time:
             self._time, self._timestamp = times[0], timestamps[0]
             timestamps, times = timestamps[1:], times[1:]

@@ -52,7 +52,11 @@ class FallbackReceiver(ReceivingLegs):
         self._bell = Bell()  # it rings once that is to be received, though nothing more comes
         self._rings = False
         super().__init__([(NATIVE, open_native)], protect=False)
-        self._poll.register(self._bell, select.EPOLLIN)
+        try:
+            self._poll.register(self._bell, select.EPOLLIN)
+        except OSError:
+            self.close()
+            raise
 
     # -- when the tunnel comes and goes
 

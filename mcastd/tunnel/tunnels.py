@@ -30,6 +30,7 @@ from mcastd.net.link import Batch, Origin
 from mcastd.net.tunnel_socket import TunnelSocket
 from mcastd.protocols.amt import DATA_HEADER, PORT
 from mcastd.rows import Rows, listed
+from mcastd.threads import NoThreadError
 from mcastd.tunnel.alike import by_group, datagrams_alike
 from mcastd.tunnel.candidates import Candidate, Candidates, candidates_of
 from mcastd.tunnel.gateway import Gateway, Phase, TunnelMessage, UdpEnd, is_data
@@ -69,12 +70,8 @@ class Tunnels:
                 receiver = TunnelReceiver(
                     tunnel, group, port, source_filter, receive_buffer, refresh_seconds=way.refresh_seconds
                 )
-            except (OSError, RuntimeError) as error:
-                number = (error.errno if isinstance(error, OSError) else None) or errno.EAGAIN
-                way_out = SHORTAGE_WAYS_OUT.get(number, "")
-                raise LinkError(
-                    "cannot receive by a tunnel", reason_of(error), way_out, errno=number
-                ) from error
+            except (OSError, NoThreadError) as error:
+                raise _shortage(error) from error
             tunnel.receivers = (*tunnel.receivers, receiver)
             self._tunnels[way.key] = tunnel
         self._thread.wake()
@@ -316,6 +313,15 @@ class Tunnels:
                     datagram = tunnel.inner.read(message[len(DATA_HEADER) :], now)
                     if datagram is not None:
                         yield tunnel, TunnelledRun(datagram, [datagram.payload], [time])
+
+
+def _shortage(error: OSError | NoThreadError) -> LinkError:
+    """Why no receiver can be had. A subscription may fall back to what comes natively then."""
+    what = "cannot receive by a tunnel"
+    if isinstance(error, NoThreadError):
+        return LinkError(what, error.cause, error.way_out, errno=errno.EAGAIN)
+    number = error.errno or 0
+    return LinkError(what, reason_of(error), SHORTAGE_WAYS_OUT.get(number, ""), errno=number)
 
 
 class _Messages(NamedTuple):

@@ -1161,6 +1161,22 @@ def test_a_way_that_refused_a_datagram_is_told_until_one_goes_or_none_has_come_f
     one.relay.close()
 
 
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.EAGAIN])
+def test_that_a_relay_cannot_open_a_way_is_no_full_queue(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """socket(2) of IPv6 says ENOBUFS where it has no memory."""
+    one = Refusing(kernel, monkeypatch)
+    one.refused = {SEVEN: number}
+    for _ in range(3):
+        assert one.take(SEVEN, after=0.01) == [said(SEVEN)]
+    assert one.tried == [SEVEN], "not with each datagram"
+    assert one.relay._counters.dropped == {"refused": 3}
+    one.refused.clear()
+    assert one.take(SEVEN, after=1.0) == []
+    one.relay.close()
+
+
 def test_few_of_the_ways_that_a_relay_is_refused_are_tried_again_at_a_time(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1226,10 +1242,16 @@ def test_what_went_before_a_datagram_that_is_refused_is_forwarded(
     kernel.make_sender = Filtered
     one = Refusing(kernel, monkeypatch)
     assert one.take_together(b"1", b"22", b"longer", b"3") == (2, 3, {"refused": 2}, {})
-    assert len(one.relay.troubles) == 1
+    kernel.receivers[EIGHT, 5004, "left"].deliver(b"longer", origin=origin(9))
+    assert one.take_together(b"3") == (0, 0, {"refused": 2}, {}), "it is tried again after a while"
+    told = [*one.relay._refused_ways]
+    assert len(told) == 2
+    one.now += RETRY_SECONDS
+    assert one.take_together(b"1", b"longer") == (1, 1, {"refused": 1}, {})
+    assert [*one.relay._refused_ways] == told, "in this order: another one would be told as news"
     one.now += RETRY_SECONDS
     assert one.take_together(b"1", b"22") == (2, 3, {}, {})
-    assert one.relay.troubles == ()
+    assert len(one.relay.troubles) == 1
     one.relay.close()
 
 

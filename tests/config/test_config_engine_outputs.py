@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_what_they_are_called_and_write() -> None:
         ({**REDIS, "database": -1}, "from 0 to"),
         ({**KAFKA, "topic": "news/{group}"}, "letters, digits, dots, _ and -"),
         ({**KAFKA, "topic": ".."}, "letters, digits, dots, _ and -"),
-        ({**KAFKA, "servers": ["kafka://a", "kafka+ssl://b"]}, "all have TLS, or none"),
+        ({**KAFKA, "servers": ["kafka://a", "kafka+ssl://b"]}, "servers: they all have TLS, or none"),
         ({**KAFKA, "user": "me"}, "belong together"),
         ({**KAFKA, "mechanism": "GSSAPI"}, "SCRAM-SHA-512"),
     ],
@@ -111,3 +112,20 @@ def test_what_is_unwise(settings: dict[str, Any], advised: list[str]) -> None:
 def test_a_password_that_is_proven_goes_without_tls(mechanism: str, advised: list[str]) -> None:
     output = KafkaOutput(**KAFKA, user="me", password="/etc/p", mechanism=mechanism)
     assert [key for key, _ in output.advice()] == advised
+
+
+def test_what_is_refused_has_its_key(refusal: Callable[[str], str]) -> None:
+    server = "http://192.0.2.7"
+    text = f"""[inbound.a]
+group = "239.1.1.1"
+port = 9
+[[inbound.a.output]]
+kind = "nats"
+stream = "TV"
+servers = [
+    "nats://192.0.2.7",
+    "{server}",
+]
+"""
+    assert f'not "{server}"' in refusal(text)
+    assert ":7: inbound.a.output[0].servers[1]: must be an URL like" in refusal(text)

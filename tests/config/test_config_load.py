@@ -316,7 +316,24 @@ def test_a_long_array_and_a_long_string_with_one_error(refused: Refused) -> None
         ('protocol = { kind = "flute", sign_key = "/x" }', "sign_key = ... } of [outbound.NAME]"),
         (
             'protocol = { kind = "flute", key = "/x" }',
-            'did you mean "keys"? "key" belongs into [link.NAME] or protocol = {',
+            'did you mean "keys"? "key" belongs into [link.NAME] or source = { kind = "redis", key',
+        ),
+        (
+            'via = { relay = "192.0.2.7" }',
+            'into via = { kind = "amt" or "amt-fallback", relay = ... } of [inbou',
+        ),
+        (
+            'output = { to = "192.0.2.7:5000" }',
+            'it belongs into the table of an output of kind = "udp" or "tcp"',
+        ),
+        (
+            "protocol = { ssrc = 7 }",
+            'it belongs into protocol = { kind = "rtp", ssrc = ... } of [inbound.NAME]',
+        ),
+        ("[gateway.x]\ngroups = []", 'did you mean "allow_groups"? "groups" belongs into [discover.NAME]'),
+        (
+            '[outbound.x]\nsource = { listen = "192.0.2.7:5000" }',
+            'it belongs into source = { kind = "udp" or "tcp-server", listen = ... } of [outbound.NAME]',
         ),
         (
             'output = { kind = "nats", port = 4222 }',

@@ -43,7 +43,7 @@ from mcastd.config.numbers import (
     size,
     whole_number,
 )
-from mcastd.config.types import check_name, parse_path, parse_socket_path
+from mcastd.config.types import check_name, parse_mold_session, parse_path, parse_socket_path
 from mcastd.config.words import show
 from mcastd.ip import stays_on_link
 from mcastd.net import interfaces
@@ -511,3 +511,8 @@ def test_no_percentage(value: object, said: str) -> None:
     with pytest.raises(ValueError, match="must be a percentage") as caught:
         parse_percent(value)
     assert str(caught.value) == f'must be a percentage from "0%" to "50%", {said}'
+
+
+@pytest.mark.parametrize(("text", "session"), [("AB ", "AB"), (" ", " "), ("   ", " ")])
+def test_a_session_of_moldudp64_is_dumped_as_it_is_taken(text: str, session: str) -> None:
+    assert parse_mold_session(text) == parse_mold_session(session) == session

@@ -163,6 +163,8 @@ def test_check_takes_a_file_or_standard_input_and_gives_json(tmp_path: Path) -> 
     assert (warning["file"], warning["line"], warning["key"]) == (str(config), 5, "outbound.news.ttl")
     assert warning["reason"].startswith("255 is far beyond any site")
     assert mcastd("check", "--json", "--strict", str(config)).returncode == 78
+    both = mcastd("check", "--config", "/other.toml", str(config))
+    assert (both.returncode, f"two files, /other.toml by --config and {config}" in both.stderr) == (2, True)
     result = mcastd("check", "--json", "-", input=text.replace("port = 9", "port = 0"))
     told = json.loads(result.stdout)
     assert (result.returncode, told["good"], result.stderr) == (78, False, "")

@@ -345,6 +345,19 @@ def test_a_way_that_is_down_is_named_with_what_mends_its_interface() -> None:
     (found,) = copies.copies(ill, Given(eth(), eth(3, addresses=("10.6.1.1",))))
     assert isinstance(found, Finding)
     assert found.fix == "journalctl -u mcastd MCASTD_WORKER=outbound/news", "the interface is well"
+    (found,) = copies.copies(ill, Given(eth()))
+    assert isinstance(found, Finding)
+    assert found.fix.startswith("name one that there is as interface in copies[0] of [outbound.news]")
+
+
+def test_a_line_for_a_copy_is_none_for_its_channel() -> None:
+    subject = outbound(interface="eth0", copies=[{"group": "239.255.1.9"}])
+    ill = replace(subject, status={"legs": [leg(9190), leg(9190, "no route")]})
+    (found,) = copies.copies(ill, Given(eth()))
+    assert isinstance(found, Finding)
+    assert 'interface = "eth0" in copies[0] of [outbound.news], or: ip route add' in found.fix
+    assert [way.table for way in found.ways] == [""]
+    assert found.ways[0].command.startswith("ip route add")
 
 
 RECORDED = {"framing": "capture", "timing": "capture"}
@@ -517,6 +530,8 @@ def test_receive_buffer(had: int | None, expected: list[tuple[str, str]]) -> Non
         (inbound(state="auto-restart", detail="cannot join: no; wait"), [("worker-waiting", "broken")]),
         (inbound(state="failed", detail="crashed: KeyError"), [("worker-crashed", "broken")]),
         (inbound(state="inactive"), [("worker-stopped", "hint")]),
+        (replace(inbound(detail="odd"), troubled=True, since=7.0), [("worker-degraded", "warning")]),
+        (replace(inbound(detail="odd"), troubled=True, since=3.0), []),
         (inbound({"stale": True, "last_datagram_age": None}, expect_every=5), [("stale", "broken")]),
         (inbound({"stale": False}, expect_every=5), []),
     ],
@@ -530,6 +545,9 @@ def test_the_fix_of_a_worker_that_waits_is_the_errors_own_way_out() -> None:
     (found,) = worker.worker(replace(waiting, way_out="set it; then wait"), Given())
     assert isinstance(found, Finding)
     assert found.fix == "set it; then wait"
+    (found,) = worker.worker(replace(waiting, waits="waiting for one"), Given())
+    assert isinstance(found, Finding)
+    assert found.fix == "mend the cause, and it goes on by itself: it is waiting for one"
     (found,) = worker.worker(waiting, Given())
     assert isinstance(found, Finding)
     assert found.fix == "journalctl -u mcastd MCASTD_WORKER=inbound/news"
@@ -638,6 +656,7 @@ def test_a_fifo(tmp_path: Path, before: Any, now: Any, expected: list[tuple[str,
     ("error", "way_out", "reason", "problem", "fix"),
     [
         ("cannot send to it: no; add it", "add it", "refused", "cannot send to it: no", "add it"),
+        ("cannot send to it: no; add it; looking", "add it", "refused", "cannot send to it: no", "add it"),
         (
             "cannot reach it: no route to host",
             "",
@@ -1058,7 +1077,7 @@ def test_netlink_that_is_short_or_forbidden(number: int, way_out: str, cause: st
 
     (finding,) = surroundings.netlink(Evidence(look=look))
     assert (finding.cause, str(finding.severity)) == (cause, severity)  # type: ignore[union-attr]
-    assert finding.fix == (way_out or "trying again")  # type: ignore[union-attr]
+    assert finding.fix == (way_out or "mend the cause, and it goes on by itself: it is trying again")  # type: ignore[union-attr]
     assert finding.evidence == (f"socket(AF_NETLINK): {errno.errorcode[number]}",)  # type: ignore[union-attr]
 
 

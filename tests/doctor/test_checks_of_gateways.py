@@ -81,6 +81,10 @@ def test_where_nobody_can_connect() -> None:
     assert (taken.cause, taken.severity) == ("gateway-unheard", "broken")
     assert taken.what == "it cannot listen at 192.0.2.5:4022: address already in use"
     assert "ss -ltnp" in taken.fix
+    assert "CAP_NET_BIND_SERVICE" not in taken.fix
+    low = {"listen": "192.0.2.5:80"}
+    (refused,) = entrance(settings=low, refused_listen={"192.0.2.5:80": "permission denied"})
+    assert "ss -ltnp; ports below 1024 take root or CAP_NET_BIND_SERVICE" in refused.fix
 
 
 def test_who_serves_everybody() -> None:

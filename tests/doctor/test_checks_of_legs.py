@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 from mcastd.codec import from_json
 from mcastd.config import InboundSubscription
 from mcastd.doctor import legs, memberships
 from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.examine import examine
 from mcastd.doctor.finding import Finding
 from mcastd.doctor.subject import Subject, by_leg
-from mcastd.net.interfaces import Host
+from mcastd.net.interfaces import Host, Interface
 from mcastd.status import SubscriptionStatus
 
 GROUPS = "239.255.6.1", "239.255.6.2"
@@ -62,6 +64,7 @@ def test_each_leg_is_looked_at_with_what_it_has() -> None:
     first, second = by_leg(Subject("inbound/news", SETTINGS, "active", status=now, earlier=now))
     assert isinstance(second.settings, InboundSubscription)
     assert (str(second.settings.group), second.settings.port, second.settings.legs) == (GROUPS[1], 9191, ())
+    assert second.table == "legs[1] of [inbound.news]"
     for number, one in enumerate((first, second)):
         for seen in (one.now(SubscriptionStatus), one.before(SubscriptionStatus)):
             counters = seen.counters
@@ -78,6 +81,19 @@ def test_a_leg_that_nobody_runs_is_looked_at_by_its_group() -> None:
         assert [each.interface for each in one.now(SubscriptionStatus).memberships] == [f"eth{number}"]
     plain = Subject("inbound/news", SETTINGS.by_leg()[1], status=trial)
     assert by_leg(plain) == [plain]
+
+
+def test_a_leg_that_is_down_hides_nothing_of_another_one() -> None:
+    down, no_carrier = (
+        Interface(2 + at, f"eth{at}", 0x1002 + at, 0, (ip_address("10.0.0.1"),)) for at in (0, 1)
+    )
+    host = Host({2: down, 3: no_carrier}, 0.0)
+    subject = Subject("inbound/news", SETTINGS, "active", status=status(legs=[leg(0), leg(1)]))
+    report = examine([subject], Evidence(look=lambda: host), ["interface"])
+    assert [(one.cause, one.part) for one in report.findings] == [
+        ("interface-down", f"leg {GROUPS[0]} port 9190"),
+        ("no-carrier", f"leg {GROUPS[1]} port 9191"),
+    ]
 
 
 def test_a_membership_of_another_leg_is_not_missed() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mcastd.config import AmtRelaySettings, Bridge, LinkSettings, WorkerSettings
+from mcastd.config import AmtRelaySettings, Bridge, Discover, LinkSettings, WorkerSettings
 from mcastd.doctor import local_networks
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding
@@ -21,6 +21,10 @@ LINK = LinkSettings.model_validate(
     {"listen": "0.0.0.0", "key": "/etc/mcastd/key", "send": ["239.0.0.0/8"], "interface": "eth1"}
 )
 RELAY = AmtRelaySettings.model_validate({"listen": "192.0.2.1", "interface": ["eth1", "wg*"]})
+WG0 = Interface(6, "wg0", 0x1043, 0)
+BRIDGED = Bridge.model_validate({"from": "eth1", "to": "eth2", "groups": ["239.0.0.0/8"]})
+TO_BOTH = Bridge.model_validate({"from": "wg0", "to": ["eth1", "eth2"], "groups": ["239.0.0.0/8"]})
+HEARD = Discover.model_validate({"interface": ["eth1", "eth2"]})
 BOTH = AmtRelaySettings.model_validate({"listen": "192.0.2.1", "interface": ["eth1", "eth2"]})
 
 
@@ -38,6 +42,8 @@ BOTH = AmtRelaySettings.model_validate({"listen": "192.0.2.1", "interface": ["et
         (BOTH, (ETH2,), [("interface-missing", "warning")]),
         (BOTH, (BRIDGE,), [("interface-missing", "broken"), ("interface-missing", "broken")]),
         (AmtRelaySettings.model_validate({"listen": "192.0.2.1"}), (DOWN,), []),
+        (HEARD, (ETH2,), [("interface-missing", "warning")]),
+        (Discover(), (DOWN,), []),
     ],
 )
 def test_what_keeps_packets_from_coming(
@@ -72,3 +78,17 @@ def test_what_each_side_of_a_bridge_lacks(
     assert [(one.cause, one.severity) for one in found] == causes
     assert all("eth1" in one.what for one in found)
     assert all('to = ["eth1", "wg*"] ([bridge.tv])' in one.evidence for one in found if interfaces == (ETH2,))
+
+
+def test_the_bridge_takes_the_place_of_its_port_and_others_stay() -> None:
+    host = Host({one.index: one for one in (PORT, ETH2, BRIDGE)}, 0.0)
+    checks = (
+        (local_networks.network, BOTH, 'interface = ["br0", "eth2"]'),
+        (local_networks.sides, BRIDGED, 'from = "br0"'),
+        (local_networks.sides, TO_BOTH, 'to = ["br0", "eth2"]'),
+    )
+    for check, settings, line in checks:
+        said = check(Subject("x/y", settings, "active"), Evidence(look=lambda: host))  # type: ignore[operator]
+        (found,) = [one for one in said if "interface-missing" not in str(one)]
+        assert isinstance(found, Finding)
+        assert found.ways[0].lines == (line,)

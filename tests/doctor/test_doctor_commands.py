@@ -143,6 +143,65 @@ def test_the_doctor_leaves_nothing_behind(wires: Lab) -> None:
         assert os.path.exists(daemon.socket)
 
 
+LOW_PORTS = """
+[daemon]
+control_socket = "DIR/control"
+metrics = "127.0.0.1:80"
+
+[inbound.low]
+group = "GROUP"
+port = 514
+interface = "lo"
+output = "DIR/low.log"
+
+[inbound.far]
+group = "GROUP"
+port = 9190
+via = { kind = "amt", relay = "127.0.0.1", local_port = 222 }
+output = "DIR/far.log"
+
+[inbound.read]
+group = "GROUP"
+port = 9190
+interface = "lo"
+output = { kind = "tcp-server", listen = "127.0.0.1:81" }
+
+[outbound.sent]
+group = "GROUP"
+port = 9191
+interface = "lo"
+source = { kind = "udp", listen = "127.0.0.1:514" }
+
+[outbound.written]
+group = "GROUP"
+port = 9192
+interface = "lo"
+source = { kind = "tcp-server", listen = "127.0.0.1:82" }
+
+[gateway.tv]
+listen = "127.0.0.1:83"
+allow_groups = ["GROUP"]
+
+[link.far]
+listen = "127.0.0.1:443"
+security = "none"
+transit = true
+"""
+
+
+def test_who_may_not_have_a_port_is_told_what_that_takes(wires: Lab) -> None:
+    config = wires.text(LOW_PORTS.replace("GROUP", GROUP))
+    with RunningDaemon(wires.directory, config, enter=wires.here.enter(AS_A_SERVICE)) as daemon:
+        wires.daemon = daemon
+        found = daemon.call("Doctor", watch=0.0)["findings"]
+        fixes = {one["worker"]: one["fix"] for one in found if one["severity"] != "hint"}
+        without = {name for name, fix in fixes.items() if "CAP_NET_BIND_SERVICE" not in fix}
+        kinds = {"inbound/low", "inbound/far", "inbound/read", "outbound/sent", "outbound/written"}
+        assert fixes.keys() - without == {"", *kinds, "gateway/tv"}, fixes
+        hindrance = daemon.worker("link/far")["status"]["hindrance"]
+        assert "CAP_NET_BIND_SERVICE" in hindrance
+
+
 @pytest.mark.root
 def test_a_look_of_its_own_that_fails_is_no_part_of_what_it_prints(wires: Lab) -> None:
     code = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -17,6 +19,7 @@ from mcastd.doctor.examine import CHECKS, HOST_CHECKS, completed, in_order, name
 from mcastd.doctor.finding import Finding, Report, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject, named
 from mcastd.errors import LinkError
+from mcastd.net.interfaces import Host
 
 BROKEN, WARNING, HINT = Severity
 NEWS = Subject(
@@ -69,6 +72,56 @@ def test_what_another_cause_explains_is_not_told_but_only_for_that_worker() -> N
         ("inbound/news", "interface-down"),
         ("inbound/other", "worker-waiting"),
     ]
+
+
+def test_what_is_wrong_with_one_output_or_leg_explains_nothing_of_another() -> None:
+    pipe, other = (
+        replace(finding("fifo-no-reader", HINT), part="/a"),
+        replace(finding("output-failing"), part="b"),
+    )
+    assert told(pipe, other) == [("inbound/news", "output-failing"), ("inbound/news", "fifo-no-reader")]
+    assert told(pipe, replace(other, part="/a")) == [("inbound/news", "fifo-no-reader")]
+    down = replace(finding("interface-down"), part="leg 1")
+    for part, left in (("leg 1", []), ("leg 2", ["no-carrier"]), ("", [])):
+        found = told(down, replace(finding("no-carrier"), part=part))
+        assert found == [("inbound/news", cause) for cause in ("interface-down", *left)]
+    whole = replace(down, part="")
+    assert told(whole, replace(finding("no-carrier"), part="leg 2")) == [("inbound/news", "interface-down")]
+
+
+def test_outputs_that_fail_are_all_told(tmp_path: Path) -> None:
+    settings = InboundSubscription.model_validate(
+        {
+            **NEWS.settings.model_dump(include={"group", "port"}),
+            "output": [
+                {"kind": "fifo", "path": str(tmp_path / "pipe")},
+                {"kind": "tcp", "to": "192.0.2.7:9000"},
+            ],
+        }
+    )
+    pipe, program = (output.label for output in settings.output)
+    status = {
+        "outputs": [
+            {"path": pipe, "error": "nobody reads it", "reason": "no-reader"},
+            {"path": program, "error": "cannot write to it: connection refused", "reason": "unreachable"},
+        ]
+    }
+    subject = Subject("inbound/news", settings, "active", status=status, earlier=status)
+    report = examine.examine([subject], Evidence(look=lambda: Host({}, 0.0)), ["outputs"])
+    assert [(one.cause, one.part) for one in report.findings] == [
+        ("output-failing", program),
+        ("fifo-no-reader", pipe),
+    ]
+
+
+def test_that_a_worker_is_degraded_is_told_where_nothing_else_is_wrong_with_it() -> None:
+    degraded = finding("worker-degraded", WARNING)
+    assert told(degraded, finding("no-carrier", worker="inbound/other")) == [
+        ("inbound/other", "no-carrier"),
+        ("inbound/news", "worker-degraded"),
+    ]
+    assert told(degraded, finding("two-senders", HINT))[0] == ("inbound/news", "worker-degraded")
+    assert told(degraded, finding("overflow-earlier", WARNING)) == [("inbound/news", "overflow-earlier")]
 
 
 def test_where_it_runs_is_told_only_beside_trouble() -> None:

@@ -663,6 +663,17 @@ CASES = [
         variant="still-open",
     ),
     Case(
+        "captures-failing",
+        "warning",
+        inbound(),
+        configured(
+            inbound(
+                'output = "DIR/news.log"\nkeep_before = { time = "5s", directory = "DIR/closed/captures" }'
+            )
+        ),
+        prepare=file("closed", lambda path: path.mkdir(0)),
+    ),
+    Case(
         "output-wrong-kind",
         "broken",
         inbound(),

@@ -141,6 +141,30 @@ def test_another_group_is_looked_for_at_the_server_before_it_comes(server: Serve
     assert is_settled(sink, 2)
 
 
+def test_what_gives_way_to_another_group_is_counted(
+    server: Server, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch may be larger than the queue, as long as nothing is behind it."""
+    has_begun, go_on = threading.Event(), threading.Event()
+    append = Segments.append
+
+    def hangs(self: Segments, messages: Sequence[KeptMessage]) -> None:
+        has_begun.set()
+        go_on.wait(60)
+        append(self, messages)
+
+    monkeypatch.setattr(Segments, "append", hangs)
+    sink = make(queue=1, when_full="drop-oldest")
+    sink.open()
+    give(sink, b"1")
+    assert has_begun.wait(10)
+    give(sink, b"2", b"3")
+    sink.reopen()
+    go_on.set()
+    wait_for(lambda: is_settled(sink, 3), "each is counted")
+    assert sink.counters.dropped == {"full": 2}
+
+
 def test_what_is_left_in_another_spool_is_counted(server: Server, make: Make) -> None:
     server.away = AWAY
     before = make()

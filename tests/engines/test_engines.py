@@ -293,6 +293,21 @@ def test_redis_has_ids_that_ascend_among_what_several_runs_left_and_is_sent_at_o
     ]
 
 
+def test_redis_has_ids_that_ascend_over_a_reload_to_another_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the clock was set back with it: what both have sent may wait for the server together."""
+    now = [2_000_000_000_000_000_000]
+    monkeypatch.setattr("mcastd.engines.redis.time.time_ns", lambda: now[0])
+    before, encoder = (RedisEncoder("a", STREAM._replace(port=port), None) for port in (1, 2))
+    messages = before.encode(handed(b"1"), STREAM, [1])
+    now[0] -= 50 * 10**9
+    encoder.go_on_from(before)
+    messages += encoder.encode(handed(b"2"), STREAM, [2])
+    now[0] += 100 * 10**9
+    messages += encoder.encode(handed(b"3"), STREAM, [3])
+    ids = [id_of(message) for _, message in messages]
+    assert ids == [b"2000000000000-1", b"2000000000000-2", b"2000000050000-3"]
+
+
 def test_redis_has_ids_above_one_that_a_clock_had_which_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was sent is in no spool: numbers begin anew, as the clock has it."""
     now = [1_999_999_000_000_000_000]

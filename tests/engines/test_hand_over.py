@@ -40,6 +40,10 @@ class Plain(Encoder):
     def __init__(self, stream: KeptStream = STREAM) -> None:
         self._begin = b"" if stream.port == STREAM.port else b"%d " % stream.port
 
+    def go_on_from(self, before: Encoder) -> None:
+        assert isinstance(before, Plain)
+        self._begin += before._begin + b"after "
+
     def encode(self, taken: HandedOver, stream: KeptStream, numbers: Sequence[int]) -> list[KeptMessage]:
         if b"broken" in taken.payloads:
             raise ZeroDivisionError
@@ -356,7 +360,7 @@ def test_another_stream_is_kept_under_its_own_name_by_a_connection_made_for_it(
     os.eventfd_write(engine.fileno(), 1)
     handed.wait_written(3)
     assert (handed.it.picture.server, server.connections, server.sent) == ("memory 9191", 2, 3)
-    assert [server.kept[number] for number in sorted(server.kept)] == [b"a", b"b", b"9191 c"]
+    assert [server.kept[number] for number in sorted(server.kept)] == [b"a", b"b", b"9191 after c"]
     assert handed.look().dropped == {}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import socket
 import struct
 import subprocess
@@ -126,6 +129,34 @@ def test_a_firewall_is_no_lack_of_a_capability(network: Network) -> None:
     for _ in range(2):
         with pytest.raises(LinkError, match="a firewall rule of this host refuses it"):
             network.send(5, b"x")
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["segments", "single"])
+def test_that_a_queue_was_full_is_known_where_some_went(network: Network, more: int) -> None:
+    settings = ["rate", "1600kbit", "burst", "70000", "limit", "70000"]
+    command = ["tc", "qdisc", "replace", "dev", "lan", "root", "tbf", *settings]
+    if subprocess.run(network.gateway.enter(command), check=False).returncode:
+        pytest.skip("no such queue here")
+    payloads = [bytes(1000 + more * (number % 2)) for number in range(40)]
+    assert network.send(5, *payloads) == 40
+    assert not network.senders.found_full
+    fulls = list[int]()
+    for _ in range(5):
+        with contextlib.suppress(LinkError):
+            if (sent := network.send(5, *payloads)) < 40:
+                assert network.senders.found_full
+                fulls.append(sent)
+    assert fulls, "in the midst of some"
+
+
+def test_no_memory_for_a_socket_is_no_full_queue(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    monkeypatch.setattr("mcastd.net.foreign_senders.socket.socket", refuse)
+    with pytest.raises(LinkError, match="no buffer space") as failed:
+        network.send(5, b"x")
+    assert failed.value.errno == errno.ENOMEM
 
 
 def test_an_interface_that_is_gone_is_told(network: Network) -> None:

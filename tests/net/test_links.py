@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 from support.host import ip
@@ -391,6 +392,23 @@ def test_what_cannot_be_polled_leaves_no_socket_and_no_membership(
     Epoll.room = 1
     link.network_changed()
     assert (link.trouble, len(memberships.held)) == ("", 2)
+
+
+def test_a_leg_for_which_there_is_no_descriptor_costs_the_other_nothing(
+    stack: ExitStack, veth: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, made = free_port(), select.epoll
+    legs = ReceivingLegs([(name, partial(receiver, stack, port, interface=name)) for name in ("left", "lo")])
+    stack.callback(legs.close)
+    legs._legs[1].fail(LinkError("cannot receive", "network is down", errno=errno.ENETDOWN))
+    for number in (errno.EMFILE, errno.ENOMEM):
+        refusal = OSError(number, os.strerror(number))
+        monkeypatch.setattr(select, "epoll", Mock(side_effect=refusal))
+        legs.network_changed()
+        assert legs.by_leg()[1].trouble.startswith(f"cannot receive {GROUP}: ")
+    monkeypatch.setattr(select, "epoll", made)
+    legs.network_changed()
+    assert [leg.trouble for leg in legs.by_leg()] == ["", ""]
 
 
 def test_an_error_in_the_midst_leaves_no_socket_and_no_membership(

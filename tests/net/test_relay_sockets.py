@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import select
 import socket
 import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
+from types import SimpleNamespace
 
 import pytest
 from support.wait import wait_for
@@ -143,6 +145,27 @@ def test_where_it_cannot_listen_it_does_once_it_can(sockets: RelaySockets) -> No
             assert taken(sockets)[0].name == name
     with pytest.raises(LinkError, match="waiting for the address"):
         sockets.listen([absent])
+
+
+def test_a_socket_that_cannot_be_watched_costs_no_other_one(
+    sockets: RelaySockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    another = HERE[4][0], 4271
+    with monkeypatch.context() as shortage:
+        shortage.setattr(sockets, "_epoll", SimpleNamespace(register=refuse, unregister=lambda _: None))
+        sockets.listen([HERE[4], HERE[6], another])
+        assert [(name, error.errno) for name, error in sockets.refused.items()] == [(another, errno.ENOSPC)]
+        with pytest.raises(OSError, match="No space"):
+            sockets.connect(HERE[4], (ip_address("127.0.0.1"), 4711))
+    sockets.listen([HERE[4], HERE[6], another])
+    assert not sockets.refused
+    with contextlib.closing(gateway(4)) as one:
+        for name in (HERE[4], another):
+            one.sendto(b"?", (str(name[0]), name[1]))
+            assert taken(sockets)[0].name == name
 
 
 @pytest.mark.root

@@ -39,3 +39,13 @@ def test_without_memory_to_receive_into_no_port_is_taken(
             open_socket()
     with closing(open_socket()):
         assert kept.value.cause == "no memory left"
+
+
+def test_what_was_lost_at_a_socket_of_tunnels_stays_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subscription that has left asks last."""
+    lost = "mcastd.net.tunnel_socket.dropped"
+    monkeypatch.setattr(lost, lambda sock: 3 if sock.fileno() >= 0 else 0)
+    sock = TunnelSocket(4, PORT)
+    assert sock.overflow == 3
+    sock.close()
+    assert sock.overflow == 3

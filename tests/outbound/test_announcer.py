@@ -440,6 +440,29 @@ def test_what_is_no_regular_file_is_left(tmp_path: Path) -> None:
     assert (link.is_symlink(), (tmp_path / "aim").read_bytes()) == (True, b"v=0")
 
 
+def test_what_a_disk_that_hung_has_written_late_is_replaced_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, goes_on, keep_file = tmp_path / "news.sdp", threading.Event(), module.keep_file
+
+    def hangs(path: Path, data: bytes, mode: int) -> None:
+        goes_on.wait(60)
+        keep_file(path, data, mode)
+
+    monkeypatch.setattr(module, "keep_file", hangs)
+    with announcing(monkeypatch) as (one, _), monkeypatch.context() as impatient:
+        impatient.setattr(module, "FILE_SECONDS", 0.05)
+        session = module._Session("outbound/news", module.get_logger(), None, 0.0)
+        assert "does not answer" in one._write(session, path, b"v=0 before")
+        goes_on.set()
+        assert session.writing is not None
+        session.writing.result(10)
+        assert path.read_bytes() == b"v=0 before"
+        impatient.setattr(module, "FILE_SECONDS", 10.0)
+        assert one._write(session, path, b"v=0 now") == ""
+        assert path.read_bytes() == b"v=0 now"
+
+
 def test_a_disk_that_hangs_costs_a_channel_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hung = threading.Event()
     monkeypatch.setattr(module, "FILE_SECONDS", 0.05)

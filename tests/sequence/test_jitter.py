@@ -77,10 +77,11 @@ def test_a_clock_that_was_set_makes_no_jitter(step: int, size: int) -> None:
 
 
 def test_what_was_read_late_is_measured_as_it_came() -> None:
-    """A process that had no processor for three seconds, of which the kernel has kept all."""
+    """A process that had no processor for six seconds, of which the kernel has kept all."""
     jitter = Jitter(1000)
-    stamps, times = [10 * number for number in range(600)], [10**18 + 10**7 * number for number in range(600)]
+    stamps = [10 * number for number in range(1200)]
+    times = [10**18 + 10**7 * number for number in range(1200)]
     jitter.feed(stamps[:300], times[:300], 3.0)
-    for begin in (300, 400, 500):
-        jitter.feed(stamps[begin : begin + 100], times[begin : begin + 100], 6.0)
-    assert (jitter.differences, jitter.most) == (599, pytest.approx(0))
+    for begin in (300, 600, 900):
+        jitter.feed(stamps[begin : begin + 300], times[begin : begin + 300], 12.0 + begin / 1e6)
+    assert (jitter.differences, jitter.most) == (1199, pytest.approx(0))

@@ -7,9 +7,11 @@ import re
 import shlex
 
 import pytest
-from support.machine import Machine
+from support.machine import Machine, shown_drop_in
 
 from mcastd import __version__
+
+from .conftest import Boot
 
 
 @pytest.mark.everywhere
@@ -72,6 +74,16 @@ def test_the_doctor_sees_with_the_services_eyes(machine: Machine) -> None:
         assert (
             "broken: user mcastd may not read its source /srv/news.txt [source-unreadable]" in result.stdout
         )
+
+
+def test_the_drop_in_of_the_manual_lets_it_have_ports_below_1024(boot: Boot) -> None:
+    machine = boot(
+        '[gateway.tv]\nlisten = "127.0.0.1:80"\nallow_groups = ["239.255.9.9"]\ninterface = "lo"\n'
+    )
+    refused = machine.wait_worker("gateway/tv", "auto-restart")
+    assert "permission denied; ports below 1024 take root or CAP_NET_BIND_SERVICE" in refused["detail"]
+    machine.set_drop_in(shown_drop_in("Ports below 1024"))
+    machine.wait_worker("gateway/tv")
 
 
 @pytest.mark.everywhere

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import select
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from support.inside import inside
 from support.peer import Talker, streaming
 from support.wait import wait_for
 
+from mcastd.bell import Bell
 from mcastd.errors import LinkError
 from mcastd.ip import SourceFilter
 from mcastd.net.fake import FakeReceiver
@@ -202,6 +204,17 @@ def test_what_waits_is_received_though_nothing_more_comes(ways: Ways) -> None:
     assert (is_readable(link), link.emptied, link.deadline) == (False, True, math.inf)
     assert len(ways.tunnels) == 1
     link.close()
+
+
+def test_what_cannot_be_polled_leaves_nothing_open(ways: Ways, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Bell) -> int:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    with monkeypatch.context() as shortage:
+        shortage.setattr(Bell, "fileno", refuse)
+        with pytest.raises(OSError, match="no memory"):
+            ways.open()
+    assert [native.closed for native in ways.natives] == [True]
 
 
 def test_what_was_not_read_in_time_is_no_silence(ways: Ways) -> None:

@@ -337,6 +337,26 @@ def test_what_is_held_when_the_peer_takes_its_leave_is_given() -> None:
     assert (there.end.counts.lost, there.end.counts.received) == (1, 6)
 
 
+def test_what_is_held_when_this_end_takes_its_leave_is_given() -> None:
+    """As by a reload to another port."""
+    wire, _, there = holding(repair_seconds=5.0)
+    wire.carry(there, there.end.close(wire.now))
+    assert streamed(there) == HELD
+    assert (there.end.counts.lost, there.end.counts.received) == (1, 6)
+
+
+def test_what_is_held_by_keys_that_expire_is_given() -> None:
+    """As where no other ones can be agreed on."""
+    wire, _, there = holding(repair_seconds=30.0)
+    session = there.end.sessions.current
+    session.began = wire.now - sessions.EXPIRY_SECONDS + 1
+    wire.run(0.5)
+    assert streamed(there) == []
+    wire.run(1)
+    assert there.end.sessions.current is not session
+    assert streamed(there) == HELD
+
+
 def test_what_is_held_by_keys_that_are_forgotten_is_given() -> None:
     """No longer than former keys are kept is waited for what is missing; nor longer than for two new ones."""
     wire, here, there = holding(repair_seconds=30.0)

@@ -214,7 +214,8 @@ def test_without_memory_for_packets_it_is_tried_again(monkeypatch: pytest.Monkey
 class Senders:
     """Sends of each call as many as it is told, or refuses it by errno."""
 
-    def __init__(self, *answers: int | str) -> None:
+    def __init__(self, *answers: int | str, found_full: bool = False) -> None:
+        self.found_full = found_full
         self._answers = [*answers]
         self.calls: list[list[bytes]] = []
 
@@ -224,6 +225,18 @@ class Senders:
         if isinstance(answer, str):
             raise LinkError("cannot send", answer, errno=getattr(errno, answer))
         return answer
+
+
+def test_what_a_full_queue_has_refused_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listeners on this host have had it."""
+    monkeypatch.setattr(interface_network, "PacketTap", NoTap)
+    network = InterfaceNetwork("lan", FakeJoins(), lambda: Host({7: LAN}, 0.0))
+    network.follow([], 1.0)
+    network._senders = senders = Senders(1, found_full=True)
+    stream = CarriedStream(7, 1, ip_address("10.9.0.1"), 4711, ip_address("239.1.0.1"), 5004)
+    given = network.give(CarriedRun(stream, 0, 8, 5, [b"1", b"2"]), 1.0)
+    assert given == (1, "full", "the queue of lan is full")
+    assert senders.calls == [[b"1", b"2"]]
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,19 @@ pytest.importorskip("cryptography")
 
 from mcastd import clock
 from mcastd.bell import Bell
+from mcastd.counters import LinkCounters
 from mcastd.ip import Address
 from mcastd.net.link_socket import SentMessages
-from mcastd.protocols.link_control import GroupWant
+from mcastd.protocols.link_control import CarriedStream, GroupWant
 from mcastd.rows import listed
 from mcastd.tunnel.link import links as links_module
 from mcastd.tunnel.link import peer_search
 from mcastd.tunnel.link.end import LinkEnd
 from mcastd.tunnel.link.links import ANEW_SECONDS, Links
-from mcastd.tunnel.link.local import LocalNetwork, NetworkCounts, TakenDatagrams
+from mcastd.tunnel.link.local import GivenDatagrams, LocalNetwork, NetworkCounts, TakenDatagrams
 from mcastd.tunnel.link.plan import LinkPlan
 from mcastd.tunnel.link.running import RunningLink
-from mcastd.tunnel.link.step import EndSettings
+from mcastd.tunnel.link.step import CarriedRun, EndSettings, LinkStep
 
 IDLE = 300
 PEER = ip_address("192.0.2.9"), 9466
@@ -181,6 +182,13 @@ class House:
         where: dict[str, Any] = {} if "connect" in plan else {"listen": (ip_address("0.0.0.0"), 9466)}
         self.links.enlist(name, LinkPlan(**{"key": bytes(32), **where, **plan}))
 
+    def close(self) -> None:
+        for link in self.links.running.values():
+            link.close_socket()
+        for network in self.networks:
+            network.close()
+        self._bell.close()
+
     def socket(self, name: str) -> MadeUpSocket:
         found: Any = self.links.running[name].socket
         assert isinstance(found, MadeUpSocket)
@@ -188,8 +196,10 @@ class House:
 
 
 @pytest.fixture
-def house(monkeypatch: pytest.MonkeyPatch) -> House:
-    return House(monkeypatch)
+def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    house = House(monkeypatch)
+    yield house
+    house.close()
 
 
 def test_a_busy_link_has_no_other_visited(house: House) -> None:
@@ -247,6 +257,27 @@ def test_other_settings_change_a_link_in_place_and_another_way_begins_anew(house
     house.link("one", interface="dmz", listen=(ip_address("0.0.0.0"), 9467))
     house.turn()
     assert house.links.running["one"] is not link
+
+
+def test_what_a_link_has_held_as_it_ends_is_given_here(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[CarriedRun] = []
+
+    def give(run: CarriedRun, now: float) -> GivenDatagrams:
+        given.append(run)
+        return GivenDatagrams(len(run.payloads))
+
+    stream = CarriedStream(1, 77, PEER[0], 5000, ip_address("239.1.2.3"), 5004)
+    held = CarriedRun(stream, 3, 2, 9, [b"one", b"two"])
+    counts = LinkCounters()
+    house.links.enlist("one", LinkPlan(bytes(32), interface="lan", listen=PEER), counts)
+    house.turn()
+    house.networks[0].give = give  # type: ignore[method-assign]
+    monkeypatch.setattr(LinkEnd, "close", lambda *_: LinkStep(runs=[held]))
+    house.links.dismiss("one")
+    house.turn()
+    assert given == [held]
+    assert counts.forwarded == 2
+    assert (house.links.running, house.links.site.links) == ({}, {})
 
 
 def test_a_network_by_another_name_is_the_same_one(house: House) -> None:

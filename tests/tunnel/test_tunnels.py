@@ -257,6 +257,7 @@ def test_a_shortage_is_a_link_that_cannot_be_had_now(
         with pytest.raises(LinkError, match="cannot receive by a tunnel") as failed:
             open_link()
     assert (failed.value.errno, failed.value.way_out[:6]) == (number, "raise ")
+    assert str(failed.value).count("raise ") == 1
     assert open_link().glance().wanted == 1
 
 

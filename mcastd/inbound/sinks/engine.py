@@ -73,10 +73,7 @@ class EngineSink(Sink):
         origins, times = metadata_of(batch)
         taken = HandedOver(payloads, [*origins], [*times], sum(map(len, payloads)))
         self.counters.queued += count
-        if dropped := self._hand_over.put(taken, self._stream()):
-            self.counters.queued -= dropped
-            full = self._trouble("more has come at once than queue holds", FULL, "raise queue")
-            self._account.drop(dropped, full)
+        self._put(self._hand_over, taken)
         self._plan_look()
 
     def tick(self, now: float) -> None:
@@ -91,7 +88,7 @@ class EngineSink(Sink):
     def reopen(self) -> None:
         """The group may be another by now: have it seen whether the server takes that, before it comes."""
         if self._hand_over is not None:
-            self._hand_over.put(NOTHING, self._stream())
+            self._put(self._hand_over, NOTHING)
 
     def go_on_from(self, before: Sink) -> None:
         """What it has left in the same spool is counted on."""
@@ -129,6 +126,12 @@ class EngineSink(Sink):
         return replace(super().status(), engine=self.engine())
 
     # -- in detail
+
+    def _put(self, hand_over: HandOver, taken: HandedOver) -> None:
+        if dropped := hand_over.put(taken, self._stream()):
+            self.counters.queued -= dropped
+            full = self._trouble("more has come at once than queue holds", FULL, "raise queue")
+            self._account.drop(dropped, full)
 
     def _end(self, until: float) -> None:
         hand_over = self._hand_over

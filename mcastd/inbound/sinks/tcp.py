@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 from mcastd import clock
 from mcastd.config import TcpOutput, TcpServerOutput, split_end
-from mcastd.errors import SinkError, reason_of
+from mcastd.errors import LISTENING_WAYS_OUT, SinkError, reason_of
 from mcastd.inbound.sinks.account import Account, why_no_way
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.host_name import HostName
@@ -71,8 +71,8 @@ class TcpServerSink(StreamSink):
                 raise SinkError(
                     f"cannot listen at {self._listen}",
                     reason_of(error),
-                    "choose an address of this host, and a port that nobody has",
-                    reason=why_no_way(error.errno or 0),
+                    LISTENING_WAYS_OUT.get(number := error.errno or 0, ""),
+                    reason=why_no_way(number),
                 ) from error
         for _ in range(ACCEPTED_AT_ONCE):
             try:

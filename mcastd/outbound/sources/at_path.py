@@ -19,6 +19,7 @@ from mcastd.paths import KINDS, FileIdentity, Place, identity, leads_nowhere, pl
 # Between two looks whether the path is still there.
 LOOK_SECONDS = 1.0
 _OTHER_PATH = "give another path"
+_WRITABLE = "give a path in a directory that the daemon's user may write, as /run/mcastd"
 
 
 class PathBinding:
@@ -62,7 +63,8 @@ class PathBinding:
             raise self._error(error.cause, "give a path in a directory of the daemon's own") from error
         except OSError as error:
             number = error.errno or 0
-            raise self._error(reason_of(error), waits="trying again", number=number) from error
+            way_out = _WRITABLE if number in {errno.EACCES, errno.EROFS} else ""
+            raise self._error(reason_of(error), way_out, waits="trying again", number=number) from error
 
     def remove(self) -> None:
         if self._ours is None:

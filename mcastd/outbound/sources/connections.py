@@ -9,7 +9,6 @@ As of a named pipe, what the last writer leaves unfinished is a datagram, where 
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 from abc import abstractmethod
@@ -18,7 +17,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 
 from mcastd.config import OpenFilesOf, OutboundChannel, TcpServerSource, UnixSource, split_end
-from mcastd.errors import SourceError, reason_of
+from mcastd.errors import LISTENING_WAYS_OUT, SourceError, reason_of
 from mcastd.log import get_logger
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.net.tcp_socket import be_watchful, listening
@@ -238,7 +237,7 @@ class ConnectionSource(WriterSource):
             return True
         except OSError as error:
             number = error.errno or 0
-            what, way_out = f"cannot receive at {self._label}", _WAYS_OUT.get(number, "")
+            what, way_out = f"cannot receive at {self._label}", LISTENING_WAYS_OUT.get(number, "")
             waits = "trying again"
             raise SourceError(what, reason_of(error), way_out, waits=waits, errno=number) from error
         sock.setblocking(False)
@@ -259,9 +258,3 @@ class ConnectionSource(WriterSource):
 
 # struct ucred of unix(7): pid, uid, gid.
 _ucred = struct.Struct("=3i")
-_WAYS_OUT = {
-    errno.EADDRINUSE: "another program has this port; stop it, or choose another port",
-    errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE",
-    errno.EADDRNOTAVAIL: "choose an address of this host",
-    errno.EMFILE: "raise LimitNOFILE= of the service",
-}

@@ -187,10 +187,11 @@ class LinkEnd:
         return LinkStep(bursts)
 
     def close(self, now: float) -> LinkStep:
-        """Take leave of the peer."""
+        """Take leave of the peer. What is held goes on."""
         step = LinkStep()
         self._say(step, [build_closed(LinkClosed(CLOSED_BY_USER))])
         self.sessions.forget()
+        step.runs += self._datagrams.take(self.sessions.take_held(), now)
         self.heartbeat.stop()
         return step
 

@@ -177,14 +177,17 @@ class InterfaceNetwork:
         stream = run.stream
         key = stream.source, stream.source_port, stream.group, stream.port
         self._given.note(key, now)
-        sent, count = 0, len(run.payloads)
-        while sent < count:  # why no more went, the next call says
+        sent, count, is_full = 0, len(run.payloads), False
+        while sent < count and not is_full:  # why no more went, the next call says
             try:
                 sent += self._senders.send(key[:2], key[2:], run.ttl, run.payloads[sent:])
+                is_full = self._senders.found_full  # and by another call this host would have some twice
             except LinkError as error:
-                if error.errno in FULL_ERRNOS:
-                    return GivenDatagrams(sent, QUEUE_FULL, f"the queue of {self.name} is full")
-                return GivenDatagrams(sent, REFUSED, error.trouble)
+                if error.errno not in FULL_ERRNOS:
+                    return GivenDatagrams(sent, REFUSED, error.trouble)
+                is_full = True
+        if is_full:
+            return GivenDatagrams(sent, QUEUE_FULL, f"the queue of {self.name} is full")
         return GivenDatagrams(sent)
 
     def close(self) -> None:

@@ -342,17 +342,18 @@ class Links:
         self.site.forget_link(name)
 
     def _end(self, name: str, now: float) -> None:
-        link = self.running.pop(name, None)
+        link = self.running.get(name)
         if link is None:
             return
+        try:
+            self._exchange.after(link, link.end.close(now), now)
+        except Exception:  # it may be ended since it has crashed
+            self._log.exception("link.crashed", link=name)
+        del self.running[name]
         del self.site.links[name]
         self._touch(link)
         self._standbys.links_changed()
         self._exchange.wants_changed = True
-        try:
-            self._exchange.send(link, link.end.close(now))
-        except Exception:  # it may be ended since it has crashed
-            self._log.exception("link.crashed", link=name)
         link.close_socket()
         self._keep_networks(now)
 
