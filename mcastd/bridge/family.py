@@ -78,6 +78,8 @@ class FamilyRoutes:
         self._networks: list[tuple[int, Prefix]] = []  # of interfaces that take part and have a carrier
         self._packets_out: dict[int, int] = {}  # by interface, at the last look
         self._quiet: frozenset[int] = frozenset()  # interfaces by which nothing had gone out at that look
+        # Where each source and group was routed at that look
+        self._led: dict[tuple[Address, Address], Mapping[int, int]] = {}
         # Of messages of IGMP in this turn for which there was no route, each source and group
         self._unrouted: set[tuple[Address, Address]] = set()
 
@@ -178,11 +180,14 @@ class FamilyRoutes:
         self._apply(self.forwarding.look(now))
         leads_to: set[int] = set()
         routed: set[int] = set()
+        led, self._led = self._led, {}
         for route in self.forwarding.routes():
+            key, to = (route.source, route.group), route.course.to
             if route.is_stream:
-                leads_to.update(route.course.to)
-            if route.streams:
-                routed.update(route.course.to)
+                leads_to.update(to)
+            if route.streams:  # what came before somebody wanted it there went nowhere
+                routed.update(to.keys() & led.get(key, {}).keys())
+            self._led[key] = to
         quiet: set[int] = set()
         up = {ifindex for ifindex, one in self._host.interfaces.items() if one.up}
         silent = {*self.silent} & up

@@ -256,6 +256,24 @@ def test_reports_of_members_are_no_stream(lab: Lab) -> None:
     assert reports.seen == ([4], {RIGHT, DOWN}, 4, True)
 
 
+def test_nothing_is_missed_of_what_came_before_it_was_wanted(lab: Lab) -> None:
+    family, table, host = lab.family, lab.table, lab.host(LEFT, RIGHT, DOWN)
+    rule, other = lab.rule(to=(RIGHT,)), lab.rule("239.2.0.0/16", to=(DOWN,))
+    family.set_rules({"tv": rule, "other": other}, host, 1.0)
+    table.send(LEFT, SOURCE, NEWS)
+    family.serve(2.0)
+    for now in (3.0, 4.0):
+        table.send(LEFT, SOURCE, NEWS, ttl=8)
+        family.look(now)
+    family.set_rules({"tv": rule, "other": lab.rule(to=(DOWN,))}, host, 4.5)
+    family.look(5.0)
+    assert (family.silent_of("tv"), family.silent_of("other")) == (set(), set())
+    for now in (6.0, 7.0, 8.0):
+        table.send(LEFT, SOURCE, NEWS, ttl=1)
+        family.look(now)
+    assert (family.silent_of("tv"), family.silent_of("other")) == ({RIGHT}, {DOWN})
+
+
 def test_a_report_that_is_heard_after_a_look_is_no_stream(lab: Lab) -> None:
     reports = Reports(lab)
     reports.report()
