@@ -130,7 +130,7 @@ class TransportAnalysis:
             packets, numbers = self._synchronized(payloads)
             if packets:
                 self._take(packets, _Arrivals(numbers, arrivals))
-        if was_set:  # nobody knows before which of these: nothing is measured by them
+        if was_set:  # in the midst of them, maybe: so nothing is measured by their times
             self.clocks.begin_anew()
             self.delivery.begin_anew()
         if [*self.counters.errors.values()] != self._counted:

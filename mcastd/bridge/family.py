@@ -185,7 +185,7 @@ class FamilyRoutes:
             key, to = (route.source, route.group), route.course.to
             if route.is_stream:
                 leads_to.update(to)
-            if route.streams:  # what came before somebody wanted it there went nowhere
+            if route.streams:  # only where they were routed already: what came before that was not sent there
                 routed.update(to.keys() & led.get(key, {}).keys())
             self._led[key] = to
         quiet: set[int] = set()

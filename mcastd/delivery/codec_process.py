@@ -146,7 +146,7 @@ class CodecProcess:
         """Return True, once, if :meth:`decode_meanwhile` has an answer. For the thread that decodes."""
         if (fd := self.awaits) is None or not _ready(fd):
             return False
-        # If the file was given up, nobody takes the answer, and the socket stays readable: it is told once
+        # If the file was given up, nobody reads the answer, and the socket stays readable
         self._is_told = True
         return True
 

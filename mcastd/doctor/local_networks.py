@@ -21,8 +21,8 @@ def network(subject: Subject[WorkerSettings], evidence: Evidence) -> Iterator[Sa
     """Check that what is to be taken comes to the interfaces that are named, if some are."""
     settings, host = subject.settings, evidence.host
     if isinstance(settings, OF_NETWORKS) and settings.interface is not None and host.interfaces:
-        yield from _lacking(subject, host, "interface", settings.interface)
-        yield from _ports(subject, host, "interface", settings.interface)
+        setting = settings.interface
+        yield from _lacking(subject, host, "interface", setting, setting, takes=True)
 
 
 def sides(subject: Subject[Bridge], evidence: Evidence) -> Iterator[Said]:
@@ -33,9 +33,8 @@ def sides(subject: Subject[Bridge], evidence: Evidence) -> Iterator[Said]:
     settings, host = subject.settings, evidence.host
     for key, setting in (("from", settings.from_), ("to", settings.to)) if host.interfaces else ():
         named = tuple(named_in(setting))
-        yield from _lacking(subject, host, key, setting, named)
-        if key == "from" or settings.when == "joined":  # members are heard there
-            yield from _ports(subject, host, key, setting, named)
+        takes = key == "from" or settings.when == "joined"  # members are heard there
+        yield from _lacking(subject, host, key, setting, named, takes=takes)
 
 
 def _lacking(
@@ -43,9 +42,12 @@ def _lacking(
     host: Host,
     key: str,
     setting: Interfaces,
-    looked_at: Interfaces | None = None,
+    looked_at: Interfaces,
+    *,
+    takes: bool,
 ) -> Iterator[Said]:
-    """Names in a setting that no interface has, and interfaces that are down or lead nowhere."""
+    """Names in a setting that no interface has, and those of ``looked_at`` that are down or lead nowhere; or,
+    where something is taken, are a bridge's port."""
     ways = [one for one in host.interfaces.values() if one.is_meant_by(setting)]
     severity = WARNING if any(way.carrier for way in ways) else BROKEN
     for name in named_in(setting):
@@ -58,20 +60,10 @@ def _lacking(
                 f"name one that there is as {key} in {subject.table}; if it comes later, mcastd takes it",
             )
     for way in ways:
-        if looked_at is None or way.is_meant_by(looked_at):
-            yield from state_of(way, severity)
-
-
-def _ports(
-    subject: Subject[WorkerSettings],
-    host: Host,
-    key: str,
-    setting: Interfaces,
-    looked_at: Interfaces | None = None,
-) -> Iterator[Said]:
-    for way in host.interfaces.values():
-        is_looked_at = way.is_meant_by(setting if looked_at is None else looked_at)
-        if is_looked_at and (taker := host.taken_by(way)) is not None:
+        if not way.is_meant_by(looked_at):
+            continue
+        yield from state_of(way, severity)
+        if takes and (taker := host.taken_by(way)) is not None:
             line = line_of(_instead(setting, way.name, taker.name), key)
             yield Finding(
                 "port-of-bridge",

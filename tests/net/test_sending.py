@@ -289,6 +289,13 @@ def group_output(port: int, ttl: int) -> GroupSink:
     return GroupSink(config, FORMATS["raw"](StreamFacts(str, str)), Account(config, log.get_logger()))
 
 
+def fill(output: GroupSink, payloads: Sequence[bytes]) -> None:
+    """Have it hold some of these, for which the queue has no room."""
+    for first in range(0, len(payloads), 40):
+        output.write(ListBatch(payloads[first : first + 40]))
+    assert output.counters.queued > 0
+
+
 def test_an_output_that_lost_its_way_sends_others_by_the_next(wire: None, no_fd_leak: None) -> None:
     queue("tbf", *ROOM_FOR_SOME)
     payloads = [b"%05d" % number + bytes(995) for number in range(200)]
@@ -299,9 +306,7 @@ def test_an_output_that_lost_its_way_sends_others_by_the_next(wire: None, no_fd_
         output = group_output(port, 2)
         output.open()
         stack.callback(output.close)
-        for first in range(0, len(payloads), 40):
-            output.write(ListBatch(payloads[first : first + 40]))
-        assert output.counters.queued > 0
+        fill(output, payloads)
         output._lose(LinkError("cannot send", "network is down", errno=errno.ENETDOWN))
         output.flush()
         assert output.counters.queued == 0, "what it held is dropped"
@@ -324,9 +329,7 @@ def test_another_output_sends_what_was_looped_to_the_network_alone(
         stack.callback(near.close)
         old, new = group_output(port, 2), group_output(port, 3)
         old.open()
-        for first in range(0, len(payloads), 40):
-            old.write(ListBatch(payloads[first : first + 40]))
-        assert old.counters.queued > 0
+        fill(old, payloads)
         if goes_on:
             new.take_over(old)
         else:

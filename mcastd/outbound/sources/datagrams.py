@@ -84,7 +84,7 @@ class DatagramSource(ReceivedSource):
         # The overflow of sockets that are closed, and the one that is open: only replaced, others read it
         self._overflowed: tuple[int, DatagramListener | None] = 0, None
         self._guard = CircleGuard()
-        self._is_returned = False  # somebody sent back what is sent when it was last read empty
+        self._is_returned = False  # whether somebody was sending back what is sent, at the last look
 
     def fileno(self) -> int | None:
         listener = self._listener

@@ -316,7 +316,7 @@ class LinkSessions:
         before = [one for one in (self._former, self.current) if one is not None]
         former = self.current
         if former is not None and former.peer.end != session.peer.end:
-            former = None  # the peer has begun anew: nobody seals by those keys any more
+            former = None  # the peer has begun anew, and seals by those keys no more
         self._ended += [one for one in before if one is not former]
         self._former, self._former_until = former, now + FORMER_SECONDS
         self.current = session
